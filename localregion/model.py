@@ -1,0 +1,81 @@
+"""What the EC2 API has promised and the machines and the network must make true.
+
+The API side (:mod:`localregion.ec2`) describes the region as plain values; the
+network side (:mod:`localregion.network`) and the machine side
+(:mod:`localregion.machine`) make the kernel match them. Neither knows the other.
+"""
+
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One security group rule. ``protocol`` is ``-1``, ``tcp``, ``udp``, ``icmp`` or an IANA protocol number."""
+
+    protocol: str
+    from_port: int | None = None  # ICMP: the type, -1 for all
+    to_port: int | None = None  # ICMP: the code, -1 for all
+    cidrs: tuple[IPv4Network, ...] = ()
+    groups: tuple[str, ...] = ()  # ids of referenced security groups: every address of their members' ENIs
+
+
+@dataclass(frozen=True)
+class SecurityGroup:
+    id: str
+    ingress: tuple[Rule, ...]
+    egress: tuple[Rule, ...]
+
+
+@dataclass(frozen=True)
+class Vpc:
+    id: str
+    cidr: IPv4Network
+
+
+@dataclass(frozen=True)
+class Subnet:
+    id: str
+    vpc_id: str
+    cidr: IPv4Network
+    #: Where 0.0.0.0/0 leads by the subnet's route table: ``nat`` (every machine gets out), ``igw`` (only an ENI with
+    #: a public address gets out) or ``None`` (nobody gets out; the region's own services are outside too).
+    default_route: str | None = None
+
+    @property
+    def router(self) -> IPv4Address:
+        """The VPC router: the first host address of the subnet, as on AWS."""
+        return self.cidr.network_address + 1
+
+
+@dataclass(frozen=True)
+class Eni:
+    id: str
+    mac: str
+    subnet_id: str
+    primary: IPv4Address
+    addresses: frozenset[IPv4Address]  # the primary one included
+    groups: tuple[str, ...]
+    source_dest_check: bool = True
+    public: bool = False  # has a public address (EIP or assigned): only matters behind an internet gateway
+    instance_id: str | None = None  # None: attached to nothing, reachable nowhere
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The whole network that the API describes at one moment."""
+
+    vpcs: tuple[Vpc, ...] = ()
+    subnets: tuple[Subnet, ...] = ()
+    enis: tuple[Eni, ...] = ()
+    groups: tuple[SecurityGroup, ...] = ()
+
+
+@dataclass(frozen=True)
+class MachineSpec:
+    """What RunInstances asked for, as far as a machine is concerned. Everything else it learns from the metadata service."""
+
+    id: str  # i-...
+    eni: Eni
+    subnet: Subnet
+    labels: dict[str, str] = field(default_factory=dict)  # for the console banner only
