@@ -1,0 +1,176 @@
+"""The stack's settings: read from Pulumi's configuration, typed, and checked before any resource is registered."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, Self
+
+import pulumi
+from pydantic import Field, SecretStr, ValidationError, model_validator
+
+from settings.base import Section
+from settings.services import Database, Haproxy, Keepalived, Mode
+from settings.topology import Access, Instances, Machine, Network, Role, VirtualIp
+
+NAMESPACE = "mycat-ha"
+
+__all__ = ["Machine", "Role", "Settings", "SettingsError"]
+
+
+class SettingsError(pulumi.RunError):
+    """The settings contradict themselves or AWS; the message names each key. Nothing has been created."""
+
+
+class Settings(Section):
+    network: Network
+    machines: Annotated[tuple[Machine, ...], Field(min_length=2)]
+    instances: Instances = Instances()
+    access: Access
+    vip: VirtualIp
+    haproxy: Haproxy
+    keepalived: Keepalived
+    database: Database
+    tags: dict[str, str] = {}
+    secrets: dict[str, SecretStr] = {}
+
+    @classmethod
+    def load(cls, config: pulumi.Config | None = None) -> Self:
+        """Read the settings of the current stack.
+
+        Raises SettingsError naming every wrong key, its value (never a secret's) and what is allowed.
+        """
+        config = config or pulumi.Config(NAMESPACE)
+        raw: dict[str, Any] = {}
+        for name, section in cls.model_fields.items():
+            key = section.alias or name
+            if config.get(key) is not None:
+                raw[key] = _section(config, key)
+        if not raw:
+            raise SettingsError(
+                f"stack '{pulumi.get_stack()}' has no settings: write stacks/Pulumi.{pulumi.get_stack()}.yaml "
+                "(stacks/Pulumi.staging.yaml is an example with comments)"
+            )
+        return cls.parse(raw)
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, Any]) -> Self:
+        """Check ``raw`` (plain values by section). Raises SettingsError."""
+        try:
+            return cls.model_validate(dict(raw))
+        except ValidationError as error:
+            raise SettingsError("\n".join(_explain(error, raw))) from None
+
+    def of_role(self, role: Role) -> tuple[Machine, ...]:
+        return tuple(machine for machine in self.machines if role in machine.roles)
+
+    def priority(self, machine: Machine) -> int:
+        """VRRP priority: as set, else 150, 100, 90, 80 ... in the order of the machines."""
+        if machine.priority is not None:
+            return machine.priority
+        place = self.of_role(Role.LB).index(machine)
+        return (150, 100)[place] if place < 2 else max(1, 110 - 10 * place)
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        problems = [problem for check in _CHECKS for problem in check(self)]
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+
+def _section(config: pulumi.Config, key: str) -> Any:
+    try:
+        return config.get_object(key)
+    except pulumi.ConfigTypeError:
+        raise SettingsError(f"{NAMESPACE}:{key}: must be a map or a list, as in stacks/Pulumi.staging.yaml") from None
+
+
+def _explain(error: ValidationError, raw: Mapping[str, Any]) -> Iterator[str]:
+    for item in error.errors(include_url=False):
+        path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"]).lstrip(".")
+        message = item["msg"].removeprefix("Value error, ")
+        if not path:  # the checks across sections name their keys themselves
+            yield from (f"{NAMESPACE}:{line}" for line in message.splitlines())
+            continue
+        value: Any = raw
+        for part in item["loc"]:
+            try:
+                value = value[part]
+            except (KeyError, IndexError, TypeError):
+                value = None
+                break
+        shown = "" if value is None or isinstance(value, dict | list) or path.startswith("secrets") else f" (is {value!r})"
+        yield f"{NAMESPACE}:{path}: {message}{shown}"
+
+
+def _topology(settings: Settings) -> Iterator[str]:
+    machines = settings.machines
+    for what in ("name", "address"):
+        for value, count in Counter(str(getattr(machine, what)) for machine in machines).items():
+            if count > 1:
+                yield f"machines: {count} machines have the {what} {value}; each needs its own"
+    for index, machine in enumerate(machines):
+        if refusal := settings.network.refusal(machine.address):
+            yield f"machines[{index}].address: {refusal}"
+        if len(set(machine.roles)) < len(machine.roles):
+            yield f"machines[{index}].roles: a role is named twice"
+    balancers = settings.of_role(Role.LB)
+    if len(balancers) < 2:
+        yield f"machines: {len(balancers)} with role lb; high availability needs at least two"
+    priorities = Counter(settings.priority(balancer) for balancer in balancers)
+    for priority, count in priorities.items():
+        if count > 1:
+            yield f"machines: {count} load balancers have the priority {priority}; VRRP needs them to differ"
+
+
+def _virtual_ip(settings: Settings) -> Iterator[str]:
+    address = settings.vip.address
+    if refusal := settings.network.refusal(address):
+        yield f"vip.address: {refusal}"
+    for machine in settings.machines:
+        if machine.address == address:
+            yield f"vip.address: {address} is the address of machine {machine.name}; the VIP needs one of its own"
+
+
+def _database(settings: Settings) -> Iterator[str]:
+    nodes = len(settings.of_role(Role.MYSQL))
+    if settings.database.external and nodes:
+        yield f"database.external: {nodes} machines have the role mysql as well; use one or the other"
+    if not settings.database.external:
+        if nodes == 0:
+            yield "machines: none with role mysql, and database.external is empty; port 3306 needs servers"
+        elif nodes == 2:
+            yield "machines: 2 with role mysql; two Galera nodes lose their quorum with either one, use three (or one)"
+
+
+def _ports(settings: Settings) -> Iterator[str]:
+    haproxy = settings.haproxy
+    ports = {"mysql.port": haproxy.mysql.port, "mycat.port": haproxy.mycat.port, "statistics.port": haproxy.statistics.port}
+    for port, count in Counter(ports.values()).items():
+        if count > 1:
+            keys = " and ".join(f"haproxy.{key}" for key, value in ports.items() if value == port)
+            yield f"{keys}: all are {port}; each frontend needs a port of its own"
+
+
+def _secrets(settings: Settings) -> Iterator[str]:
+    needed = {"sshPrivateKey": "SSH to the machines", "statistics": "the statistics page"}
+    if settings.of_role(Role.MYSQL):
+        needed |= {"database": f"database user {settings.database.user}", "health": "the database's health check"}
+    if settings.keepalived.mode is Mode.SEED:
+        needed["vrrp"] = "VRRPv2's PASS authentication"
+    for name, use in needed.items():
+        secret = settings.secrets.get(name)
+        if secret is None or not secret.get_secret_value():
+            yield (
+                f"secrets.{name}: missing (for {use}); "
+                f"set it with: pulumi config set --secret --path '{NAMESPACE}:secrets.{name}'"
+            )
+    for name, secret in settings.secrets.items():
+        value = secret.get_secret_value()
+        if name != "sshPrivateKey" and (any(ord(c) < 32 for c in value)):
+            yield f"secrets.{name}: must not contain control characters or line breaks"
+    vrrp = settings.secrets.get("vrrp")
+    if vrrp and len(vrrp.get_secret_value()) > 8:
+        yield "secrets.vrrp: longer than 8 characters; VRRPv2 would silently use the first 8 only (RFC 2338, 5.3.6)"
+
+
+_CHECKS: tuple[Callable[[Settings], Iterator[str]], ...] = (_topology, _virtual_ip, _database, _ports, _secrets)

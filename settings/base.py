@@ -1,0 +1,35 @@
+"""What every section of the settings shares."""
+
+from ipaddress import IPv4Address, IPv4Network
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic.alias_generators import to_camel
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s'\"]+$")]
+#: Seconds, whole or not; HAProxy gets it in milliseconds.
+Seconds = Annotated[float, Field(gt=0, le=86400)]
+
+__all__ = ["IPv4Address", "IPv4Network", "Name", "Port", "Seconds", "Section", "Sha256", "SourceArchive", "Url"]
+
+
+class Section(BaseModel):
+    """A part of the stack's settings: keys in camelCase as in any Pulumi stack file, an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, hide_input_in_errors=True)
+
+
+class SourceArchive(Section):
+    """A release archive that is pinned by its checksum.
+
+    ``archive`` is a file that the deployer has and uploads; without it each machine downloads ``url`` itself.
+    Nothing is unpacked before its sha256 has been checked.
+    """
+
+    version: Annotated[str, StringConstraints(pattern=r"^[0-9][0-9A-Za-z.+~-]*$")]
+    sha256: Sha256
+    url: Url
+    archive: str | None = None
