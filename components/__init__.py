@@ -1,0 +1,1 @@
+"""One Pulumi ComponentResource per concept; each renders the templates of its own name."""

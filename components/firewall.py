@@ -1,0 +1,142 @@
+"""Who may talk to whom: one security group per role, one rule resource per permission."""
+
+from dataclasses import dataclass
+
+import pulumi
+import pulumi_aws as aws
+
+from settings import Machine, Role, Settings
+
+#: Galera's ports: group communication, incremental state transfer, state snapshot transfer.
+GALERA_PORTS = (("tcp", 4567), ("udp", 4567), ("tcp", 4568), ("tcp", 4444))
+HEALTH_PORT = 48700
+VRRP = "112"  # IANA protocol number; a rule for it has no ports
+
+
+@dataclass
+class FirewallArgs:
+    settings: Settings
+    vpc_id: pulumi.Input[str]
+
+
+class Firewall(pulumi.ComponentResource):
+    """Security groups for the machines. Groups refer to each other, so no rule has to follow an address.
+
+    Outbound traffic is limited as well: package archives and the EC2 API (80, 443), and what the roles need of each
+    other. DNS, time and metadata services of AWS are link-local and not subject to security groups.
+    """
+
+    def __init__(self, name: str, args: FirewallArgs, opts: pulumi.ResourceOptions | None = None):
+        super().__init__("mycat-ha:firewall:Firewall", name, {}, opts)
+        self._name = name
+        self._vpc_id = args.vpc_id
+        settings = args.settings
+        roles = sorted({role for machine in settings.machines for role in machine.roles})
+        self._base = self._group("machine", "Every machine: SSH from the deployer, packages and the EC2 API")
+        self._groups = {role: self._group(role, f"Machines of role {role}") for role in roles}
+
+        self._machine_rules(settings)
+        if Role.LB in self._groups:
+            self._balancer_rules(settings)
+        if Role.MYSQL in self._groups:
+            self._database_rules()
+        self.register_outputs({})
+
+    def groups_of(self, machine: Machine) -> list[pulumi.Output[str]]:
+        return [self._base.id, *(self._groups[role].id for role in machine.roles)]
+
+    def _machine_rules(self, settings: Settings) -> None:
+        access = settings.access
+        for cidr in access.deployer:
+            self._from_range(self._base, "ssh-from-deployer", "SSH from the deployer", 22, str(cidr))
+        if access.bastion:
+            self._from_range(self._base, "ssh-from-bastion", "SSH from the bastion", 22, f"{access.bastion.address}/32")
+        for port in (80, 443):
+            self._to_range(self._base, f"web-{port}", "Package archives and the EC2 API", port, "0.0.0.0/0")
+
+    def _balancer_rules(self, settings: Settings) -> None:
+        lb = self._groups[Role.LB]
+        haproxy = settings.haproxy
+        for cidr in settings.access.clients:
+            self._from_range(lb, "mysql-from-clients", "MySQL from clients", haproxy.mysql.port, str(cidr))
+            self._from_range(lb, "mycat-from-clients", "Mycat from clients", haproxy.mycat.port, str(cidr))
+        for cidr in settings.access.administrators:
+            self._from_range(
+                lb, "statistics-from-administrators", "Statistics from administrators", haproxy.statistics.port, str(cidr)
+            )
+        self._between(lb, lb, "vrrp", "VRRP between load balancers", VRRP, None)
+        if Role.MYSQL in self._groups:
+            mysql = self._groups[Role.MYSQL]
+            self._between(lb, mysql, "mysql", "MySQL from load balancers", "tcp", 3306)
+            self._between(lb, mysql, "health", "Database health checks from load balancers", "tcp", HEALTH_PORT)
+        for server in settings.database.external:
+            self._to_range(lb, f"{server.name}", f"External database {server.name}", server.port, f"{server.address}/32")
+
+    def _database_rules(self) -> None:
+        mysql = self._groups[Role.MYSQL]
+        for protocol, port in GALERA_PORTS:
+            self._between(mysql, mysql, f"galera-{protocol}", "Galera between databases", protocol, port)
+
+    def _group(self, suffix: str, description: str) -> aws.ec2.SecurityGroup:
+        return aws.ec2.SecurityGroup(
+            f"{self._name}-{suffix}",
+            description=description,
+            vpc_id=self._vpc_id,
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+
+    def _from_range(self, group: aws.ec2.SecurityGroup, rule: str, description: str, port: int, cidr: str) -> None:
+        aws.vpc.SecurityGroupIngressRule(
+            f"{self._name}-{rule}-{port}-{cidr}",
+            security_group_id=group.id,
+            description=description,
+            ip_protocol="tcp",
+            from_port=port,
+            to_port=port,
+            cidr_ipv4=cidr,
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+
+    def _to_range(self, group: aws.ec2.SecurityGroup, rule: str, description: str, port: int, cidr: str) -> None:
+        aws.vpc.SecurityGroupEgressRule(
+            f"{self._name}-to-{rule}-{port}-{cidr}",
+            security_group_id=group.id,
+            description=description,
+            ip_protocol="tcp",
+            from_port=port,
+            to_port=port,
+            cidr_ipv4=cidr,
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+
+    def _between(
+        self,
+        source: aws.ec2.SecurityGroup,
+        target: aws.ec2.SecurityGroup,
+        rule: str,
+        description: str,
+        protocol: str,
+        port: int | None,
+    ) -> None:
+        """Both halves of one permission: ``source`` may send it, ``target`` may receive it."""
+        suffix = f"{rule}-{port}" if port else rule
+        aws.vpc.SecurityGroupIngressRule(
+            f"{self._name}-{suffix}-in",
+            security_group_id=target.id,
+            referenced_security_group_id=source.id,
+            description=description,
+            ip_protocol=protocol,
+            from_port=port,
+            to_port=port,
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+        aws.vpc.SecurityGroupEgressRule(
+            f"{self._name}-{suffix}-out",
+            security_group_id=source.id,
+            referenced_security_group_id=target.id,
+            description=description,
+            ip_protocol=protocol,
+            from_port=port,
+            to_port=port,
+            opts=pulumi.ResourceOptions(parent=self),
+        )

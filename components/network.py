@@ -1,0 +1,111 @@
+"""The subnet that all machines stand in: one of our own with a NAT gateway, or one that exists."""
+
+from dataclasses import dataclass
+
+import pulumi
+import pulumi_aws as aws
+
+from settings import Settings, SettingsError
+
+
+@dataclass
+class NetworkArgs:
+    settings: Settings
+
+
+class Network(pulumi.ComponentResource):
+    """A VPC with a private subnet for the machines and a public one for the NAT gateway; or an existing subnet.
+
+    Machines have no public address. They reach package archives and the EC2 API through the NAT gateway (or, in an
+    existing subnet, through whatever that subnet's route table has).
+    """
+
+    vpc_id: pulumi.Output[str]
+    subnet_id: pulumi.Output[str]
+
+    def __init__(self, name: str, args: NetworkArgs, opts: pulumi.ResourceOptions | None = None):
+        super().__init__("mycat-ha:network:Network", name, {}, opts)
+        if args.settings.network.subnet_id:
+            self._adopt(args.settings)
+        else:
+            self._create(name, args.settings)
+        self.register_outputs({"vpcId": self.vpc_id, "subnetId": self.subnet_id})
+
+    def _create(self, name: str, settings: Settings) -> None:
+        network = settings.network
+        child = pulumi.ResourceOptions(parent=self)
+        zone = f"{aws.get_region().region}{network.availability_zone}"
+        vpc = aws.ec2.Vpc(f"{name}-vpc", cidr_block=str(network.vpc_cidr), enable_dns_hostnames=True, opts=child)
+        gateway = aws.ec2.InternetGateway(f"{name}-internet", vpc_id=vpc.id, opts=child)
+
+        public = aws.ec2.Subnet(
+            f"{name}-nat-subnet", vpc_id=vpc.id, cidr_block=str(network.nat_subnet_cidr), availability_zone=zone, opts=child
+        )
+        public_routes = aws.ec2.RouteTable(
+            f"{name}-nat-routes",
+            vpc_id=vpc.id,
+            routes=[aws.ec2.RouteTableRouteArgs(cidr_block="0.0.0.0/0", gateway_id=gateway.id)],
+            opts=child,
+        )
+        public_association = aws.ec2.RouteTableAssociation(
+            f"{name}-nat-routes-of-subnet", subnet_id=public.id, route_table_id=public_routes.id, opts=child
+        )
+        address = aws.ec2.Eip(f"{name}-nat-address", domain="vpc", opts=child)
+        nat = aws.ec2.NatGateway(
+            f"{name}-nat",
+            subnet_id=public.id,
+            allocation_id=address.allocation_id,
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[gateway, public_association]),
+        )
+
+        subnet = aws.ec2.Subnet(
+            f"{name}-subnet", vpc_id=vpc.id, cidr_block=str(network.subnet_cidr), availability_zone=zone, opts=child
+        )
+        routes = aws.ec2.RouteTable(
+            f"{name}-routes",
+            vpc_id=vpc.id,
+            routes=[aws.ec2.RouteTableRouteArgs(cidr_block="0.0.0.0/0", nat_gateway_id=nat.id)],
+            opts=child,
+        )
+        association = aws.ec2.RouteTableAssociation(
+            f"{name}-routes-of-subnet", subnet_id=subnet.id, route_table_id=routes.id, opts=child
+        )
+        self.vpc_id = vpc.id
+        # Not before the route: a machine that boots without a way out fails its package installation.
+        self.subnet_id = pulumi.Output.all(subnet.id, association.id).apply(lambda ids: str(ids[0]))
+
+    def _adopt(self, settings: Settings) -> None:
+        network = settings.network
+        subnet = aws.ec2.get_subnet(id=network.subnet_id)
+        if subnet.cidr_block != str(network.subnet_cidr):
+            raise SettingsError(
+                f"mycat-ha:network.subnetCidr: {network.subnet_id} has {subnet.cidr_block}, not {network.subnet_cidr}"
+            )
+        refuse_taken_addresses(settings, subnet.id)
+        self.vpc_id = pulumi.Output.from_input(subnet.vpc_id)
+        self.subnet_id = pulumi.Output.from_input(subnet.id)
+
+
+def refuse_taken_addresses(settings: Settings, subnet_id: str) -> None:
+    """Raise SettingsError if the VIP or a machine's address belongs to an interface that this stack did not make."""
+    wanted = {f"machines[{i}].address": machine.address for i, machine in enumerate(settings.machines)}
+    wanted["vip.address"] = settings.vip.address
+    for key, address in wanted.items():
+        holder = [
+            {"name": "subnet-id", "values": [subnet_id]},
+            {"name": "addresses.private-ip-address", "values": [str(address)]},
+        ]
+        mine = {"name": "tag:mycat-ha:stack", "values": [pulumi.get_stack()]}
+        foreign = set(_interfaces(holder)) - set(_interfaces([*holder, mine]))
+        if foreign:
+            raise SettingsError(
+                f"mycat-ha:{key}: {address} is taken by {', '.join(sorted(foreign))}, which is not this stack's; "
+                "choose a free address"
+            )
+
+
+def _interfaces(filters: list[dict[str, object]]) -> list[str]:
+    found = aws.ec2.get_network_interfaces(
+        filters=[aws.ec2.GetNetworkInterfacesFilterArgs(name=f["name"], values=f["values"]) for f in filters]  # type: ignore[arg-type]
+    )
+    return list(found.ids)

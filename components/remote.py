@@ -1,0 +1,43 @@
+"""Commands on a machine, over SSH, as root."""
+
+import shlex
+from collections.abc import Sequence
+
+import pulumi
+from pulumi_command import remote
+
+
+def as_root(script: str) -> str:
+    """A command line that runs ``script`` with bash as root and leaves stdin to it. Never put a secret in it."""
+    return f"sudo -n bash -euo pipefail -c {shlex.quote(script)}"
+
+
+def run(
+    name: str,
+    connection: pulumi.Input[remote.ConnectionArgs],
+    script: pulumi.Input[str],
+    *,
+    triggers: Sequence[pulumi.Input[str]],
+    opts: pulumi.ResourceOptions,
+    stdin: pulumi.Input[str] | None = None,
+    timeout: str = "10m",
+) -> remote.Command:
+    """Run ``script`` when it is new, when it or ``stdin`` has changed, and anew when a trigger has changed.
+
+    Every script is idempotent, because a connection that changes (a replaced machine) runs it again. ``stdin`` is
+    for secrets and file contents: it is a secret in state and its output is not logged. There is no delete command:
+    what was done goes with the machine.
+    """
+    return remote.Command(
+        name,
+        connection=connection,
+        create=pulumi.Output.from_input(script).apply(as_root),
+        stdin=None if stdin is None else pulumi.Output.secret(stdin),
+        triggers=list(triggers),
+        logging=remote.Logging.NONE if stdin is not None else remote.Logging.STDERR,
+        add_previous_output_in_env=False,
+        opts=pulumi.ResourceOptions.merge(
+            opts,
+            pulumi.ResourceOptions(custom_timeouts=pulumi.CustomTimeouts(create=timeout, update=timeout)),
+        ),
+    )

@@ -1,0 +1,35 @@
+"""Templates, and the quoting that each kind of file needs."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+TEMPLATES = Path(__file__).parent.parent / "templates"
+
+
+def haproxy_quote(text: str) -> str:
+    """``text`` as one word of haproxy.cfg (HAProxy manual, 2.2 "Quoting and escaping")."""
+    return "'" + text.replace("'", r"'\''") + "'"
+
+
+def milliseconds(seconds: float) -> str:
+    """A time with HAProxy's unit."""
+    return f"{round(seconds * 1000)}ms"
+
+
+_environment = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(TEMPLATES),
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+    autoescape=False,  # noqa: S701  no HTML here; XML is built by its own module
+)
+_environment.filters |= {"haproxy_quote": haproxy_quote, "ms": milliseconds, "shell": lambda v: shlex.quote(str(v))}
+
+
+def render(template: str, **values: Any) -> str:
+    """The text of ``templates/<template>``. Raises jinja2.UndefinedError when a value is missing."""
+    return _environment.get_template(template).render(**values)
