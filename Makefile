@@ -1,0 +1,45 @@
+# Everything here is a thin name for a Python command; `make help` lists the names.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+# The toolchain's own environment: the virtual environment, Pulumi and its plugins on PATH.
+in_env := python3 -m toolchain exec --
+
+.PHONY: help
+help: ## List the targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+.PHONY: up
+up: install ## Local region, stack, and a failover to watch
+	$(in_env) python -m localregion start
+	$(in_env) python -m stackctl up local
+	$(in_env) python -m drills demo
+
+.PHONY: preview
+preview: install ## What `up` would change on the local region's stack
+	$(in_env) python -m stackctl preview local
+
+.PHONY: down
+down: ## Destroy the local stack and leave nothing of the region behind
+	python3 -m toolchain install
+	$(in_env) python -m stackctl destroy local
+	$(in_env) python -m localregion stop
+
+.PHONY: test
+test: install lint ## Every check: lint, unit, rendering, contract, region, stack
+	$(in_env) pytest
+
+.PHONY: lint
+lint: ## Style, types, shell scripts, YAML
+	@python3 -m toolchain install --only venv
+	$(in_env) python -m toolchain lint
+
+.PHONY: install
+install: ## Obtain Pulumi, its plugins, the Python environment and the source archives
+	@python3 -m toolchain install
+
+.PHONY: lock
+lock: ## Pin every Python package of requirements.in, with hashes
+	$(in_env) uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+	  --custom-compile-command 'make lock' --output-file requirements.lock requirements.in

@@ -1,0 +1,41 @@
+"""The environment that the project's commands run in: what is on PATH, and where Pulumi keeps its state."""
+
+import os
+import secrets
+
+from toolchain import venv
+from toolchain.paths import BIN, LOCAL, ROOT
+from toolchain.progress import ToolchainError
+
+
+def _passphrase() -> str:
+    """The file with the passphrase of the stacks' secrets, generated once, readable by its owner only."""
+    file = LOCAL / "passphrase"
+    try:
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as handle:
+            handle.write(secrets.token_urlsafe(32))
+    except FileExistsError:
+        pass
+    return str(file)
+
+
+def environment() -> dict[str, str]:
+    """This process's environment plus the toolchain's."""
+    folder = venv.path()
+    if not (folder / venv.DONE).exists():
+        raise ToolchainError("the Python environment is not there: run `python3 -m toolchain install`")
+    LOCAL.mkdir(mode=0o700, exist_ok=True)
+    state = LOCAL / "state"
+    state.mkdir(exist_ok=True)
+    variables = dict(os.environ)
+    # Python's own bin comes first: the language host runs the `python` that it finds on PATH.
+    variables["PATH"] = os.pathsep.join([str(folder / "bin"), str(BIN), variables.get("PATH", os.defpath)])
+    variables["VIRTUAL_ENV"] = str(folder)
+    variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), variables.get("PYTHONPATH")]))
+    variables["PULUMI_HOME"] = str(LOCAL / "pulumi")
+    variables["PULUMI_BACKEND_URL"] = state.as_uri()
+    variables["PULUMI_CONFIG_PASSPHRASE_FILE"] = _passphrase()
+    variables["PULUMI_SKIP_UPDATE_CHECK"] = "true"
+    variables.pop("PULUMI_CONFIG_PASSPHRASE", None)  # an inherited one would win over the file
+    variables.pop("PYTHONHOME", None)
+    return variables
