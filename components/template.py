@@ -14,6 +14,11 @@ def haproxy_quote(text: str) -> str:
     return "'" + text.replace("'", r"'\''") + "'"
 
 
+def sql_string(text: str) -> str:
+    """``text`` as a string literal in MariaDB's default SQL mode (MariaDB manual, "String Literals")."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
+
+
 def milliseconds(seconds: float) -> str:
     """A time with HAProxy's unit."""
     return f"{round(seconds * 1000)}ms"
@@ -27,7 +32,12 @@ _environment = jinja2.Environment(
     keep_trailing_newline=True,
     autoescape=False,  # noqa: S701  no HTML here; XML is built by its own module
 )
-_environment.filters |= {"haproxy_quote": haproxy_quote, "ms": milliseconds, "shell": lambda v: shlex.quote(str(v))}
+_environment.filters |= {
+    "haproxy_quote": haproxy_quote,
+    "ms": milliseconds,
+    "shell": lambda value: shlex.quote(str(value)),
+    "sql_string": sql_string,
+}
 
 
 def render(template: str, **values: Any) -> str:

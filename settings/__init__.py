@@ -16,7 +16,7 @@ NAMESPACE = "mycat-ha"
 __all__ = ["Machine", "Role", "Settings", "SettingsError"]
 
 
-class SettingsError(pulumi.RunError):
+class SettingsError(pulumi.RunError):  # type: ignore[misc]
     """The settings contradict themselves or AWS; the message names each key. Nothing has been created."""
 
 
@@ -61,6 +61,11 @@ class Settings(Section):
 
     def of_role(self, role: Role) -> tuple[Machine, ...]:
         return tuple(machine for machine in self.machines if role in machine.roles)
+
+    def secret(self, name: str) -> pulumi.Output[str] | None:
+        """A secret for outputs and inputs; None where the stack has no use for it."""
+        secret = self.secrets.get(name)
+        return pulumi.Output.secret(secret.get_secret_value()) if secret else None
 
     def priority(self, machine: Machine) -> int:
         """VRRP priority: as set, else 150, 100, 90, 80 ... in the order of the machines."""

@@ -1,0 +1,27 @@
+"""A highly available MySQL entry point on AWS: one virtual IP, load balancers that own it in turn, databases behind."""
+
+import pulumi
+
+from components.cluster import Cluster, ClusterArgs
+from components.firewall import Firewall, FirewallArgs
+from components.network import Network, NetworkArgs
+from components.tagging import tag_everything
+from settings import Settings
+
+settings = Settings.load()
+tag_everything(settings.tags)
+
+network = Network("network", NetworkArgs(settings))
+firewall = Firewall("firewall", FirewallArgs(settings, network.vpc_id))
+cluster = Cluster("cluster", ClusterArgs(settings, network, firewall))
+
+pulumi.export("vip", str(settings.vip.address))
+pulumi.export("mysqlPort", settings.haproxy.mysql.port)
+pulumi.export("statisticsUrl", f"http://{settings.vip.address}:{settings.haproxy.statistics.port}/admin?stats")
+pulumi.export("statisticsUser", settings.haproxy.statistics.user)
+pulumi.export("statisticsPassword", settings.secret("statistics"))
+pulumi.export("databaseUser", settings.database.user)
+pulumi.export("databaseSchema", settings.database.schema_)
+pulumi.export("databasePassword", settings.secret("database"))
+pulumi.export("subnetId", network.subnet_id)
+pulumi.export("machines", [cluster.describe(machine) for machine in settings.machines])

@@ -1,0 +1,111 @@
+"""The hook on a load balancer that moves the virtual IP: VRRP decides, the EC2 API moves."""
+
+import os
+from dataclasses import dataclass
+
+import pulumi
+import pulumi_aws as aws
+
+from components.config_file import ConfigFile, ConfigFileArgs
+from components.interface import Interface
+from components.machine import Machine
+from components.remote import run
+from components.template import TEMPLATES, render
+from components.virtual_ip import VirtualIp
+from settings import Machine as MachineSettings
+from settings import Role, Settings
+
+HOOKS = "/usr/local/lib/mycat-ha"
+
+
+@dataclass
+class ClaimArgs:
+    settings: Settings
+    machine: Machine
+    machine_settings: MachineSettings
+    interface: Interface
+    subnet_id: pulumi.Input[str]
+    virtual_ip: VirtualIp
+
+
+def ec2_endpoint(settings: Settings, region: str) -> str:
+    """The EC2 API as the machines reach it: as set, else where the deployer's own SDK is sent, else the region's.
+
+    Source: AWS SDKs Reference Guide, "Service-specific endpoints".
+    """
+    return (
+        settings.vip.ec2_endpoint
+        or os.environ.get("AWS_ENDPOINT_URL_EC2")
+        or os.environ.get("AWS_ENDPOINT_URL")
+        or f"https://ec2.{region}.amazonaws.com"
+    ).rstrip("/")
+
+
+class Claim(pulumi.ComponentResource):
+    """The claim, its repair timer, and a deploy-time proof that it would work (which fails `up` if it would not)."""
+
+    def __init__(self, name: str, args: ClaimArgs, opts: pulumi.ResourceOptions | None = None):
+        super().__init__("mycat-ha:claim:Claim", name, {}, opts)
+        settings, machine = args.settings, args.machine
+        child = pulumi.ResourceOptions(parent=self)
+        region = aws.get_region().region
+        priorities = sorted((settings.priority(m) for m in settings.of_role(Role.LB)), reverse=True)
+        environment = pulumi.Output.all(
+            eni=args.interface.id, subnet=args.subnet_id, role=args.virtual_ip.role_name, device=machine.device
+        ).apply(
+            lambda known: render(
+                "vip/vip.env.j2",
+                vip=settings.vip.address,
+                region=region,
+                endpoint=ec2_endpoint(settings, region),
+                rank=priorities.index(settings.priority(args.machine_settings)),
+                **known,
+            )
+        )
+
+        def file(suffix: str, path: str, content: pulumi.Input[str], **options: str) -> ConfigFile:
+            return ConfigFile(
+                f"{name}-{suffix}",
+                ConfigFileArgs(machine=machine, path=path, content=content, **options),  # type: ignore[arg-type]
+                child,
+            )
+
+        systemd = {"apply": "systemctl daemon-reload"}
+        files = [
+            file("environment", "/etc/mycat-ha/vip.env", environment, validate='bash -n "$STAGED"'),
+            file(
+                "hook",
+                f"{HOOKS}/claim-vip",
+                (TEMPLATES / "vip/claim-vip.sh").read_text(),
+                mode="0755",
+                validate='bash -n "$STAGED"',
+            ),
+            file(
+                "service",
+                "/etc/systemd/system/claim-vip.service",
+                (TEMPLATES / "vip/claim-vip.service").read_text(),
+                **systemd,
+            ),
+            file(
+                "reconcile-service",
+                "/etc/systemd/system/reconcile-vip.service",
+                (TEMPLATES / "vip/reconcile-vip.service").read_text(),
+                **systemd,
+            ),
+            file(
+                "reconcile-timer",
+                "/etc/systemd/system/reconcile-vip.timer",
+                render("vip/reconcile-vip.timer.j2", interval=settings.vip.reconcile_interval),
+                **systemd,
+            ),
+        ]
+        self.proven = run(
+            f"{name}-probe",
+            machine.connection,
+            f"{HOOKS}/claim-vip probe",
+            triggers=[machine.instance_id, environment],
+            opts=pulumi.ResourceOptions.merge(
+                machine.bound, pulumi.ResourceOptions(parent=self, depends_on=[*files, args.virtual_ip])
+            ),
+        )
+        self.register_outputs({})

@@ -1,0 +1,149 @@
+"""The database tier: MariaDB with Galera on every machine of role mysql."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pulumi
+
+from components.config_file import ConfigFile, ConfigFileArgs
+from components.machine import Machine
+from components.remote import run
+from components.template import TEMPLATES, render
+from settings import Machine as MachineSettings
+from settings import Role, Settings
+
+CONFIG = "/etc/mysql/mariadb.conf.d/60-galera.cnf"
+
+
+@dataclass
+class DatabaseArgs:
+    settings: Settings
+    #: Machines of role mysql, in the order of the settings; the first one forms the cluster when it is new.
+    machines: Sequence[tuple[MachineSettings, Machine]]
+
+
+class Database(pulumi.ComponentResource):
+    """A Galera cluster that forms once, joins for ever after, and comes back by itself after any power cut.
+
+    Nodes start and change one after the other, each synced before the next one is touched.
+    """
+
+    def __init__(self, name: str, args: DatabaseArgs, opts: pulumi.ResourceOptions | None = None):
+        super().__init__("mycat-ha:database:Database", name, {}, opts)
+        self._settings = args.settings
+        self._nodes = args.settings.of_role(Role.MYSQL)
+        self.synced: list[pulumi.Resource] = []
+        for node, machine in args.machines:
+            files = self._files(node, machine)
+            before = [*files, *self.synced]
+            if not self.synced:
+                before.append(self._bootstrap(node, machine, files))
+            self.synced.append(self._start(machine, before))
+        self.users = self._users(args.machines[0][1])
+        self.ready = [*self.synced, self.users]
+        self.register_outputs({})
+
+    def _peers(self, node: MachineSettings) -> list[MachineSettings]:
+        return [peer for peer in self._nodes if peer.name != node.name]
+
+    def _files(self, node: MachineSettings, machine: Machine) -> list[pulumi.Resource]:
+        child = pulumi.ResourceOptions(parent=self)
+        installed = run(
+            f"{machine.name}-mariadb-install",
+            machine.connection,
+            render("mariadb/install.sh.j2"),
+            triggers=[machine.instance_id],
+            timeout="20m",
+            opts=pulumi.ResourceOptions.merge(machine.bound, child),
+        )
+        after_install = pulumi.ResourceOptions(parent=self, depends_on=[installed])
+
+        def file(suffix: str, path: str, content: str, **options: str) -> ConfigFile:
+            return ConfigFile(
+                f"{machine.name}-mariadb-{suffix}",
+                ConfigFileArgs(machine=machine, path=path, content=content, **options),  # type: ignore[arg-type]
+                after_install,
+            )
+
+        return [
+            file("environment", "/etc/mycat-ha/galera.env", render("mariadb/galera.env.j2", peers=self._peers(node))),
+            file(
+                "start-hook",
+                "/usr/local/lib/mycat-ha/galera-start",
+                (TEMPLATES / "mariadb/galera-start.sh").read_text(),
+                mode="0755",
+                validate='bash -n "$STAGED"',
+            ),
+            file(
+                "unit",
+                "/etc/systemd/system/mariadb.service.d/mycat-ha.conf",
+                (TEMPLATES / "mariadb/dropin.conf").read_text(),
+                apply="systemctl daemon-reload",
+            ),
+            file(
+                "config",
+                CONFIG,
+                configuration(self._settings, node),
+                # Reads every option, starts nothing, and refuses what it does not know.
+                validate='mariadbd --defaults-file="$STAGED" --wsrep-on=OFF --wsrep-provider=none --user=mysql --verbose --help >/dev/null',
+            ),
+        ]
+
+    def _bootstrap(self, node: MachineSettings, machine: Machine, files: Sequence[pulumi.Resource]) -> pulumi.Resource:
+        """Never again after the first time: a replaced first node must join, so nothing here triggers on it."""
+        return run(
+            f"{machine.name}-mariadb-bootstrap",
+            machine.connection,
+            render("mariadb/bootstrap.sh.j2", peers=self._peers(node)),
+            triggers=[],
+            opts=pulumi.ResourceOptions(parent=self, depends_on=list(files), ignore_changes=["connection", "create"]),
+        )
+
+    def _start(self, machine: Machine, before: Sequence[pulumi.Resource]) -> pulumi.Resource:
+        node = next(node for node in self._nodes if node.name == machine.name)
+        wanted = hashlib.sha256(configuration(self._settings, node).encode()).hexdigest()
+        return run(
+            f"{machine.name}-mariadb-start",
+            machine.connection,
+            render("mariadb/start.sh.j2"),
+            triggers=[machine.instance_id, wanted],
+            timeout="60m",
+            opts=pulumi.ResourceOptions.merge(
+                machine.bound, pulumi.ResourceOptions(parent=self, depends_on=list(before))
+            ),
+        )
+
+    def _users(self, machine: Machine) -> pulumi.Resource:
+        database, secrets = self._settings.database, self._settings.secrets
+        return run(
+            f"{machine.name}-mariadb-users",
+            machine.connection,
+            "exec mariadb --batch",
+            stdin=pulumi.Output.secret(
+                render(
+                    "mariadb/users.sql.j2",
+                    schema=database.schema_,
+                    user=database.user,
+                    password=secrets["database"].get_secret_value(),
+                    health_password=secrets["health"].get_secret_value(),
+                )
+            ),
+            triggers=[],
+            opts=pulumi.ResourceOptions.merge(
+                machine.bound, pulumi.ResourceOptions(parent=self, depends_on=list(self.synced))
+            ),
+        )
+
+
+def configuration(settings: Settings, node: MachineSettings) -> str:
+    """60-galera.cnf of ``node``."""
+    return render(
+        "mariadb/galera.cnf.j2",
+        settings=settings,
+        machine=node,
+        nodes=settings.of_role(Role.MYSQL),
+        cluster=f"{pulumi.get_project()}-{pulumi.get_stack()}",
+        sst="rsync",
+        mycat=bool(settings.of_role(Role.MYCAT)),
+    )

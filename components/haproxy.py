@@ -1,0 +1,155 @@
+"""HAProxy on a load balancer: built from source, logged through rsyslog, run by systemd."""
+
+import hashlib
+from dataclasses import dataclass
+
+import pulumi
+
+from components.config_file import ConfigFile, ConfigFileArgs
+from components.firewall import HEALTH_PORT as DATABASE_HEALTH_PORT
+from components.machine import Machine
+from components.remote import run
+from components.source_build import SourceBuild, SourceBuildArgs
+from components.template import render
+from settings import Machine as MachineSettings
+from settings import Role, Settings
+
+#: Loopback only: does this HAProxy accept and answer?
+HEALTH_PORT = 8889
+PACKAGES = ("build-essential", "pkg-config", "libssl-dev", "libpcre2-dev", "liblua5.4-dev", "zlib1g-dev")
+
+
+@dataclass
+class HaproxyArgs:
+    settings: Settings
+    machine: Machine
+    machine_settings: MachineSettings
+    build: SourceBuild
+
+
+def build(machine: Machine, settings: Settings, opts: pulumi.ResourceOptions) -> SourceBuild:
+    return SourceBuild(
+        f"{machine.name}-haproxy",
+        SourceBuildArgs(
+            machine=machine,
+            software="haproxy",
+            source=settings.haproxy,
+            build=render("haproxy/build.sh.j2"),
+            packages=PACKAGES,
+        ),
+        opts,
+    )
+
+
+def configuration(settings: Settings, machine: MachineSettings) -> str:
+    """haproxy.cfg of ``machine``; holds the statistics password."""
+    servers = settings.database.external or [
+        {"name": node.name, "address": node.address, "port": 3306} for node in settings.of_role(Role.MYSQL)
+    ]
+    return render(
+        "haproxy/haproxy.cfg.j2",
+        settings=settings,
+        machine=machine,
+        mysql_servers=servers,
+        health_port=HEALTH_PORT,
+        database_health_port=DATABASE_HEALTH_PORT,
+        statistics_password=settings.secrets["statistics"].get_secret_value(),
+    )
+
+
+class Haproxy(pulumi.ComponentResource):
+    """HAProxy running with the stack's configuration, and answering."""
+
+    def __init__(self, name: str, args: HaproxyArgs, opts: pulumi.ResourceOptions | None = None):
+        super().__init__("mycat-ha:haproxy:Haproxy", name, {}, opts)
+        machine = args.machine
+        child = pulumi.ResourceOptions(parent=self)
+        system = run(
+            f"{name}-system",
+            machine.connection,
+            render("haproxy/system.sh.j2"),
+            triggers=[machine.instance_id],
+            opts=pulumi.ResourceOptions.merge(machine.bound, child),
+        )
+        after_system = pulumi.ResourceOptions(parent=self, depends_on=[system])
+        sysctl = ConfigFile(
+            f"{name}-sysctl",
+            ConfigFileArgs(
+                machine=machine,
+                path="/etc/sysctl.d/90-mycat-ha.conf",
+                content=render("haproxy/sysctl.conf.j2"),
+                apply="sysctl --quiet --load=/etc/sysctl.d/90-mycat-ha.conf",
+            ),
+            after_system,
+        )
+        rsyslog = ConfigFile(
+            f"{name}-rsyslog",
+            ConfigFileArgs(
+                machine=machine,
+                path="/etc/rsyslog.d/49-haproxy.conf",
+                content=render("haproxy/rsyslog.conf.j2"),
+                validate='rsyslogd -N 1 -f "$STAGED"',
+                apply="systemctl restart rsyslog",
+            ),
+            after_system,
+        )
+        logrotate = ConfigFile(
+            f"{name}-logrotate",
+            ConfigFileArgs(
+                machine=machine,
+                path="/etc/logrotate.d/haproxy",
+                content=render("haproxy/logrotate.j2"),
+                validate='logrotate --debug "$STAGED"',
+            ),
+            after_system,
+        )
+        unit_content = render("haproxy/haproxy.service.j2")
+        unit = ConfigFile(
+            f"{name}-unit",
+            ConfigFileArgs(
+                machine=machine,
+                path="/etc/systemd/system/haproxy.service",
+                content=unit_content,
+                apply="systemctl daemon-reload",
+            ),
+            after_system,
+        )
+        config = ConfigFile(
+            f"{name}-config",
+            ConfigFileArgs(
+                machine=machine,
+                path="/etc/haproxy/haproxy.cfg",
+                content=pulumi.Output.secret(configuration(args.settings, args.machine_settings)),
+                mode="0600",
+                validate=args.build.prefix.apply(
+                    # The error pages come with the build; the first configuration arrives before the first switch.
+                    lambda prefix: f'[ -e /etc/haproxy/errorfiles ] || ln -sfn {prefix}/errorfiles /etc/haproxy/errorfiles; '
+                    f'{prefix}/sbin/haproxy -c -f "$STAGED"'
+                ),
+                apply="systemctl is-active --quiet haproxy || exit 0; systemctl reload haproxy",
+                gate=_answers_if_active(),
+            ),
+            pulumi.ResourceOptions(parent=self, depends_on=[system, unit]),
+        )
+        self.running = run(
+            f"{name}-start",
+            machine.connection,
+            args.build.prefix.apply(
+                lambda prefix: render("haproxy/start.sh.j2", prefix=prefix, health_port=HEALTH_PORT)
+            ),
+            triggers=[machine.instance_id, hashlib.sha256(unit_content.encode()).hexdigest()],
+            opts=pulumi.ResourceOptions.merge(
+                machine.bound,
+                pulumi.ResourceOptions(parent=self, depends_on=[sysctl, rsyslog, logrotate, unit, config]),
+            ),
+        )
+        self.register_outputs({})
+
+
+def _answers_if_active() -> str:
+    """Right after a reload the new worker may need a moment; a machine that does not run HAProxy yet passes."""
+    return (
+        "systemctl is-active --quiet haproxy || exit 0; "
+        f"for _ in $(seq 50); do curl -fsS -o /dev/null --max-time 1 http://127.0.0.1:{HEALTH_PORT}/health && exit 0; "
+        "sleep 0.1; done; echo 'HAProxy does not answer its health check'; exit 1"
+    )

@@ -1,0 +1,117 @@
+"""keepalived on a load balancer: VRRP over unicast, a health check, and the hook's trigger."""
+
+import hashlib
+from dataclasses import dataclass
+
+import pulumi
+
+from components.claim import HOOKS, Claim
+from components.config_file import ConfigFile, ConfigFileArgs
+from components.haproxy import Haproxy
+from components.machine import Machine
+from components.remote import run
+from components.source_build import SourceBuild, SourceBuildArgs
+from components.template import TEMPLATES, render
+from settings import Machine as MachineSettings
+from settings import Role, Settings
+
+PACKAGES = ("build-essential", "pkg-config", "libssl-dev", "libnl-3-dev", "libnl-genl-3-dev")
+
+
+@dataclass
+class KeepalivedArgs:
+    settings: Settings
+    machine: Machine
+    machine_settings: MachineSettings
+    build: SourceBuild
+    haproxy: Haproxy
+    claim: Claim
+
+
+def build(machine: Machine, settings: Settings, opts: pulumi.ResourceOptions) -> SourceBuild:
+    return SourceBuild(
+        f"{machine.name}-keepalived",
+        SourceBuildArgs(
+            machine=machine,
+            software="keepalived",
+            source=settings.keepalived,
+            build=render("keepalived/build.sh.j2"),
+            packages=PACKAGES,
+        ),
+        opts,
+    )
+
+
+def configuration(settings: Settings, machine: MachineSettings, device: str) -> str:
+    """keepalived.conf of ``machine``; holds the PASS secret in seed mode."""
+    vrrp = settings.secrets.get("vrrp")
+    return render(
+        "keepalived/keepalived.conf.j2",
+        settings=settings,
+        machine=machine,
+        device=device,
+        peers=[peer for peer in settings.of_role(Role.LB) if peer.name != machine.name],
+        vrrp_password=vrrp.get_secret_value() if vrrp else None,
+    )
+
+
+class Keepalived(pulumi.ComponentResource):
+    """keepalived running; it starts only after HAProxy answers and the hook has been proven to work."""
+
+    def __init__(self, name: str, args: KeepalivedArgs, opts: pulumi.ResourceOptions | None = None):
+        super().__init__("mycat-ha:keepalived:Keepalived", name, {}, opts)
+        machine = args.machine
+        child = pulumi.ResourceOptions(parent=self)
+        scripts = [
+            ConfigFile(
+                f"{name}-{script}",
+                ConfigFileArgs(
+                    machine=machine,
+                    path=f"{HOOKS}/{script}",
+                    content=(TEMPLATES / f"keepalived/{script}.sh").read_text(),
+                    mode="0755",
+                    validate='bash -n "$STAGED"',
+                ),
+                child,
+            )
+            for script in ("vrrp-notify", "check-haproxy")
+        ]
+        unit_content = (TEMPLATES / "keepalived/keepalived.service").read_text()
+        unit = ConfigFile(
+            f"{name}-unit",
+            ConfigFileArgs(
+                machine=machine,
+                path="/etc/systemd/system/keepalived.service",
+                content=unit_content,
+                apply="systemctl daemon-reload",
+            ),
+            child,
+        )
+        config = ConfigFile(
+            f"{name}-config",
+            ConfigFileArgs(
+                machine=machine,
+                path="/etc/keepalived/keepalived.conf",
+                content=pulumi.Output.secret(
+                    machine.device.apply(lambda device: configuration(args.settings, args.machine_settings, device))
+                ),
+                mode="0600",
+                validate=args.build.prefix.apply(lambda prefix: f'{prefix}/sbin/keepalived --config-test="$STAGED.log" --use-file="$STAGED" || {{ cat "$STAGED.log"; rm -f "$STAGED.log"; exit 1; }}; rm -f "$STAGED.log"'),
+                apply="systemctl is-active --quiet keepalived || exit 0; systemctl reload keepalived",
+                gate="systemctl is-active --quiet keepalived || exit 0; sleep 1; systemctl is-active --quiet keepalived",
+            ),
+            pulumi.ResourceOptions(parent=self, depends_on=scripts),
+        )
+        self.running = run(
+            f"{name}-start",
+            machine.connection,
+            args.build.prefix.apply(lambda prefix: render("keepalived/start.sh.j2", prefix=prefix)),
+            triggers=[machine.instance_id, hashlib.sha256(unit_content.encode()).hexdigest()],
+            opts=pulumi.ResourceOptions.merge(
+                machine.bound,
+                pulumi.ResourceOptions(
+                    parent=self, depends_on=[unit, config, args.haproxy.running, args.claim.proven]
+                ),
+            ),
+        )
+        self.register_outputs({})

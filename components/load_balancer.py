@@ -1,0 +1,56 @@
+"""A load balancer: HAProxy, keepalived, and the hook that moves the virtual IP to it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pulumi
+
+from components import haproxy, keepalived
+from components.claim import Claim, ClaimArgs
+from components.haproxy import Haproxy, HaproxyArgs
+from components.interface import Interface
+from components.keepalived import Keepalived, KeepalivedArgs
+from components.machine import Machine
+from components.virtual_ip import VirtualIp
+from settings import Machine as MachineSettings
+from settings import Settings
+
+
+@dataclass
+class LoadBalancerArgs:
+    settings: Settings
+    machine: Machine
+    machine_settings: MachineSettings
+    interface: Interface
+    subnet_id: pulumi.Input[str]
+    virtual_ip: VirtualIp
+    #: What has to work before anything that runs here is changed: the databases, the load balancer before this one.
+    after: Sequence[pulumi.Resource] = ()
+
+
+class LoadBalancer(pulumi.ComponentResource):
+    """Load balancers change in a row, each one healthy before the next one is touched; their builds need not wait."""
+
+    def __init__(self, name: str, args: LoadBalancerArgs, opts: pulumi.ResourceOptions | None = None):
+        super().__init__("mycat-ha:load_balancer:LoadBalancer", name, {}, opts)
+        settings, machine = args.settings, args.machine
+        child = pulumi.ResourceOptions(parent=self)
+        haproxy_build = haproxy.build(machine, settings, child)
+        keepalived_build = keepalived.build(machine, settings, child)
+
+        running = Haproxy(
+            f"{name}-haproxy",
+            HaproxyArgs(settings, machine, args.machine_settings, haproxy_build),
+            pulumi.ResourceOptions(parent=self, depends_on=list(args.after)),
+        )
+        claim = Claim(
+            f"{name}-vip",
+            ClaimArgs(settings, machine, args.machine_settings, args.interface, args.subnet_id, args.virtual_ip),
+            child,
+        )
+        self.running = Keepalived(
+            f"{name}-keepalived",
+            KeepalivedArgs(settings, machine, args.machine_settings, keepalived_build, running, claim),
+            pulumi.ResourceOptions(parent=self, depends_on=list(args.after)),
+        ).running
+        self.register_outputs({})
