@@ -66,7 +66,7 @@ class Claim(pulumi.ComponentResource):
         def file(suffix: str, path: str, content: pulumi.Input[str], **options: str) -> ConfigFile:
             return ConfigFile(
                 f"{name}-{suffix}",
-                ConfigFileArgs(machine=machine, path=path, content=content, **options),  # type: ignore[arg-type]
+                ConfigFileArgs(machine=machine, path=path, content=content, **options),
                 child,
             )
 

@@ -66,7 +66,9 @@ class Cluster(pulumi.ComponentResource):
                 self._child,
             )
             for node in databases:
-                health = Health(f"{node.name}-health", HealthArgs(settings, self.machines[node.name], node), self._child)
+                health = Health(
+                    f"{node.name}-health", HealthArgs(settings, self.machines[node.name], node), self._child
+                )
                 ready.append(health)
             ready.extend(tier.ready)
 

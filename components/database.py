@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pulumi
+from pulumi_command import remote
 
 from components.config_file import ConfigFile, ConfigFileArgs
 from components.machine import Machine
@@ -62,7 +63,7 @@ class Database(pulumi.ComponentResource):
         def file(suffix: str, path: str, content: str, **options: str) -> ConfigFile:
             return ConfigFile(
                 f"{machine.name}-mariadb-{suffix}",
-                ConfigFileArgs(machine=machine, path=path, content=content, **options),  # type: ignore[arg-type]
+                ConfigFileArgs(machine=machine, path=path, content=content, **options),
                 after_install,
             )
 
@@ -85,12 +86,11 @@ class Database(pulumi.ComponentResource):
                 "config",
                 CONFIG,
                 configuration(self._settings, node),
-                # Reads every option, starts nothing, and refuses what it does not know.
-                validate='mariadbd --defaults-file="$STAGED" --wsrep-on=OFF --wsrep-provider=none --user=mysql --verbose --help >/dev/null',
+                validate=render("mariadb/validate.sh.j2"),
             ),
         ]
 
-    def _bootstrap(self, node: MachineSettings, machine: Machine, files: Sequence[pulumi.Resource]) -> pulumi.Resource:
+    def _bootstrap(self, node: MachineSettings, machine: Machine, files: Sequence[pulumi.Resource]) -> remote.Command:
         """Never again after the first time: a replaced first node must join, so nothing here triggers on it."""
         return run(
             f"{machine.name}-mariadb-bootstrap",
@@ -100,7 +100,7 @@ class Database(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self, depends_on=list(files), ignore_changes=["connection", "create"]),
         )
 
-    def _start(self, machine: Machine, before: Sequence[pulumi.Resource]) -> pulumi.Resource:
+    def _start(self, machine: Machine, before: Sequence[pulumi.Resource]) -> remote.Command:
         node = next(node for node in self._nodes if node.name == machine.name)
         wanted = hashlib.sha256(configuration(self._settings, node).encode()).hexdigest()
         return run(
@@ -114,7 +114,7 @@ class Database(pulumi.ComponentResource):
             ),
         )
 
-    def _users(self, machine: Machine) -> pulumi.Resource:
+    def _users(self, machine: Machine) -> remote.Command:
         database, secrets = self._settings.database, self._settings.secrets
         return run(
             f"{machine.name}-mariadb-users",

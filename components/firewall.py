@@ -62,20 +62,26 @@ class Firewall(pulumi.ComponentResource):
             self._from_range(lb, "mycat-from-clients", "Mycat from clients", haproxy.mycat.port, str(cidr))
         for cidr in settings.access.administrators:
             self._from_range(
-                lb, "statistics-from-administrators", "Statistics from administrators", haproxy.statistics.port, str(cidr)
+                lb,
+                "statistics-from-administrators",
+                "Statistics from administrators",
+                haproxy.statistics.port,
+                str(cidr),
             )
-        self._between(lb, lb, "vrrp", "VRRP between load balancers", VRRP, None)
+        self._between(lb, lb, "vrrp", "VRRP between load balancers", protocol=VRRP, port=None)
         if Role.MYSQL in self._groups:
             mysql = self._groups[Role.MYSQL]
-            self._between(lb, mysql, "mysql", "MySQL from load balancers", "tcp", 3306)
-            self._between(lb, mysql, "health", "Database health checks from load balancers", "tcp", HEALTH_PORT)
+            self._between(lb, mysql, "mysql", "MySQL from load balancers", port=3306)
+            self._between(lb, mysql, "health", "Database health checks from load balancers", port=HEALTH_PORT)
         for server in settings.database.external:
-            self._to_range(lb, f"{server.name}", f"External database {server.name}", server.port, f"{server.address}/32")
+            self._to_range(
+                lb, f"{server.name}", f"External database {server.name}", server.port, f"{server.address}/32"
+            )
 
     def _database_rules(self) -> None:
         mysql = self._groups[Role.MYSQL]
         for protocol, port in GALERA_PORTS:
-            self._between(mysql, mysql, f"galera-{protocol}", "Galera between databases", protocol, port)
+            self._between(mysql, mysql, f"galera-{protocol}", "Galera between databases", protocol=protocol, port=port)
 
     def _group(self, suffix: str, description: str) -> aws.ec2.SecurityGroup:
         return aws.ec2.SecurityGroup(
@@ -115,8 +121,9 @@ class Firewall(pulumi.ComponentResource):
         target: aws.ec2.SecurityGroup,
         rule: str,
         description: str,
-        protocol: str,
+        *,
         port: int | None,
+        protocol: str = "tcp",
     ) -> None:
         """Both halves of one permission: ``source`` may send it, ``target`` may receive it."""
         suffix = f"{rule}-{port}" if port else rule

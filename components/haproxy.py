@@ -121,11 +121,7 @@ class Haproxy(pulumi.ComponentResource):
                 path="/etc/haproxy/haproxy.cfg",
                 content=pulumi.Output.secret(configuration(args.settings, args.machine_settings)),
                 mode="0600",
-                validate=args.build.prefix.apply(
-                    # The error pages come with the build; the first configuration arrives before the first switch.
-                    lambda prefix: f'[ -e /etc/haproxy/errorfiles ] || ln -sfn {prefix}/errorfiles /etc/haproxy/errorfiles; '
-                    f'{prefix}/sbin/haproxy -c -f "$STAGED"'
-                ),
+                validate=args.build.prefix.apply(lambda prefix: render("haproxy/validate.sh.j2", prefix=prefix)),
                 apply="systemctl is-active --quiet haproxy || exit 0; systemctl reload haproxy",
                 gate=_answers_if_active(),
             ),

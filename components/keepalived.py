@@ -96,9 +96,9 @@ class Keepalived(pulumi.ComponentResource):
                     machine.device.apply(lambda device: configuration(args.settings, args.machine_settings, device))
                 ),
                 mode="0600",
-                validate=args.build.prefix.apply(lambda prefix: f'{prefix}/sbin/keepalived --config-test="$STAGED.log" --use-file="$STAGED" || {{ cat "$STAGED.log"; rm -f "$STAGED.log"; exit 1; }}; rm -f "$STAGED.log"'),
+                validate=args.build.prefix.apply(lambda prefix: render("keepalived/validate.sh.j2", prefix=prefix)),
                 apply="systemctl is-active --quiet keepalived || exit 0; systemctl reload keepalived",
-                gate="systemctl is-active --quiet keepalived || exit 0; sleep 1; systemctl is-active --quiet keepalived",
+                gate="systemctl is-enabled --quiet keepalived || exit 0; sleep 1; systemctl is-active --quiet keepalived",
             ),
             pulumi.ResourceOptions(parent=self, depends_on=scripts),
         )
@@ -109,9 +109,7 @@ class Keepalived(pulumi.ComponentResource):
             triggers=[machine.instance_id, hashlib.sha256(unit_content.encode()).hexdigest()],
             opts=pulumi.ResourceOptions.merge(
                 machine.bound,
-                pulumi.ResourceOptions(
-                    parent=self, depends_on=[unit, config, args.haproxy.running, args.claim.proven]
-                ),
+                pulumi.ResourceOptions(parent=self, depends_on=[unit, config, args.haproxy.running, args.claim.proven]),
             ),
         )
         self.register_outputs({})

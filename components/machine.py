@@ -35,7 +35,7 @@ class Machine(pulumi.ComponentResource):
     instance_id: pulumi.Output[str]
     #: Name of the network device, e.g. ens5.
     device: pulumi.Output[str]
-    connection: pulumi.Output[remote.ConnectionArgs]
+    connection: remote.ConnectionArgs
 
     def __init__(self, name: str, args: MachineArgs, opts: pulumi.ResourceOptions | None = None):
         super().__init__("mycat-ha:machine:Machine", name, {}, opts)
@@ -56,9 +56,7 @@ class Machine(pulumi.ComponentResource):
                 encrypted=True, volume_size=instances.volume_gib, volume_type="gp3", delete_on_termination=True
             ),
             # A newer image or key is for new machines; it must not replace the running ones.
-            opts=pulumi.ResourceOptions(
-                parent=self, ignore_changes=["ami", "keyName"], delete_before_replace=True
-            ),
+            opts=pulumi.ResourceOptions(parent=self, ignore_changes=["ami", "keyName"], delete_before_replace=True),
         )
         self.name = name
         self.address = str(args.machine.address)
@@ -73,15 +71,17 @@ class Machine(pulumi.ComponentResource):
             render("machine/ready.sh.j2"),
             triggers=[instance.id],
             timeout=f"{round(instances.boot_timeout)}s",
-            opts=pulumi.ResourceOptions.merge(self.bound, pulumi.ResourceOptions(parent=self, ignore_changes=["connection"])),
+            opts=pulumi.ResourceOptions.merge(
+                self.bound, pulumi.ResourceOptions(parent=self, ignore_changes=["connection"])
+            ),
         )
         facts: pulumi.Output[dict[str, Any]] = ready.stdout.apply(json.loads)
         self.device = facts["device"]
-        self.connection = facts.apply(lambda known: _connection(args.settings, self.address, known["hostKey"]))
+        self.connection = _connection(args.settings, self.address, facts["hostKey"])
         self.register_outputs({"instanceId": self.instance_id, "device": self.device})
 
 
-def _connection(settings: Settings, address: str, host_key: str | None) -> remote.ConnectionArgs:
+def _connection(settings: Settings, address: str, host_key: pulumi.Input[str] | None) -> remote.ConnectionArgs:
     bastion = settings.access.bastion
     private_key = pulumi.Output.secret(settings.secrets["sshPrivateKey"].get_secret_value())
     proxy = bastion and remote.ProxyConnectionArgs(

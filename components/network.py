@@ -1,5 +1,6 @@
 """The subnet that all machines stand in: one of our own with a NAT gateway, or one that exists."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pulumi
@@ -39,7 +40,11 @@ class Network(pulumi.ComponentResource):
         gateway = aws.ec2.InternetGateway(f"{name}-internet", vpc_id=vpc.id, opts=child)
 
         public = aws.ec2.Subnet(
-            f"{name}-nat-subnet", vpc_id=vpc.id, cidr_block=str(network.nat_subnet_cidr), availability_zone=zone, opts=child
+            f"{name}-nat-subnet",
+            vpc_id=vpc.id,
+            cidr_block=str(network.nat_subnet_cidr),
+            availability_zone=zone,
+            opts=child,
         )
         public_routes = aws.ec2.RouteTable(
             f"{name}-nat-routes",
@@ -91,12 +96,8 @@ def refuse_taken_addresses(settings: Settings, subnet_id: str) -> None:
     wanted = {f"machines[{i}].address": machine.address for i, machine in enumerate(settings.machines)}
     wanted["vip.address"] = settings.vip.address
     for key, address in wanted.items():
-        holder = [
-            {"name": "subnet-id", "values": [subnet_id]},
-            {"name": "addresses.private-ip-address", "values": [str(address)]},
-        ]
-        mine = {"name": "tag:mycat-ha:stack", "values": [pulumi.get_stack()]}
-        foreign = set(_interfaces(holder)) - set(_interfaces([*holder, mine]))
+        holder = {"subnet-id": subnet_id, "addresses.private-ip-address": str(address)}
+        foreign = _interfaces(holder) - _interfaces({**holder, "tag:mycat-ha:stack": pulumi.get_stack()})
         if foreign:
             raise SettingsError(
                 f"mycat-ha:{key}: {address} is taken by {', '.join(sorted(foreign))}, which is not this stack's; "
@@ -104,8 +105,8 @@ def refuse_taken_addresses(settings: Settings, subnet_id: str) -> None:
             )
 
 
-def _interfaces(filters: list[dict[str, object]]) -> list[str]:
+def _interfaces(filters: Mapping[str, str]) -> set[str]:
     found = aws.ec2.get_network_interfaces(
-        filters=[aws.ec2.GetNetworkInterfacesFilterArgs(name=f["name"], values=f["values"]) for f in filters]  # type: ignore[arg-type]
+        filters=[aws.ec2.GetNetworkInterfacesFilterArgs(name=name, values=[value]) for name, value in filters.items()]
     )
-    return list(found.ids)
+    return set(found.ids)

@@ -14,7 +14,7 @@ def as_root(script: str) -> str:
 
 def run(
     name: str,
-    connection: pulumi.Input[remote.ConnectionArgs],
+    connection: remote.ConnectionArgs,
     script: pulumi.Input[str],
     *,
     triggers: Sequence[pulumi.Input[str]],
@@ -28,7 +28,7 @@ def run(
     for secrets and file contents: it is a secret in state and its output is not logged. There is no delete command:
     what was done goes with the machine.
     """
-    return remote.Command(
+    command: remote.Command = remote.Command(
         name,
         connection=connection,
         create=pulumi.Output.from_input(script).apply(as_root),
@@ -41,3 +41,4 @@ def run(
             pulumi.ResourceOptions(custom_timeouts=pulumi.CustomTimeouts(create=timeout, update=timeout)),
         ),
     )
+    return command

@@ -65,7 +65,7 @@ class SourceBuild(pulumi.ComponentResource):
         self.prefix = build.stdout.apply(str.strip)
         self.register_outputs({"prefix": self.prefix})
 
-    def _upload(self, name: str, args: SourceBuildArgs, target: str) -> pulumi.Resource:
+    def _upload(self, name: str, args: SourceBuildArgs, target: str) -> remote.CopyToRemote:
         path = Path(str(args.source.archive)).expanduser()
         key = f"mycat-ha:{args.software}.archive"
         if not path.is_file():
@@ -78,7 +78,7 @@ class SourceBuild(pulumi.ComponentResource):
         directory = run(
             f"{name}-upload-directory",
             args.machine.connection,
-            f"install -d -m 0755 /var/cache/mycat-ha; install -d -m 0755 -o \"$SUDO_USER\" {target}",
+            f'install -d -m 0755 /var/cache/mycat-ha; install -d -m 0755 -o "$SUDO_USER" {target}',
             triggers=[args.machine.instance_id],
             opts=pulumi.ResourceOptions.merge(args.machine.bound, pulumi.ResourceOptions(parent=self)),
         )

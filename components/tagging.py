@@ -29,13 +29,13 @@ def tag_everything(tags: Mapping[str, str]) -> None:
     """Give every resource registered from now on ``tags``, the stack's name, and a Name that is unique in a region."""
     project, stack = pulumi.get_project(), pulumi.get_stack()
 
-    def transform(args: pulumi.ResourceTransformArgs) -> pulumi.ResourceTransformResult | None:
+    def transform(args: pulumi.ResourceTransformationArgs) -> pulumi.ResourceTransformationResult | None:
         if args.type_ not in TAGGED:
             return None
         own = {**tags, "mycat-ha:project": project, "mycat-ha:stack": stack, "Name": f"{project}-{stack}-{args.name}"}
-        props = {**args.props, "tags": {**own, **(args.props.get("tags") or {})}}
+        props = {**args.props, "tags": own}
         if args.type_ == "aws:ec2/instance:Instance":
-            props["volumeTags"] = {k: v for k, v in own.items() if k != "Name"}
-        return pulumi.ResourceTransformResult(props=props, opts=args.opts)
+            props["volume_tags"] = {k: v for k, v in own.items() if k != "Name"}
+        return pulumi.ResourceTransformationResult(props=props, opts=args.opts)
 
-    pulumi.runtime.register_resource_transform(transform)
+    pulumi.runtime.register_stack_transformation(transform)

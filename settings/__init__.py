@@ -16,7 +16,7 @@ NAMESPACE = "mycat-ha"
 __all__ = ["Machine", "Role", "Settings", "SettingsError"]
 
 
-class SettingsError(pulumi.RunError):  # type: ignore[misc]
+class SettingsError(pulumi.RunError):
     """The settings contradict themselves or AWS; the message names each key. Nothing has been created."""
 
 
@@ -29,8 +29,8 @@ class Settings(Section):
     haproxy: Haproxy
     keepalived: Keepalived
     database: Database
-    tags: dict[str, str] = {}
-    secrets: dict[str, SecretStr] = {}
+    tags: dict[str, str] = Field(default_factory=dict)
+    secrets: dict[str, SecretStr] = Field(default_factory=dict)
 
     @classmethod
     def load(cls, config: pulumi.Config | None = None) -> Self:
@@ -103,7 +103,9 @@ def _explain(error: ValidationError, raw: Mapping[str, Any]) -> Iterator[str]:
             except (KeyError, IndexError, TypeError):
                 value = None
                 break
-        shown = "" if value is None or isinstance(value, dict | list) or path.startswith("secrets") else f" (is {value!r})"
+        shown = (
+            "" if value is None or isinstance(value, dict | list) or path.startswith("secrets") else f" (is {value!r})"
+        )
         yield f"{NAMESPACE}:{path}: {message}{shown}"
 
 
@@ -149,7 +151,11 @@ def _database(settings: Settings) -> Iterator[str]:
 
 def _ports(settings: Settings) -> Iterator[str]:
     haproxy = settings.haproxy
-    ports = {"mysql.port": haproxy.mysql.port, "mycat.port": haproxy.mycat.port, "statistics.port": haproxy.statistics.port}
+    ports = {
+        "mysql.port": haproxy.mysql.port,
+        "mycat.port": haproxy.mycat.port,
+        "statistics.port": haproxy.statistics.port,
+    }
     for port, count in Counter(ports.values()).items():
         if count > 1:
             keys = " and ".join(f"haproxy.{key}" for key, value in ports.items() if value == port)

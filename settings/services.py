@@ -135,7 +135,7 @@ Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,
 class Database(Section):
     """The servers behind port 3306: MariaDB with Galera on the machines of role ``mysql``, or ``external`` ones."""
 
-    galera: Galera | None = None
+    galera: Galera = Galera()
     external: tuple[ExternalServer, ...] = ()
     #: How external servers are checked: their handshake, or a login as this user without a password.
     external_check_user: Identifier | None = None

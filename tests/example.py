@@ -1,0 +1,42 @@
+"""Settings of the seed's topology, as plain values, for tests that need a whole stack of them."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+_SETTINGS: dict[str, Any] = {
+    "network": {
+        "vpcCidr": "192.168.106.0/24",
+        "subnetCidr": "192.168.106.128/25",
+        "natSubnetCidr": "192.168.106.0/28",
+    },
+    "machines": [
+        {"name": "node1", "address": "192.168.106.251", "roles": ["lb", "mysql"]},
+        {"name": "node2", "address": "192.168.106.252", "roles": ["lb", "mysql"]},
+        {"name": "node3", "address": "192.168.106.253", "roles": ["mysql"]},
+    ],
+    "access": {
+        "clients": ["10.20.0.0/24"],
+        "administrators": ["10.30.0.0/24"],
+        "deployer": ["100.64.0.0/10"],
+        "sshPublicKey": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExample example",
+    },
+    "vip": {"address": "192.168.106.249"},
+    "haproxy": {"version": "3.0.11", "sha256": "a" * 64, "url": "https://www.haproxy.org/haproxy-3.0.11.tar.gz"},
+    "keepalived": {"version": "2.3.4", "sha256": "b" * 64, "url": "https://www.keepalived.org/keepalived-2.3.4.tar.gz"},
+    "database": {"galera": {}},
+    "secrets": {
+        "sshPrivateKey": "secret-ssh-key",
+        "statistics": "secret-statistics",
+        "database": "secret-database",
+        "health": "secret-health",
+    },
+}
+
+
+def settings(change: Callable[[dict[str, Any]], Any] | None = None) -> dict[str, Any]:
+    """A fresh copy, changed by ``change``."""
+    raw = copy.deepcopy(_SETTINGS)
+    if change:
+        change(raw)
+    return raw

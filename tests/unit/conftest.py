@@ -1,0 +1,104 @@
+"""The program under Pulumi's mocks: what it registers is recorded, nothing is created."""
+
+import asyncio
+import json
+import os
+import runpy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pulumi
+import pytest
+from pulumi.runtime.settings import set_root_resource
+from pulumi.runtime.stack import run_in_stack
+
+from tests import example
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass
+class Recorded:
+    type: str
+    name: str
+    inputs: dict[str, Any]
+
+
+@dataclass
+class Recorder(pulumi.runtime.Mocks):
+    """Answers with what AWS would know only afterwards, and keeps what was asked."""
+
+    resources: list[Recorded] = field(default_factory=list)
+    interfaces: list[str] = field(default_factory=list)  # ids that get_network_interfaces finds, not this stack's
+    subnet_cidr: str = "192.168.106.128/25"
+
+    def new_resource(self, args: pulumi.runtime.MockResourceArgs) -> tuple[str | None, dict[str, Any]]:
+        self.resources.append(Recorded(args.typ, args.name, dict(args.inputs)))
+        outputs = dict(args.inputs)
+        if args.typ == "command:remote:Command":
+            outputs["stdout"] = "/opt/software/prefix\n"
+            if args.name.endswith("-ready"):
+                outputs["stdout"] = json.dumps({"device": "ens5", "hostKey": "ssh-ed25519 AAAAhostkey"})
+        if args.typ == "aws:ec2/networkInterface:NetworkInterface":
+            outputs["arn"] = f"arn:aws:ec2:eu-central-1:1:network-interface/{args.name}"
+        if args.typ.startswith("aws:iam/"):
+            outputs.setdefault("name", args.name)
+        if args.typ == "aws:ec2/eip:Eip":
+            outputs["allocationId"] = "eipalloc-1"
+        return f"{args.name}-id", outputs
+
+    def call(self, args: pulumi.runtime.MockCallArgs) -> Any:
+        match args.token:
+            case "aws:index/getRegion:getRegion":
+                return {"region": "eu-central-1", "id": "eu-central-1", "name": "eu-central-1"}
+            case "aws:ec2/getAmi:getAmi":
+                return {"id": "ami-1", "architecture": "x86_64"}
+            case "aws:ec2/getSubnet:getSubnet":
+                return {"id": args.args["id"], "cidrBlock": self.subnet_cidr, "vpcId": "vpc-1"}
+            case "aws:ec2/getNetworkInterfaces:getNetworkInterfaces":
+                mine = any(f["name"].startswith("tag:") for f in args.args["filters"])
+                return {"ids": [] if mine else self.interfaces, "id": "region"}
+        raise AssertionError(f"unexpected call of {args.token}")
+
+    def of_type(self, kind: str) -> list[Recorded]:
+        return [resource for resource in self.resources if resource.type == kind]
+
+    def named(self, name: str) -> Recorded:
+        found = [resource for resource in self.resources if resource.name == name]
+        assert len(found) == 1, f"{len(found)} resources named {name}"
+        return found[0]
+
+
+Run = Callable[..., Recorder]
+
+
+@pytest.fixture
+def run_program(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """Run __main__.py with settings; the program's own errors come through."""
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    monkeypatch.delenv("AWS_ENDPOINT_URL_EC2", raising=False)
+
+    def run(raw: dict[str, Any] | None = None, recorder: Recorder | None = None) -> Recorder:
+        recorder = recorder or Recorder()
+        raw = example.settings() if raw is None else raw
+        pulumi.runtime.set_all_config({f"mycat-ha:{key}": json.dumps(value) for key, value in raw.items()})
+        loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)
+        pulumi.runtime.set_mocks(recorder, project="mycat-ha", stack="test", preview=False)
+        # set_mocks makes a root stack; this run makes its own, with its own transformations.
+        set_root_resource(None)  # type: ignore[arg-type]
+
+        async def program() -> None:
+            runpy.run_path(str(ROOT / "__main__.py"), run_name="__main__")
+
+        try:
+            loop.run_until_complete(run_in_stack(program))  # type: ignore[arg-type]
+        finally:
+            loop.close()
+        return recorder
+
+    os.chdir(ROOT)
+    yield run
+    pulumi.runtime.set_all_config({})

@@ -1,0 +1,138 @@
+"""What the program registers: shapes, least privilege, and secrets that stay secret."""
+
+import json
+from typing import Any
+
+import pytest
+
+from settings import SettingsError
+from tests import example
+from tests.unit.conftest import Recorder, Run
+
+INGRESS = "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule"
+EGRESS = "aws:vpc/securityGroupEgressRule:SecurityGroupEgressRule"
+COMMAND = "command:remote:Command"
+
+
+def test_the_vip_starts_on_the_first_balancer_and_its_order_is_kept(run_program: Run) -> None:
+    recorded = run_program()
+    first = recorded.named("node1-eni").inputs
+    assert first["privateIpLists"] == ["192.168.106.251", "192.168.106.249"]
+    assert first["privateIpListEnabled"] is True
+    assert recorded.named("node2-eni").inputs["privateIpLists"] == ["192.168.106.252"]
+
+
+def test_instances_demand_imdsv2_encrypt_and_keep_their_interface(run_program: Run) -> None:
+    instances = run_program().of_type("aws:ec2/instance:Instance")
+    assert len(instances) == 3
+    for instance in instances:
+        assert instance.inputs["metadataOptions"]["httpTokens"] == "required"
+        assert instance.inputs["rootBlockDevice"]["encrypted"] is True
+        assert instance.inputs["primaryNetworkInterface"]["networkInterfaceId"].endswith("-eni-id")
+
+
+def test_only_balancers_have_a_role_and_it_reaches_exactly_their_interfaces(run_program: Run) -> None:
+    recorded = run_program()
+    profiles = {r.name: r.inputs.get("iamInstanceProfile") for r in recorded.of_type("aws:ec2/instance:Instance")}
+    assert profiles["node1-instance"] == profiles["node2-instance"] is not None
+    assert profiles["node3-instance"] is None
+
+    statements = json.loads(recorded.named("cluster-vip-policy").inputs["policy"])["Statement"]
+    write = next(s for s in statements if "Assign" in s["Action"])
+    assert write["Action"] == "ec2:AssignPrivateIpAddresses"
+    assert [arn.rsplit("/", 1)[1] for arn in write["Resource"]] == ["node1-eni", "node2-eni"]
+    assert [s["Action"] for s in statements if s["Resource"] == "*"] == ["ec2:DescribeNetworkInterfaces"]
+
+
+def test_every_rule_has_a_description_and_the_open_ports_are_these(run_program: Run) -> None:
+    recorded = run_program()
+    rules = recorded.of_type(INGRESS) + recorded.of_type(EGRESS)
+    assert all(rule.inputs["description"] for rule in rules)
+
+    def opening(rule: Any) -> tuple[str, str, Any, str]:
+        source = rule.inputs.get("cidrIpv4") or rule.inputs["referencedSecurityGroupId"]
+        return (rule.inputs["securityGroupId"], rule.inputs["ipProtocol"], rule.inputs.get("fromPort"), source)
+
+    lb, mysql, machine = "firewall-lb-id", "firewall-mysql-id", "firewall-machine-id"
+    assert {opening(rule) for rule in recorded.of_type(INGRESS)} == {
+        (machine, "tcp", 22, "100.64.0.0/10"),
+        (lb, "tcp", 3306, "10.20.0.0/24"),
+        (lb, "tcp", 3307, "10.20.0.0/24"),
+        (lb, "tcp", 8888, "10.30.0.0/24"),
+        (lb, "112", None, lb),
+        (mysql, "tcp", 3306, lb),
+        (mysql, "tcp", 48700, lb),
+        (mysql, "tcp", 4567, mysql),
+        (mysql, "udp", 4567, mysql),
+        (mysql, "tcp", 4568, mysql),
+        (mysql, "tcp", 4444, mysql),
+    }
+    anywhere = {opening(rule)[2] for rule in recorded.of_type(EGRESS) if rule.inputs.get("cidrIpv4") == "0.0.0.0/0"}
+    assert anywhere == {80, 443}
+
+
+def test_no_secret_is_in_a_command_line_an_environment_or_a_trigger(run_program: Run) -> None:
+    secrets = example.settings()["secrets"].values()
+    for command in run_program().of_type(COMMAND):
+        visible = json.dumps({k: v for k, v in command.inputs.items() if k not in {"stdin", "connection"}})
+        for secret in secrets:
+            assert secret not in visible, command.name
+
+
+def test_commands_know_the_host_key_after_the_first_contact(run_program: Run) -> None:
+    for command in run_program().of_type(COMMAND):
+        expected = None if command.name.endswith("-ready") else "ssh-ed25519 AAAAhostkey"
+        assert command.inputs["connection"]["value"].get("hostKey") == expected, command.name
+
+
+def test_everything_on_a_machine_is_done_again_on_a_new_machine(run_program: Run) -> None:
+    for command in run_program().of_type(COMMAND):
+        if command.name.endswith(("-bootstrap", "-users")):  # once in the life of the cluster, not of a machine
+            continue
+        assert any(str(trigger).endswith("-instance-id") for trigger in command.inputs["triggers"]), command.name
+
+
+def test_everything_that_can_be_tagged_is_tagged(run_program: Run) -> None:
+    recorded = run_program(example.settings(lambda raw: raw.update(tags={"owner": "platform"})))
+    tagged = [r for r in recorded.resources if r.type.startswith("aws:") and "tags" in r.inputs]
+    assert len(tagged) > 20
+    for resource in tagged:
+        assert resource.inputs["tags"]["mycat-ha:stack"] == "test"
+        assert resource.inputs["tags"]["owner"] == "platform"
+    names = [resource.inputs["tags"]["Name"] for resource in tagged]
+    assert len(names) == len(set(names))
+
+
+def test_an_existing_subnet_is_used_as_it_is(run_program: Run) -> None:
+    network = {"subnetId": "subnet-0abc", "subnetCidr": "192.168.106.128/25"}
+    recorded = run_program(example.settings(lambda raw: raw.update(network=network)))
+    assert not recorded.of_type("aws:ec2/vpc:Vpc")
+    assert recorded.named("node1-eni").inputs["subnetId"] == "subnet-0abc"
+
+
+def test_an_existing_subnet_of_another_range_is_refused(run_program: Run) -> None:
+    network = {"subnetId": "subnet-0abc", "subnetCidr": "192.168.106.128/25"}
+    recorder = Recorder(subnet_cidr="10.0.0.0/24")
+    with pytest.raises(SettingsError, match=r"network\.subnetCidr: subnet-0abc has 10\.0\.0\.0/24"):
+        run_program(example.settings(lambda raw: raw.update(network=network)), recorder)
+    assert not [r for r in recorder.resources if r.type.startswith("aws:")]
+
+
+def test_a_taken_address_is_refused_before_anything_is_created(run_program: Run) -> None:
+    network = {"subnetId": "subnet-0abc", "subnetCidr": "192.168.106.128/25"}
+    recorder = Recorder(interfaces=["eni-0f00"])
+    with pytest.raises(SettingsError, match=r"192\.168\.106\.251 is taken by eni-0f00"):
+        run_program(example.settings(lambda raw: raw.update(network=network)), recorder)
+    assert not [r for r in recorder.resources if r.type.startswith("aws:")]
+
+
+def test_a_stack_without_settings_says_what_to_write(run_program: Run) -> None:
+    with pytest.raises(SettingsError, match=r"stack 'test' has no settings: write stacks/Pulumi\.test\.yaml"):
+        run_program({})
+
+
+def test_an_archive_with_another_checksum_is_refused_by_name(run_program: Run, tmp_path: Any) -> None:
+    archive = tmp_path / "haproxy.tar.gz"
+    archive.write_bytes(b"something else")
+    with pytest.raises(SettingsError, match=r"mycat-ha:haproxy\.sha256: .*demand a{64}"):
+        run_program(example.settings(lambda raw: raw["haproxy"].update(archive=str(archive))))

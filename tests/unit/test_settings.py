@@ -1,0 +1,142 @@
+"""Wrong settings are refused one by one, naming the key; a secret's value is never shown."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from settings import Role, Settings, SettingsError
+from tests import example
+
+Change = Callable[[dict[str, Any]], Any]
+
+
+def refusal(change: Change) -> str:
+    with pytest.raises(SettingsError) as error:
+        Settings.parse(example.settings(change))
+    return str(error.value)
+
+
+def put(path: str, value: Any) -> Change:
+    """A change that sets ``a.b[0].c``-like ``path``, given as ``a/b/0/c``."""
+
+    def change(raw: dict[str, Any]) -> None:
+        *parents, last = path.split("/")
+        place: Any = raw
+        for part in parents:
+            place = place[int(part)] if part.isdigit() else place.setdefault(part, {})
+        place[int(last) if last.isdigit() else last] = value
+
+    return change
+
+
+def test_the_example_is_accepted() -> None:
+    settings = Settings.parse(example.settings())
+    assert [settings.priority(machine) for machine in settings.of_role(Role.LB)] == [150, 100]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            put("machines/0/address", "192.168.107.251"),
+            ["machines[0].address", "192.168.107.251", "192.168.106.128/25"],
+        ),
+        (put("machines/0/address", "192.168.106.131"), ["machines[0].address", "192.168.106.131", "reserves"]),
+        (put("machines/0/address", "192.168.106.255"), ["machines[0].address", "reserves"]),
+        (put("machines/0/address", "not-an-address"), ["machines[0].address", "not-an-address"]),
+        (put("machines/1/address", "192.168.106.251"), ["machines", "192.168.106.251", "2 machines"]),
+        (put("machines/1/name", "node1"), ["machines", "node1", "2 machines"]),
+        (put("machines/1/name", "Node 1"), ["machines[1].name", "Node 1"]),
+        (put("machines/1/roles", ["mysql"]), ["machines", "role lb", "at least two"]),
+        (put("machines/1/roles", ["lbb"]), ["machines[1].roles[0]", "lbb"]),
+        (put("machines/1/roles", []), ["machines[1].roles"]),
+        (put("machines/2/roles", ["web"]), ["mysql", "quorum"]),
+        (put("machines/1/priority", 150), ["priority 150"]),
+        (put("machines/1/priority", 255), ["machines[1].priority", "254", "255"]),
+        (put("vip/address", "192.168.106.251"), ["vip.address", "node1"]),
+        (put("vip/address", "192.168.1.9"), ["vip.address", "192.168.1.9"]),
+        (put("vip/ec2Endpoint", "ec2.amazonaws.com"), ["vip.ec2Endpoint"]),
+        (put("haproxy/mysql", {"port": 70000}), ["haproxy.mysql.port", "65535", "70000"]),
+        (put("haproxy/mysql", {"port": 0}), ["haproxy.mysql.port"]),
+        (put("haproxy/mysql", {"port": "abc"}), ["haproxy.mysql.port", "abc"]),
+        (put("haproxy/mysql", {"port": 8888}), ["haproxy.mysql.port", "haproxy.statistics.port", "8888"]),
+        (put("haproxy/sha256", "1234"), ["haproxy.sha256", "1234"]),
+        (put("haproxy/timeouts", {"connect": -1}), ["haproxy.timeouts.connect"]),
+        (put("haproxy/colour", "red"), ["haproxy.colour", "red"]),
+        (put("keepalived/mode", "slow"), ["keepalived.mode", "slow"]),
+        (put("keepalived/virtualRouterId", 0), ["keepalived.virtualRouterId"]),
+        (put("keepalived/mode", "seed"), ["secrets.vrrp", "missing"]),
+        (put("access/clients", []), ["access.clients"]),
+        (put("access/clients", ["0.0.0.0/0"]), ["access", "clients", "everybody"]),
+        (put("access/clients", ["10.20.0.1/24"]), ["access.clients[0]"]),
+        (put("access/deployer", []), ["access", "deployer", "bastion"]),
+        (put("network/subnetCidr", "192.168.107.0/25"), ["network", "subnetCidr", "vpcCidr"]),
+        (put("network/subnetCidr", "192.168.106.0/25"), ["network", "overlap"]),
+        (put("network/subnetId", "subnet-0123"), ["network", "subnetId"]),
+        (put("secrets/database", ""), ["secrets.database", "missing"]),
+        (put("database/external", [{"name": "x", "address": "10.0.0.1"}]), ["database.external", "role mysql"]),
+        (put("database/galera", {"suspectTimeout": 5}), ["database.galera", "suspectTimeout"]),
+        (put("surprise", {}), ["surprise"]),
+    ],
+)
+def test_wrong_settings_are_refused_by_name(change: Change, words: list[str]) -> None:
+    message = refusal(change)
+    assert message.startswith("mycat-ha:")
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize("section", ["network", "machines", "access", "vip", "haproxy", "keepalived", "database"])
+def test_a_missing_section_is_named(section: str) -> None:
+    assert f"mycat-ha:{section}" in refusal(lambda raw: raw.pop(section))
+
+
+@pytest.mark.parametrize("name", ["sshPrivateKey", "statistics", "database", "health"])
+def test_a_missing_secret_is_named_with_the_command_that_sets_it(name: str) -> None:
+    message = refusal(lambda raw: raw["secrets"].pop(name))
+    assert f"secrets.{name}" in message
+    assert f"pulumi config set --secret --path 'mycat-ha:secrets.{name}'" in message
+
+
+def test_every_problem_is_reported_at_once() -> None:
+    def change(raw: dict[str, Any]) -> None:
+        raw["vip"]["address"] = "192.168.106.251"
+        raw["machines"][1]["name"] = "node1"
+
+    assert {line.split(":")[1] for line in refusal(change).splitlines()} == {"machines", "vip.address"}
+
+
+def test_external_servers_replace_the_database_machines() -> None:
+    def change(raw: dict[str, Any]) -> None:
+        raw["machines"] = [{**machine, "roles": ["lb"]} for machine in raw["machines"][:2]]
+        raw["database"] = {"external": [{"name": "db1", "address": "10.0.0.1"}]}
+        del raw["secrets"]["database"], raw["secrets"]["health"]
+
+    assert Settings.parse(example.settings(change)).database.external[0].port == 3306
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=10), children, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(section=st.sampled_from(["network", "machines", "access", "vip", "haproxy", "keepalived"]), value=anything)
+def test_any_value_for_a_section_gives_an_error_that_names_it(section: str, value: Any) -> None:
+    assert f"mycat-ha:{section}" in refusal(put(section, value))
+
+
+@given(value=st.integers() | st.lists(st.text()) | st.text(alphabet="\x00\n\t\x1f", min_size=1))
+def test_a_bad_secret_is_refused_without_being_shown(value: Any) -> None:
+    def change(raw: dict[str, Any]) -> None:
+        raw["secrets"]["statistics"] = value
+        raw["vip"]["address"] = "192.168.1.1"
+
+    message = refusal(change)
+    assert "mycat-ha:secrets.statistics" in message or "mycat-ha:vip.address" in message
+    if len(str(value)) > 6:
+        assert str(value) not in message
