@@ -4,30 +4,30 @@ import argparse
 import os
 import sys
 
-from toolchain import venv
 from toolchain.environment import environment
+from toolchain.install import PARTS, install
 from toolchain.lint import lint
-from toolchain.progress import ToolchainError, say
+from toolchain.progress import ToolchainError
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python3 -m toolchain", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    install = commands.add_parser("install", help="obtain what is missing; does nothing when all is there")
-    install.add_argument("--only", choices=["venv"], help="only this part")
+    obtain = commands.add_parser("install", help="obtain what is missing; does nothing when all is there")
+    obtain.add_argument("--only", choices=PARTS, help="only this part, and what it needs")
     run = commands.add_parser("exec", help="run a command with the toolchain's environment")
     run.add_argument("argv", nargs=argparse.REMAINDER, metavar="-- COMMAND")
     commands.add_parser("lint", help="style, types, shell scripts, YAML")
     chosen = parser.parse_args(arguments)
     try:
         if chosen.command == "install":
-            say("venv", str(venv.install()))
+            install(chosen.only)
         elif chosen.command == "exec":
             argv = chosen.argv[1:] if chosen.argv[:1] == ["--"] else chosen.argv
             if not argv:
                 parser.error("exec: no command given")
             variables = environment()
-            os.execvpe(argv[0], argv, variables)
+            os.execvpe(argv[0], argv, variables)  # noqa: S606 (a shell would only be in the way)
         elif chosen.command == "lint":
             return 0 if lint() else 1
     except ToolchainError as error:

@@ -1,5 +1,6 @@
 """Downloads over HTTPS, checked before anything else sees them."""
 
+import functools
 import hashlib
 import urllib.error
 import urllib.request
@@ -42,3 +43,15 @@ def fetch(url: str, destination: Path, expected: str) -> None:
         raise ToolchainError(f"{url}: {getattr(error, 'reason', error)}") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+@functools.cache
+def unreachable(url: str) -> str:
+    """Why nothing answers at `url`, or "" when something does, whatever it says. Asked once in a run."""
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=CONNECT_SECONDS).close()  # noqa: S310
+    except urllib.error.HTTPError:
+        return ""
+    except (urllib.error.URLError, OSError) as error:
+        return f"{url}: {getattr(error, 'reason', error)}"
+    return ""

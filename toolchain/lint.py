@@ -44,7 +44,11 @@ def lint() -> bool:
         ["shellcheck", *shell],
         ["yamllint", "--strict", *yaml],
     ]
-    failed = [check for check in checks if subprocess.run(check, cwd=ROOT, stdin=subprocess.DEVNULL).returncode != 0]
+    failed = [
+        check
+        for check in checks
+        if subprocess.run(check, cwd=ROOT, check=False, stdin=subprocess.DEVNULL).returncode != 0
+    ]
     for check in failed:
         say("lint", f"failed: {' '.join(check[:3])}")
     return not failed

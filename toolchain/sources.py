@@ -120,6 +120,7 @@ def _from_distribution(source: Source, destination: Path) -> None:
                 file.rename(destination)
                 return
         raise ToolchainError(
-            f"sources: {source.name} is neither at {source.url} nor in the distribution's archive ({source.suite}): {said}; "
+            f"sources: {source.name} is neither at {source.url} nor in the distribution's archive ({source.suite}): "
+            f"{said}; "
             f"put it into {destination.parent} by hand (sha256 {source.sha256})"
         )

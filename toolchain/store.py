@@ -1,7 +1,6 @@
 """The cache: each entry is a folder named by what it was made from, and is there whole or not at all."""
 
 import fcntl
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -49,7 +48,7 @@ def obtain(name: str, key: str, make: Callable[[Path], None]) -> Path:
         try:
             make(part)
             part.chmod(0o755)
-            os.rename(part, final)
+            part.rename(final)
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise

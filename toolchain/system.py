@@ -23,7 +23,10 @@ ALSO_NEEDED = ("ca-certificates", "python3-venv")
 
 def _package_installed(package: str) -> bool:
     state = subprocess.run(
-        ["dpkg-query", "--show", "--showformat", "${db:Status-Status}", package], check=False, capture_output=True, text=True
+        ["dpkg-query", "--show", "--showformat", "${db:Status-Status}", package],
+        check=False,
+        capture_output=True,
+        text=True,
     )
     return state.stdout == "installed"
 

@@ -1,0 +1,146 @@
+"""Pulumi's provider plugins: the real ones where they can be had, else what stands in for them in this project."""
+
+import os
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from toolchain import download, golang
+from toolchain.paths import BIN, LOCAL, ROOT, cache, digest
+from toolchain.progress import ToolchainError, run, say
+from toolchain.store import entry, lock, obtain
+
+# The versions of the Python packages pulumi-aws and pulumi-command in requirements.in.
+VERSIONS = {"aws": "7.48.0", "command": "1.2.1"}
+OFFICIAL = "https://get.pulumi.com/"
+INSTALL_SECONDS = 900.0
+
+BRIDGE = ROOT / "toolchain" / "aws-bridge"
+# Without optimisation it compiles in half the time, and it only talks to an API. As with every Go build here, another
+# set of flags would compile everything again.
+BRIDGE_FLAGS = ("-gcflags", "all=-N -l", "-ldflags", "-s -w")
+
+
+def home() -> Path:
+    """PULUMI_HOME: the work tree's own, but its plugins are kept in the cache."""
+    folder = LOCAL / "pulumi"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    plugins = cache() / "pulumi-plugins"
+    plugins.mkdir(parents=True, exist_ok=True)
+    link = folder / "plugins"
+    if link.is_symlink() and link.readlink() != plugins:
+        link.unlink()
+    if not link.exists():
+        link.symlink_to(plugins)
+    return folder
+
+
+def real(name: str, pulumi: Path) -> str | None:
+    """Where the real plugin is, after an attempt to install it; None, with the reason said, where it cannot be had."""
+    program = f"pulumi-resource-{name}"
+    search = os.pathsep.join(
+        folder for folder in os.environ.get("PATH", os.defpath).split(os.pathsep) if Path(folder) != BIN
+    )
+    present = shutil.which(program, path=search)
+    if present:
+        return f"{present}, found on PATH"
+    version = VERSIONS[name]
+    installed = home() / "plugins" / f"resource-{name}-v{version}"
+    if not (installed / program).exists():
+        unreachable = download.unreachable(OFFICIAL)
+        if unreachable:
+            say(name, f"the real plugin cannot be downloaded: {unreachable}")
+            return None
+        argv = [str(pulumi / "pulumi"), "plugin", "install", "resource", name, version, "--non-interactive"]
+        env = {**os.environ, "PULUMI_HOME": str(home()), "PULUMI_SKIP_UPDATE_CHECK": "true"}
+        try:
+            run(name, f"installing the real plugin {version}", argv, env=env, timeout=INSTALL_SECONDS)
+        except ToolchainError as reason:
+            say(name, f"the real plugin cannot be installed: {reason}")
+            return None
+    return f"the real plugin {version} ({installed})"
+
+
+def install_aws(pulumi: Path, go: Callable[[], str]) -> None:
+    found = real("aws", pulumi)
+    link = BIN / "pulumi-resource-aws"
+    if found:
+        link.unlink(missing_ok=True)
+        say("aws", found)
+        return
+    folder = build_bridge(go)
+    _replace(link, lambda new: new.symlink_to(folder / "pulumi-resource-aws"))
+    say("aws", f"the Terraform AWS provider behind Pulumi's bridge, built from Go modules ({folder})")
+
+
+def build_bridge(go: Callable[[], str]) -> Path:
+    """The folder with the bridged provider and the schema that it serves from beside itself."""
+    key = digest(BRIDGE, repr(BRIDGE_FLAGS))
+    if not entry("aws", key).is_dir():
+        say("aws", "building the Terraform AWS provider behind Pulumi's bridge; the first time takes 10 to 20 minutes")
+
+    def make(part: Path) -> None:
+        program = part / "pulumi-resource-aws"
+        compiler = go()
+        env = {**golang.environment(compiler), "GOGC": "400"}
+        run(
+            "aws",
+            "building the provider",
+            [compiler, "build", *BRIDGE_FLAGS, "-o", str(program), "."],
+            cwd=BRIDGE,
+            env=env,
+        )
+        write_schema = [str(program), "schema", "--out", str(part), "--skip-docs", "--skip-examples"]
+        run("aws", "writing the provider's schema", write_schema, cwd=part)
+        for name in ("schema.json", "bridge-metadata.json"):
+            if not (part / name).exists():
+                raise ToolchainError(f"aws: the provider wrote no {name}")
+
+    return obtain("aws", key, make)
+
+
+def install_command(pulumi: Path, venv: Path) -> None:
+    found = real("command", pulumi)
+    launcher = BIN / "pulumi-resource-command"
+    if found:
+        launcher.unlink(missing_ok=True)
+        say("command", found)
+        return
+
+    # A script of this work tree's, because it names this tree's stand-in and its virtual environment.
+    script = (
+        "#!/bin/sh\n"
+        f"PYTHONPATH={shlex.quote(str(ROOT))} "
+        f'exec {shlex.quote(str(venv / "bin" / "python"))} -m toolchain.command_provider "$@"\n'
+    )
+
+    def write(new: Path) -> None:
+        new.write_text(script)
+        new.chmod(0o755)
+
+    _replace(launcher, write)
+    say(
+        "command",
+        f"this project's stand-in for version {VERSIONS['command']} ({ROOT / 'toolchain' / 'command_provider'})",
+    )
+
+
+def link_cli(pulumi: Path) -> None:
+    """Puts the CLI's programs on the PATH of `toolchain exec`; one found on PATH needs no link, and gets none."""
+    own = pulumi.is_relative_to(cache())
+    for name in ("pulumi", "pulumi-language-python", "pulumi-language-python-exec"):
+        if own:
+            _replace(BIN / name, lambda new, name=name: new.symlink_to(pulumi / name))  # type: ignore[misc]
+        else:
+            (BIN / name).unlink(missing_ok=True)
+
+
+def _replace(path: Path, write: Callable[[Path], None]) -> None:
+    """Writes beside `path` and renames, so that a running `pulumi` never meets half a file."""
+    with lock("bin"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_name(f".{path.name}.new")
+        new.unlink(missing_ok=True)
+        write(new)
+        new.rename(path)
