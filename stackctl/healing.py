@@ -1,0 +1,109 @@
+"""What an interrupted run leaves behind, put right before the next one: locks, half-done operations, a lost region."""
+
+import json
+import os
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from stackctl import inventory
+from stackctl.inventory import Found
+from stackctl.project import NAME, StackError, say
+from stackctl.pulumi import Pulumi
+
+
+def release_locks(pulumi: Pulumi) -> None:
+    """Remove locks whose process has ended. Only a state backend of files tells; with others Pulumi's own error stands.
+
+    Raises StackError if the process that holds the lock is alive.
+    """
+    locks = [(file, json.loads(file.read_text())) for file in _locks(pulumi)]
+    for file, lock in locks:
+        if lock["hostname"] != socket.gethostname():
+            raise StackError(
+                f"stack '{pulumi.stack.name}' is locked by {lock['username']}@{lock['hostname']} (pid {lock['pid']}) "
+                f"since {lock['timestamp']}: wait for it, or remove {file} if that run is over"
+            )
+        if _is_pulumi(lock["pid"]):
+            raise StackError(
+                f"stack '{pulumi.stack.name}' is being changed by another run (pid {lock['pid']}, since "
+                f"{lock['timestamp']}): wait until it ends"
+            )
+    if locks:
+        say(f"an earlier run was interrupted (pid {locks[0][1]['pid']}): removing its lock")
+        pulumi.read("cancel", "--yes")
+
+
+def finish_pending(pulumi: Pulumi, state: Mapping[str, Any], found: Iterable[Found]) -> bool:
+    """Settle operations that an interrupted run began: adopt what it did create, forget what it did not.
+
+    True if there were any.
+    """
+    pending = state.get("pending_operations") or []
+    if not pending:
+        return False
+    adopted = adoptions(pulumi.stack.name, state, found)
+    say(f"an earlier run was interrupted during {len(pending)} operations:")
+    for operation in pending:
+        resource = operation["resource"]
+        outcome = adopted.get(resource["urn"])
+        did = f", adopted as {outcome}" if outcome else ""
+        say(f"  {operation['type']} {resource['urn'].rpartition('::')[2]} ({resource['type']}){did}")
+    arguments = ["refresh", "--yes", "--skip-preview", "--clear-pending-creates"]
+    for urn, identifier in adopted.items():
+        for part in (urn, identifier):  # the flag's list alternates between the two
+            arguments += ["--import-pending-creates", part]
+    if pulumi.stream(*arguments) != 0:
+        raise StackError(f"the interrupted operations of stack '{pulumi.stack.name}' could not be settled; see above")
+    return True
+
+
+def adoptions(stack: str, state: Mapping[str, Any], found: Iterable[Found]) -> dict[str, str]:
+    """URN to id of each pending creation that has a resource in the region: the Name tag tells which."""
+    by_name = {(item.kind, item.name): item.id for item in found}
+    adopted = {}
+    for operation in state.get("pending_operations") or ():
+        resource = operation["resource"]
+        kind = inventory.TYPES.get(resource["type"])
+        name = f"{NAME}-{stack}-{resource['urn'].rpartition('::')[2]}"
+        if operation["type"] == "creating" and kind and (kind, name) in by_name:
+            adopted[resource["urn"]] = by_name[kind, name]
+    return adopted
+
+
+def vanished(state: Mapping[str, Any], found: Iterable[Found]) -> tuple[Sequence[str], int]:
+    """Ids that the state has and the region has not, and how many of the state's ids it has."""
+    there = {item.id for item in found}
+    known = [
+        str(resource["id"])
+        for resource in state.get("resources") or ()
+        if resource["type"] in inventory.TYPES and resource.get("id") and not resource.get("external")
+    ]
+    gone = [identifier for identifier in known if identifier not in there]
+    return gone, len(known) - len(gone)
+
+
+def forget_resources(pulumi: Pulumi) -> None:
+    """Make the stack an empty one; its settings and its history stay. Nothing in any region is touched."""
+    exported = json.loads(pulumi.read("stack", "export"))
+    exported["deployment"]["resources"] = []
+    exported["deployment"].pop("pending_operations", None)
+    pulumi.read("stack", "import", "--force", stdin=json.dumps(exported))
+
+
+def _locks(pulumi: Pulumi) -> list[Path]:
+    backend = pulumi.environment.get("PULUMI_BACKEND_URL", "")
+    if not backend.startswith("file://"):
+        return []
+    folder = Path(unquote(urlsplit(backend).path)).expanduser()
+    return sorted((folder / ".pulumi" / "locks" / "organization" / NAME / pulumi.stack.name).glob("*.json"))
+
+
+def _is_pulumi(pid: int) -> bool:
+    """Whether a living process of that number is a Pulumi; after a reboot the number may be anybody's."""
+    try:
+        return "pulumi" in os.readlink(f"/proc/{pid}/exe")  # noqa: PTH115 - the target need not exist any more
+    except OSError:
+        return False

@@ -1,0 +1,126 @@
+"""What a region has of a stack, found by tag: the region's own answer, not the state's."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+
+from stackctl.project import NAME, StackError
+
+STACK_TAG = f"{NAME}:stack"
+PROJECT_TAG = f"{NAME}:project"
+
+
+@dataclass(frozen=True, order=True)
+class Found:
+    kind: str
+    id: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of resource: the EC2 call that lists it, and where in the answer its id and tags are."""
+
+    name: str
+    call: str
+    items: str
+    id: str
+    #: The Pulumi type, for what can be adopted by its id.
+    type: str
+    filters: str = "Filters"
+    tags: str = "Tags"
+    #: States in which the resource is gone and only its record remains, for about an hour.
+    gone: tuple[str, ...] = ()
+
+
+KINDS = (
+    Kind("instance", "describe_instances", "Reservations.Instances", "InstanceId", "aws:ec2/instance:Instance",
+         gone=("terminated",)),
+    Kind("volume", "describe_volumes", "Volumes", "VolumeId", "aws:ebs/volume:Volume", gone=("deleted",)),
+    Kind("network interface", "describe_network_interfaces", "NetworkInterfaces", "NetworkInterfaceId",
+         "aws:ec2/networkInterface:NetworkInterface", tags="TagSet"),
+    Kind("key pair", "describe_key_pairs", "KeyPairs", "KeyName", "aws:ec2/keyPair:KeyPair"),
+    Kind("NAT gateway", "describe_nat_gateways", "NatGateways", "NatGatewayId", "aws:ec2/natGateway:NatGateway",
+         filters="Filter", gone=("deleted",)),
+    Kind("elastic address", "describe_addresses", "Addresses", "AllocationId", "aws:ec2/eip:Eip"),
+    Kind("security group", "describe_security_groups", "SecurityGroups", "GroupId",
+         "aws:ec2/securityGroup:SecurityGroup"),
+    Kind("route table", "describe_route_tables", "RouteTables", "RouteTableId", "aws:ec2/routeTable:RouteTable"),
+    Kind("subnet", "describe_subnets", "Subnets", "SubnetId", "aws:ec2/subnet:Subnet"),
+    Kind("internet gateway", "describe_internet_gateways", "InternetGateways", "InternetGatewayId",
+         "aws:ec2/internetGateway:InternetGateway"),
+    Kind("VPC", "describe_vpcs", "Vpcs", "VpcId", "aws:ec2/vpc:Vpc"),
+)  # fmt: skip
+ROLE, PROFILE = "aws:iam/role:Role", "aws:iam/instanceProfile:InstanceProfile"
+#: Types whose presence in the region can be compared with the state's ids.
+TYPES: Mapping[str, str] = {**{kind.type: kind.name for kind in KINDS}, ROLE: "role", PROFILE: "instance profile"}
+
+
+def session(environment: Mapping[str, str], region: str | None) -> boto3.Session:
+    """A session with the credentials and the endpoint that Pulumi is given as well.
+
+    boto3 looks at this process's environment only, so the region's variables are put there by the caller.
+    """
+    chosen = region or environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
+    if not chosen:
+        raise StackError("no AWS region: set `aws:region` in the stack's settings, or AWS_REGION")
+    return boto3.Session(region_name=chosen)
+
+
+def scan(aws: boto3.Session, stack: str) -> list[Found]:
+    """Everything in the region that carries the stack's tag. Raises StackError if the region cannot be asked."""
+    try:
+        return sorted({*_in_ec2(aws, stack), *_in_iam(aws, stack)})
+    except (BotoCoreError, ClientError) as error:
+        raise StackError(f"cannot look for resources of stack '{stack}': {error}") from None
+
+
+def _in_ec2(aws: boto3.Session, stack: str) -> Iterator[Found]:
+    ec2 = aws.client("ec2")
+    for kind in KINDS:
+        arguments = {kind.filters: [{"Name": f"tag:{STACK_TAG}", "Values": [stack]}]}
+        if ec2.can_paginate(kind.call):
+            pages = ec2.get_paginator(kind.call).paginate(**arguments)  # type: ignore[call-overload]
+        else:
+            pages = [getattr(ec2, kind.call)(**arguments)]
+        for page in pages:
+            for item in _items(page, kind.items):
+                tags = _tags(item.get(kind.tags))
+                if tags.get(STACK_TAG) != stack or tags.get(PROJECT_TAG, NAME) != NAME:
+                    continue
+                state = item.get("State")
+                if (state["Name"] if isinstance(state, dict) else state) in kind.gone:
+                    continue
+                yield Found(kind.name, item[kind.id], tags.get("Name", ""))
+
+
+def _in_iam(aws: boto3.Session, stack: str) -> Iterator[Found]:
+    """IAM cannot search by tag, and its lists leave tags out: each role and profile is asked for its own."""
+    iam = aws.client("iam")
+    for page in iam.get_paginator("list_roles").paginate():
+        for role in page["Roles"]:
+            if role["Path"].startswith("/aws-service-role/"):
+                continue
+            tags = _tags(iam.get_role(RoleName=role["RoleName"])["Role"].get("Tags"))
+            if tags.get(STACK_TAG) == stack and tags.get(PROJECT_TAG, NAME) == NAME:
+                yield Found("role", role["RoleName"], tags.get("Name", ""))
+    for profiles in iam.get_paginator("list_instance_profiles").paginate():
+        for profile in profiles["InstanceProfiles"]:
+            name = profile["InstanceProfileName"]
+            tags = _tags(iam.get_instance_profile(InstanceProfileName=name)["InstanceProfile"].get("Tags"))
+            if tags.get(STACK_TAG) == stack and tags.get(PROJECT_TAG, NAME) == NAME:
+                yield Found("instance profile", name, tags.get("Name", ""))
+
+
+def _items(page: Mapping[str, Any], path: str) -> Iterator[Mapping[str, Any]]:
+    """The items of a list, or of lists in a list, such as `Reservations.Instances`."""
+    key, _, rest = path.partition(".")
+    for item in page.get(key, ()):
+        yield from _items(item, rest) if rest else (item,)
+
+
+def _tags(listed: Any) -> dict[str, str]:
+    return {tag["Key"]: tag["Value"] for tag in listed or ()}

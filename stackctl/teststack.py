@@ -1,0 +1,120 @@
+"""Settings for a test stack: another stack's, moved to an address range of its own and tagged with owner and expiry."""
+
+import copy
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+import yaml
+
+from stackctl.configuration import ENCRYPTION
+from stackctl.project import NAME, StackError
+from stackctl.protection import MARK
+
+PREFIX = "test-"
+OWNER, CREATED, EXPIRES = f"{NAME}:owner", f"{NAME}:created", f"{NAME}:expires"
+UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
+
+
+def stack_name(name: str) -> str:
+    """`test-NAME`; the prefix is what tells a test stack from any other."""
+    short = name.removeprefix(PREFIX)
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,28}[a-z0-9])?", short):
+        raise StackError(f"'{name}': a test stack's name is 1 to 30 lower-case letters, digits and dashes")
+    return PREFIX + short
+
+
+def lifetime(text: str) -> timedelta:
+    """`30m`, `8h` or `2d`."""
+    match = re.fullmatch(r"([1-9][0-9]{0,3})([mhd])", text)
+    if not match:
+        raise StackError(f"--expires '{text}': give minutes, hours or days, such as 30m, 8h or 2d")
+    return int(match[1]) * UNITS[match[2]]
+
+
+def timestamp(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def parse_timestamp(text: str | None) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text) if text else None
+    except ValueError:
+        return None
+
+
+def owner_tag(owner: str) -> str:
+    if not re.fullmatch(r"[\w .:/=+@-]{1,64}", owner):
+        raise StackError(f"--owner '{owner}': 1 to 64 letters, digits, spaces or _.:/=+-@ (what an AWS tag can hold)")
+    return owner
+
+
+def derive(origin: Mapping[str, Any], cidr: IPv4Network, tags: Mapping[str, str]) -> dict[str, Any]:
+    """The settings of a test stack: those of ``origin``, with all its addresses moved into ``cidr``.
+
+    Nothing secret is taken over: a test stack gets passwords and keys of its own.
+    """
+    settings: dict[str, Any] = copy.deepcopy(dict(origin))
+    for key in ENCRYPTION[1:]:  # the provider stays, the keys do not
+        settings.pop(key, None)
+    config = settings.get("config") or {}
+    network = config.get(f"{NAME}:network") or {}
+    if "vpcCidr" not in network:
+        raise StackError(
+            "the stack to copy adopts an existing subnet (network.subnetId): a test stack needs a VPC of its own, "
+            "so copy one that has network.vpcCidr"
+        )
+    home = IPv4Network(network["vpcCidr"])
+    if cidr.prefixlen > home.prefixlen:
+        raise StackError(f"--cidr {cidr}: too small, the stack to copy uses a /{home.prefixlen} ({home})")
+    moved: dict[str, Any] = _walk(config, _mover(home, cidr))
+    moved[f"{NAME}:network"]["vpcCidr"] = str(cidr)
+    moved.pop(f"{NAME}:secrets", None)
+    access = moved.get(f"{NAME}:access")
+    if isinstance(access, dict):
+        access.pop("sshPublicKey", None)
+    kept = {key: value for key, value in (moved.get(f"{NAME}:tags") or {}).items() if key != MARK}
+    moved[f"{NAME}:tags"] = {**kept, **tags}
+    settings["config"] = moved
+    return settings
+
+
+def _mover(home: IPv4Network, target: IPv4Network) -> Callable[[str], str]:
+    def move(text: str) -> str:
+        try:
+            network = IPv4Network(text)
+        except ValueError:
+            return text
+        if not network.subnet_of(home):
+            return text
+        offset = int(network.network_address) - int(home.network_address)
+        address = IPv4Address(int(target.network_address) + offset)
+        return f"{address}/{network.prefixlen}" if "/" in text else str(address)
+
+    return move
+
+
+def _walk(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _walk(item, change) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_walk(item, change) for item in value]
+    return change(value) if isinstance(value, str) else value
+
+
+def assign(settings: dict[str, Any], assignment: str) -> None:
+    """Apply `section.key=value`; the value is YAML. A list's items are named by their number: machines.0.address."""
+    path, separator, text = assignment.partition("=")
+    if not separator or "." not in path:
+        raise StackError(f"--set '{assignment}': write SECTION.KEY=VALUE, such as keepalived.mode=seed")
+    section, *keys = path.split(".")
+    holder: Any = settings["config"].setdefault(f"{NAME}:{section}", {})
+    try:
+        for key in keys[:-1]:
+            holder = holder[int(key)] if isinstance(holder, list) else holder.setdefault(key, {})
+        last: Any = int(keys[-1]) if isinstance(holder, list) else keys[-1]
+        holder[last] = yaml.safe_load(text)
+    except (IndexError, ValueError, AttributeError, TypeError, yaml.YAMLError) as error:
+        raise StackError(f"--set '{assignment}': {error}") from None
