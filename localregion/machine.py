@@ -1,0 +1,254 @@
+"""Machines: a systemd of its own in a container, on one shared read-only image, in a network namespace of its own."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from localregion.kernel import NAMESPACES, children, kill, run, same_pid_namespace, wait_for
+from localregion.model import MachineSpec
+from localregion.network import Drop, Network
+
+#: What nspawn exits with when the machine has asked for a reboot and ``--keep-unit`` is set (systemd-nspawn(1)).
+REBOOT = 133
+_POWEROFF = signal.SIGRTMIN + 4  # systemd(1), "Signals"
+_REBOOT = signal.SIGRTMIN + 5
+
+
+@dataclass
+class Running:
+    spec: MachineSpec
+    nspawn: subprocess.Popen[bytes]
+    init: int
+    frozen: bool = False
+    leaving: bool = False  # somebody here has asked for the end; the watcher need not report it
+
+
+class Machines:
+    """Boots, stops and loses machines. ``on_exit`` is called with the id of one that has halted by itself."""
+
+    def __init__(
+        self,
+        region: str,
+        state: Path,
+        image: Path,
+        network: Network,
+        *,
+        ccache: Path,
+        on_exit: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._region = region
+        self._state = state / "machines"
+        self._image = image
+        self._network = network
+        self._ccache = ccache
+        self._on_exit = on_exit
+        self._running: dict[str, Running] = {}
+        self._lock = threading.RLock()
+
+    def boot(self, spec: MachineSpec) -> None:
+        """Start a machine, on its own disk if it has run before; returns when its init runs."""
+        directory = self._state / spec.id
+        root = directory / "root"
+        for name in ("root", "upper", "work"):
+            (directory / name).mkdir(parents=True, exist_ok=True)
+        if not os.path.ismount(root):
+            layers = f"lowerdir={self._image},upperdir={directory / 'upper'},workdir={directory / 'work'}"
+            run("mount", "-t", "overlay", f"mh-{self._region}", "-o", layers, str(root))
+        shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf", follow_symlinks=True)
+        namespace = self._network.attach(spec.id, spec.eni, spec.subnet)
+        with (directory / "console").open("ab") as console:
+            nspawn = subprocess.Popen(
+                self._nspawn(spec, root, namespace),
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=console,
+                env={**os.environ, "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "network"},
+                start_new_session=True,
+            )
+        (directory / "pid").write_text(str(nspawn.pid))
+        try:
+            init = wait_for(lambda: self._init_of(nspawn), f"init of {spec.id}", 20)
+        except TimeoutError:
+            kill(nspawn.pid, signal.SIGKILL)
+            nspawn.wait()
+            self._network.detach(spec.id, spec.eni.id)
+            raise RuntimeError(f"{spec.id} did not boot: {self.console(spec.id)[-500:]}") from None
+        running = Running(spec, nspawn, init)
+        with self._lock:
+            self._running[spec.id] = running
+        threading.Thread(target=self._watch, args=(running,), daemon=True).start()
+
+    def _nspawn(self, spec: MachineSpec, root: Path, namespace: str) -> list[str]:
+        self._ccache.mkdir(parents=True, exist_ok=True)
+        # With systemd as the host's init the container needs a cgroup that is delegated to it; without, none.
+        scope = ["systemd-run", "--quiet", "--scope", "--property=Delegate=yes"]
+        return [
+            *(scope if Path("/run/systemd/system").exists() else []),
+            "systemd-nspawn",
+            "--quiet",
+            "--register=no",
+            "--keep-unit",
+            "--boot",
+            f"--directory={root}",
+            f"--machine={spec.id}",
+            f"--network-namespace-path={NAMESPACES / namespace}",
+            "--resolv-conf=off",
+            "--timezone=off",
+            "--console=read-only",
+            "--capability=CAP_NET_ADMIN,CAP_SYS_NICE,CAP_SYS_RESOURCE",
+            f"--bind={self._ccache}:/var/cache/ccache",
+            "--link-journal=no",
+        ]
+
+    @staticmethod
+    def _init_of(nspawn: subprocess.Popen[bytes]) -> int | None:
+        """The machine's init is pid 1 of its own namespace: a descendant of nspawn (it forks twice)."""
+        if nspawn.poll() is not None:
+            raise RuntimeError(f"systemd-nspawn ended with {nspawn.returncode}")
+        queue = [nspawn.pid]
+        while queue:
+            for child in children(queue.pop()):
+                with suppress(OSError, IndexError):
+                    status = Path(f"/proc/{child}/status").read_text()
+                    inner = next(line for line in status.splitlines() if line.startswith("NSpid:")).split()
+                    if inner[-1] == "1" and len(inner) > 2 and Path(f"/proc/{child}/comm").read_text() == "systemd\n":
+                        return child
+                queue.append(child)
+        return None
+
+    def _watch(self, running: Running) -> None:
+        code = running.nspawn.wait()
+        instance_id = running.spec.id
+        with self._lock:
+            if self._running.get(instance_id) is running:
+                del self._running[instance_id]
+        self._network.detach(instance_id, running.spec.eni.id)
+        if code == REBOOT and not running.leaving:
+            self.boot(running.spec)
+        elif not running.leaving:
+            self._on_exit(instance_id)
+
+    # -- what a person at the rack could do ----------------------------------------------------------------------------
+
+    def shutdown(self, instance_id: str, seconds: float = 60) -> None:
+        """Power off cleanly; after ``seconds`` the power is cut, as EC2 does in the end."""
+        running = self._get(instance_id)
+        if running:
+            running.leaving = True
+            self.thaw(instance_id)
+            kill(running.init, _POWEROFF)
+            try:
+                running.nspawn.wait(seconds)
+            except subprocess.TimeoutExpired:
+                self.power_cut(instance_id)
+            self._gone(instance_id)
+
+    def reboot(self, instance_id: str) -> None:
+        running = self._get(instance_id)
+        if running:
+            kill(running.init, _REBOOT)
+
+    def power_cut(self, instance_id: str) -> None:
+        """The end, between two instructions. The cable goes first: a dying kernel must not say goodbye."""
+        running = self._get(instance_id)
+        if running:
+            running.leaving = True
+            self._network.cut(running.spec.eni.id)
+            kill(running.init, signal.SIGKILL)
+            with suppress(subprocess.TimeoutExpired):
+                running.nspawn.wait(10)
+            kill(running.nspawn.pid, signal.SIGKILL)
+            self._gone(instance_id)
+
+    def freeze(self, instance_id: str) -> None:
+        """Stop every process, and the network with them, as a paused virtual machine would."""
+        running = self._get(instance_id)
+        if running and not running.frozen:
+            running.frozen = True
+            self._network.drop(Drop(f"freeze-{instance_id}", running.spec.eni.id, None))
+            for _ in range(3):  # one that was being forked during the first round
+                for pid in same_pid_namespace(running.init):
+                    kill(pid, signal.SIGSTOP)
+
+    def thaw(self, instance_id: str) -> None:
+        running = self._get(instance_id)
+        if running and running.frozen:
+            running.frozen = False
+            for pid in same_pid_namespace(running.init):
+                kill(pid, signal.SIGCONT)
+            self._network.undrop(f"freeze-{instance_id}")
+
+    def delete(self, instance_id: str) -> None:
+        """Throw the machine and its disk away."""
+        self.power_cut(instance_id)
+        directory = self._state / instance_id
+        _unmount(directory / "root")
+        shutil.rmtree(directory, ignore_errors=True)
+
+    def console(self, instance_id: str) -> str:
+        with suppress(OSError):
+            return (self._state / instance_id / "console").read_text(errors="replace")
+        return ""
+
+    def pid(self, instance_id: str) -> int | None:
+        running = self._get(instance_id)
+        return running.init if running else None
+
+    def command(self, instance_id: str, argv: Sequence[str]) -> list[str]:
+        """A command line for the host that runs ``argv`` as root inside the machine."""
+        running = self._get(instance_id)
+        if not running:
+            raise RuntimeError(f"{instance_id} does not run")
+        clean = ["env", "-i", "HOME=/root", "USER=root", "LANG=C.UTF-8", "TERM=dumb"]
+        path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        return ["nsenter", f"--target={running.init}", "--all", "--wd=/root", "--", *clean, path, *argv]
+
+    def down(self) -> None:
+        """End every machine, also those of a daemon that was killed, and remove their disks."""
+        with self._lock:
+            for instance_id in list(self._running):
+                self.delete(instance_id)
+        for directory in self._state.glob("i-*"):
+            with suppress(OSError, ValueError):
+                pid = int((directory / "pid").read_text())
+                if b"systemd-nspawn" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    for child in list(children(pid)):
+                        for member in same_pid_namespace(child):
+                            kill(member, signal.SIGKILL)
+                        kill(child, signal.SIGKILL)
+                    kill(pid, signal.SIGKILL)
+            _unmount(directory / "root")
+        shutil.rmtree(self._state, ignore_errors=True)
+
+    def _get(self, instance_id: str) -> Running | None:
+        with self._lock:
+            return self._running.get(instance_id)
+
+    def _gone(self, instance_id: str) -> None:
+        """Until the watcher has cleaned up, so that a new boot finds no remains."""
+        wait_for(lambda: self._get(instance_id) is None, f"end of {instance_id}", 15)
+        namespace = NAMESPACES / self._network.machine_namespace(instance_id)
+        wait_for(lambda: not namespace.exists(), f"end of {instance_id}'s network", 15)
+
+
+def _unmount(root: Path) -> None:
+    deadline = time.monotonic() + 10
+    while os.path.ismount(root) and time.monotonic() < deadline:
+        if subprocess.run(["umount", str(root)], capture_output=True, check=False).returncode:
+            time.sleep(0.1)
+    if os.path.ismount(root):
+        run("umount", "--lazy", str(root), check=False)
+
+
+def mounts_under(directory: Path) -> list[str]:
+    """Mount points below ``directory``, for those who check that nothing is left."""
+    found = json.loads(run("findmnt", "--json", "--list", "--output", "TARGET"))["filesystems"]
+    return [entry["target"] for entry in found if entry["target"].startswith(f"{directory}/")]
