@@ -8,6 +8,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Annotated, Any
 
+import boto3
 import typer
 from rich.table import Table
 
@@ -121,7 +122,7 @@ def destroy(stack: StackName, region_env: RegionEnv = None, really_destroy: Real
 
 
 @app.command()
-def create(  # noqa: PLR0917 - typer passes them by name
+def create(
     name: Annotated[str, typer.Argument(help="the stack is named test-NAME")],
     cidr: Annotated[str, typer.Option(help="address range of the test stack's VPC, such as 10.77.1.0/24")],
     owner: Annotated[str, typer.Option(help="who to ask about it")],
@@ -176,7 +177,7 @@ def list_stacks(as_json: Annotated[bool, typer.Option("--json", help="for progra
     if as_json:
         sys.stdout.write(json.dumps(rows, indent=2) + "\n")
         return
-    table = Table("stack", "owner", "age", "expires", "protected")
+    table = Table("stack", "owner", "age", "expires", "protected", box=None)
     for row in rows:
         left = teststack.parse_timestamp(row["expires"])
         shown = "" if left is None else f"in {_span(left)}" if not row["expired"] else f"EXPIRED {_span(left)} ago"
@@ -212,7 +213,7 @@ def sweep(region_env: RegionEnv = None) -> None:
 def leftovers(stack: StackName, region_env: RegionEnv = None) -> None:
     """List everything in the region that carries the stack's tag (exit code 3 if anything)."""
     pulumi = _open(stack, region_env)
-    raise typer.Exit(_report(stack, _scan(pulumi)))
+    raise typer.Exit(_report(stack, inventory.scan(_session(pulumi), stack)))
 
 
 def _open(stack: str, region_env: str | None) -> Pulumi:
@@ -252,17 +253,17 @@ def _heal(pulumi: Pulumi, region_env: str | None) -> bool:
     state = pulumi.state()
     if not state.get("resources") and not state.get("pending_operations"):
         return False
-    found = _scan(pulumi)
+    aws = _session(pulumi)
+    found = inventory.scan(aws, pulumi.stack.name)
     gone, there = healing.vanished(state, found)
     if gone and not there and region_env and pulumi.tags().get(LOCAL_REGION) == region_env:
         say(f"the local region '{region_env}' was restarted: nothing of stack '{pulumi.stack.name}' exists any more")
         healing.forget_resources(pulumi)
         return False
-    if healing.finish_pending(pulumi, state, found):
-        return False
+    settled = healing.settle_pending(pulumi, aws, found)
     if gone:
         say(f"{len(gone)} resources are gone from the region, refreshing the state: {', '.join(gone)}")
-    return bool(gone)
+    return settled or bool(gone)
 
 
 def _destroy(pulumi: Pulumi, region_env: str | None) -> int:
@@ -274,7 +275,7 @@ def _destroy(pulumi: Pulumi, region_env: str | None) -> int:
     if code != 0:
         say(f"not everything of stack '{stack}' could be destroyed; once more, with the region's own view of it")
         code = pulumi.stream(*arguments, "--refresh")
-    left = _report(stack, _scan(pulumi))
+    left = _report(stack, inventory.scan(_session(pulumi), stack))
     if code == 0 and left == 0:
         _remove(pulumi)
     return code or left
@@ -289,12 +290,12 @@ def _remove(pulumi: Pulumi) -> None:
     say(f"stack '{stack.name}' is destroyed and removed")
 
 
-def _scan(pulumi: Pulumi) -> list[Found]:
+def _session(pulumi: Pulumi) -> boto3.Session:
     file = pulumi.stack.config_file
     configured = read_yaml(file).get("config", {}).get("aws:region") if file.exists() else None
     if configured is None:
         configured = _region_of(pulumi.state())
-    return inventory.scan(inventory.session(pulumi.environment, configured), pulumi.stack.name)
+    return inventory.session(pulumi.environment, configured)
 
 
 def _region_of(state: dict[str, Any]) -> str | None:
@@ -309,7 +310,8 @@ def _report(stack: str, found: list[Found]) -> int:
     if not found:
         say(f"the region has nothing that is tagged with stack '{stack}'")
         return 0
-    table = Table("kind", "id", "name", title=f"left of stack {stack}")
+    say(f"left of stack '{stack}':")
+    table = Table("kind", "id", "name", box=None)
     for item in found:
         table.add_row(item.kind, item.id, item.name)
     console.print(table)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import boto3
+
 from stackctl import inventory
 from stackctl.inventory import Found
 from stackctl.project import NAME, StackError, say
@@ -36,40 +38,53 @@ def release_locks(pulumi: Pulumi) -> None:
         pulumi.read("cancel", "--yes")
 
 
-def finish_pending(pulumi: Pulumi, state: Mapping[str, Any], found: Iterable[Found]) -> bool:
+def settle_pending(pulumi: Pulumi, aws: boto3.Session, found: Iterable[Found]) -> bool:
     """Settle operations that an interrupted run began: adopt what it did create, forget what it did not.
 
-    True if there were any.
+    True if there were any; the state then needs a refresh, which reads what the adopted resources look like. (Pulumi's
+    own `refresh --import-pending-creates` drops them, as of 3.259.)
     """
-    pending = state.get("pending_operations") or []
+    exported = json.loads(pulumi.read("stack", "export"))
+    deployment = exported["deployment"]
+    pending = deployment.pop("pending_operations", None) or []
     if not pending:
         return False
-    adopted = adoptions(pulumi.stack.name, state, found)
+    adopted = adoptions(pulumi.stack.name, pending, found) | _reservations(aws, pending)
     say(f"an earlier run was interrupted during {len(pending)} operations:")
     for operation in pending:
         resource = operation["resource"]
-        outcome = adopted.get(resource["urn"])
-        did = f", adopted as {outcome}" if outcome else ""
+        identifier = adopted.get(resource["urn"])
+        if identifier:
+            # What it depends on was there before it, so the end of the list is a right place.
+            outputs = {**resource.get("inputs", {}), "id": identifier}
+            deployment["resources"].append({**resource, "id": identifier, "outputs": outputs})
+        did = f": adopted as {identifier}" if identifier else ""
         say(f"  {operation['type']} {resource['urn'].rpartition('::')[2]} ({resource['type']}){did}")
-    arguments = ["refresh", "--yes", "--skip-preview", "--clear-pending-creates"]
-    for urn, identifier in adopted.items():
-        for part in (urn, identifier):  # the flag's list alternates between the two
-            arguments += ["--import-pending-creates", part]
-    if pulumi.stream(*arguments) != 0:
-        raise StackError(f"the interrupted operations of stack '{pulumi.stack.name}' could not be settled; see above")
+    pulumi.read("stack", "import", stdin=json.dumps(exported))
     return True
 
 
-def adoptions(stack: str, state: Mapping[str, Any], found: Iterable[Found]) -> dict[str, str]:
+def adoptions(stack: str, pending: Iterable[Mapping[str, Any]], found: Iterable[Found]) -> dict[str, str]:
     """URN to id of each pending creation that has a resource in the region: the Name tag tells which."""
     by_name = {(item.kind, item.name): item.id for item in found}
     adopted = {}
-    for operation in state.get("pending_operations") or ():
+    for operation in pending:
         resource = operation["resource"]
         kind = inventory.TYPES.get(resource["type"])
         name = f"{NAME}-{stack}-{resource['urn'].rpartition('::')[2]}"
         if operation["type"] == "creating" and kind and (kind, name) in by_name:
             adopted[resource["urn"]] = by_name[kind, name]
+    return adopted
+
+
+def _reservations(aws: boto3.Session, pending: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    adopted = {}
+    for resource in (operation["resource"] for operation in pending if operation["type"] == "creating"):
+        if resource["type"] == "aws:ec2/subnetCidrReservation:SubnetCidrReservation":
+            inputs = resource["inputs"]
+            identifier = inventory.reservation(aws, inputs["subnetId"], inputs["cidrBlock"])
+            if identifier:
+                adopted[resource["urn"]] = identifier
     return adopted
 
 
@@ -79,7 +94,10 @@ def vanished(state: Mapping[str, Any], found: Iterable[Found]) -> tuple[Sequence
     known = [
         str(resource["id"])
         for resource in state.get("resources") or ()
-        if resource["type"] in inventory.TYPES and resource.get("id") and not resource.get("external")
+        # A rule without its group is impossible, and there are many of them.
+        if resource["type"] in inventory.TYPES.keys() - set(inventory.RULES)
+        and resource.get("id")
+        and not resource.get("external")
     ]
     gone = [identifier for identifier in known if identifier not in there]
     return gone, len(known) - len(gone)

@@ -28,35 +28,40 @@ class Kind:
     call: str
     items: str
     id: str
-    #: The Pulumi type, for what can be adopted by its id.
-    type: str
+    #: The Pulumi types whose ids these are.
+    types: tuple[str, ...]
     filters: str = "Filters"
     tags: str = "Tags"
     #: States in which the resource is gone and only its record remains, for about an hour.
     gone: tuple[str, ...] = ()
 
 
+RULES = tuple(f"aws:vpc/securityGroup{way}Rule:SecurityGroup{way}Rule" for way in ("Ingress", "Egress"))
 KINDS = (
-    Kind("instance", "describe_instances", "Reservations.Instances", "InstanceId", "aws:ec2/instance:Instance",
+    Kind("instance", "describe_instances", "Reservations.Instances", "InstanceId", ("aws:ec2/instance:Instance",),
          gone=("terminated",)),
-    Kind("volume", "describe_volumes", "Volumes", "VolumeId", "aws:ebs/volume:Volume", gone=("deleted",)),
+    Kind("volume", "describe_volumes", "Volumes", "VolumeId", ("aws:ebs/volume:Volume",), gone=("deleted",)),
     Kind("network interface", "describe_network_interfaces", "NetworkInterfaces", "NetworkInterfaceId",
-         "aws:ec2/networkInterface:NetworkInterface", tags="TagSet"),
-    Kind("key pair", "describe_key_pairs", "KeyPairs", "KeyName", "aws:ec2/keyPair:KeyPair"),
-    Kind("NAT gateway", "describe_nat_gateways", "NatGateways", "NatGatewayId", "aws:ec2/natGateway:NatGateway",
+         ("aws:ec2/networkInterface:NetworkInterface",), tags="TagSet"),
+    Kind("key pair", "describe_key_pairs", "KeyPairs", "KeyName", ("aws:ec2/keyPair:KeyPair",)),
+    Kind("NAT gateway", "describe_nat_gateways", "NatGateways", "NatGatewayId", ("aws:ec2/natGateway:NatGateway",),
          filters="Filter", gone=("deleted",)),
-    Kind("elastic address", "describe_addresses", "Addresses", "AllocationId", "aws:ec2/eip:Eip"),
+    Kind("elastic address", "describe_addresses", "Addresses", "AllocationId", ("aws:ec2/eip:Eip",)),
     Kind("security group", "describe_security_groups", "SecurityGroups", "GroupId",
-         "aws:ec2/securityGroup:SecurityGroup"),
-    Kind("route table", "describe_route_tables", "RouteTables", "RouteTableId", "aws:ec2/routeTable:RouteTable"),
-    Kind("subnet", "describe_subnets", "Subnets", "SubnetId", "aws:ec2/subnet:Subnet"),
+         ("aws:ec2/securityGroup:SecurityGroup",)),
+    Kind("security group rule", "describe_security_group_rules", "SecurityGroupRules", "SecurityGroupRuleId", RULES),
+    Kind("route table", "describe_route_tables", "RouteTables", "RouteTableId", ("aws:ec2/routeTable:RouteTable",)),
+    Kind("subnet", "describe_subnets", "Subnets", "SubnetId", ("aws:ec2/subnet:Subnet",)),
     Kind("internet gateway", "describe_internet_gateways", "InternetGateways", "InternetGatewayId",
-         "aws:ec2/internetGateway:InternetGateway"),
-    Kind("VPC", "describe_vpcs", "Vpcs", "VpcId", "aws:ec2/vpc:Vpc"),
+         ("aws:ec2/internetGateway:InternetGateway",)),
+    Kind("VPC", "describe_vpcs", "Vpcs", "VpcId", ("aws:ec2/vpc:Vpc",)),
 )  # fmt: skip
-ROLE, PROFILE = "aws:iam/role:Role", "aws:iam/instanceProfile:InstanceProfile"
-#: Types whose presence in the region can be compared with the state's ids.
-TYPES: Mapping[str, str] = {**{kind.type: kind.name for kind in KINDS}, ROLE: "role", PROFILE: "instance profile"}
+#: Pulumi type to kind, of everything that `scan` finds.
+TYPES: Mapping[str, str] = {
+    **{type_: kind.name for kind in KINDS for type_ in kind.types},
+    "aws:iam/role:Role": "role",
+    "aws:iam/instanceProfile:InstanceProfile": "instance profile",
+}
 
 
 def session(environment: Mapping[str, str], region: str | None) -> boto3.Session:
@@ -76,6 +81,16 @@ def scan(aws: boto3.Session, stack: str) -> list[Found]:
         return sorted({*_in_ec2(aws, stack), *_in_iam(aws, stack)})
     except (BotoCoreError, ClientError) as error:
         raise StackError(f"cannot look for resources of stack '{stack}': {error}") from None
+
+
+def reservation(aws: boto3.Session, subnet: str, cidr: str) -> str | None:
+    """The id of a subnet's CIDR reservation, which has no Name and cannot be made twice."""
+    try:
+        answer = aws.client("ec2").get_subnet_cidr_reservations(SubnetId=subnet)
+    except ClientError:  # the subnet itself is gone
+        return None
+    reserved = {item["Cidr"]: item["SubnetCidrReservationId"] for item in answer["SubnetIpv4CidrReservations"]}
+    return reserved.get(cidr)
 
 
 def _in_ec2(aws: boto3.Session, stack: str) -> Iterator[Found]:
