@@ -109,8 +109,8 @@ class Machines:
         ]
 
     @staticmethod
-    def _init_of(nspawn: subprocess.Popen[bytes]) -> int | None:
-        """The machine's init is pid 1 of its own namespace: a descendant of nspawn (it forks twice)."""
+    def _init_of(nspawn: subprocess.Popen[bytes]) -> int:
+        """The machine's init is pid 1 of its own namespace: a descendant of nspawn (it forks twice); 0 before that."""
         if nspawn.poll() is not None:
             raise RuntimeError(f"systemd-nspawn ended with {nspawn.returncode}")
         queue = [nspawn.pid]
@@ -122,7 +122,7 @@ class Machines:
                     if inner[-1] == "1" and len(inner) > 2 and Path(f"/proc/{child}/comm").read_text() == "systemd\n":
                         return child
                 queue.append(child)
-        return None
+        return 0
 
     def _watch(self, running: Running) -> None:
         code = running.nspawn.wait()
@@ -207,15 +207,14 @@ class Machines:
         running = self._get(instance_id)
         if not running:
             raise RuntimeError(f"{instance_id} does not run")
-        clean = ["env", "-i", "HOME=/root", "USER=root", "LANG=C.UTF-8", "TERM=dumb"]
+        clean = ["env", "--chdir=/root", "-i", "HOME=/root", "USER=root", "LANG=C.UTF-8", "TERM=dumb"]
         path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-        return ["nsenter", f"--target={running.init}", "--all", "--wd=/root", "--", *clean, path, *argv]
+        return ["nsenter", f"--target={running.init}", "--all", "--", *clean, path, *argv]
 
     def down(self) -> None:
         """End every machine, also those of a daemon that was killed, and remove their disks."""
-        with self._lock:
-            for instance_id in list(self._running):
-                self.delete(instance_id)
+        for instance_id in list(self._running):
+            self.delete(instance_id)
         for directory in self._state.glob("i-*"):
             with suppress(OSError, ValueError):
                 pid = int((directory / "pid").read_text())

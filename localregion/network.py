@@ -96,16 +96,16 @@ class Network:
         before = _FORWARD.read_text().strip()
         self._state.write_text(json.dumps({"index": self.index, "ip_forward": before}))
         ip(None, "netns", "add", self.backbone)
-        ip(None, "link", "add", self.uplink, "type", "veth", "peer", "name", "up", "netns", self.backbone)
+        ip(None, "link", "add", self.uplink, "type", "veth", "peer", "name", "uplink", "netns", self.backbone)
         ip(None, "address", "add", f"{self.deployer}/24", "dev", self.uplink)
         ip(None, "link", "set", self.uplink, "up")
         self._router(self.backbone)
         ip_batch(
             self.backbone,
             [
-                f"address add {self.range[2]}/24 dev up",
+                f"address add {self.range[2]}/24 dev uplink",
                 f"address add {self.endpoint}/32 dev lo",
-                "link set up up",
+                "link set uplink up",
                 f"route add default via {self.deployer}",
             ],
         )
@@ -139,8 +139,6 @@ table ip {table} {{
             ipv4__conf__all__send_redirects=0,
             ipv4__conf__default__send_redirects=0,
             ipv4__conf__default__proxy_arp=1,
-            # A random delay of up to 0.8 s before each proxied ARP answer is for shared media.
-            ipv4__neigh__default__proxy_delay=0,
         )
         ip(namespace, "link", "set", "lo", "up")
 
@@ -175,7 +173,7 @@ table ip {table} {{
         """Make the network match ``layout``. Idempotent; calls run one after the other."""
         with self._lock:
             wanted = {vpc.id: vpc for vpc in layout.vpcs if self._used(vpc, layout)}
-            present = {vpc_id for vpc_id in self._rules}
+            present = set(self._rules)
             for vpc_id in present - wanted.keys():
                 self._remove_vpc(vpc_id)
             self._layout = layout
@@ -198,14 +196,14 @@ table ip {table} {{
         link = f"v-{vpc.id[-12:]}"
         ip(None, "netns", "add", namespace)
         self._router(namespace)
-        ip(self.backbone, "link", "add", link, "type", "veth", "peer", "name", "up", "netns", namespace)
+        ip(self.backbone, "link", "add", link, "type", "veth", "peer", "name", "uplink", "netns", namespace)
         ip_batch(
             namespace,
             [
-                f"address add {_INNER}/32 dev up",
+                f"address add {_INNER}/32 dev uplink",
                 f"address add {METADATA}/32 dev lo",
-                "link set up up",
-                f"route add default via {_OUTER} dev up onlink",
+                "link set uplink up",
+                f"route add default via {_OUTER} dev uplink onlink",
                 # What no ENI holds is nowhere, and nobody answers ARP for it.
                 f"route add blackhole {vpc.cidr}",
             ],
@@ -283,7 +281,7 @@ table ip {table} {{
                 checks.append(f'iifname "{link}" ip saddr != {_set(eni.addresses)} drop')
             ways.append(f'iifname "{link}" jump out_{link}')
             if not (subnet.default_route == "nat" or (subnet.default_route == "igw" and eni.public)):
-                ways.append(f'iifname "{link}" oifname "up" drop')
+                ways.append(f'iifname "{link}" oifname "uplink" drop')
             own = [groups[group] for group in eni.groups if group in groups]
             chains.append(_chain(f"out_{link}", _resolver_rules("return") + _matches(own, "egress", members, "return")))
             chains.append(_chain(f"in_{link}", _matches(own, "ingress", members, "accept")))
@@ -297,7 +295,7 @@ table ip {table} {{
                     "source",
                     [
                         "type filter hook prerouting priority -150; policy accept;",
-                        f'iifname "up" ip saddr {vpc.cidr} drop',
+                        f'iifname "uplink" ip saddr {vpc.cidr} drop',
                         *checks,
                     ],
                 ),
@@ -352,7 +350,7 @@ table ip {table} {{
                 "netns",
                 namespace,
             )
-            ip_batch(router, [f"address add {subnet.router}/32 dev {link}", f"link set {link} up"])
+            ip_batch(router, [f"address add {subnet.router}/32 dev {link}", f"link set {link} up", _no_delay(link)])
             ip_batch(
                 namespace,
                 [
@@ -403,7 +401,7 @@ table ip {table} {{
             ip(router, "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", namespace)
             ip_batch(
                 router,
-                [f"address add {_INNER}/32 dev {link}", f"link set {link} up", f"route replace {where}/32 dev {link}"],
+                [f"address add {_INNER}/32 dev {link}", f"link set {link} up", f"route replace {where}/32 dev {link}", _no_delay(link)],
             )
             ip_batch(
                 namespace,
@@ -434,7 +432,7 @@ table ip {table} {{
         if name.startswith("eni-"):
             return veth(name)
         if name == "outside":
-            return "up"
+            return "uplink"
         if name in self._hosts:
             return f"h-{name}"[:15]
         raise NetworkError(f"nothing here is called {name}")
@@ -452,8 +450,13 @@ table ip {table} {{
             self.apply(self._layout)
 
 
+def _no_delay(link: str) -> str:
+    """The random delay of up to 0.8 s before each proxied ARP answer is for shared media."""
+    return f"ntable change name arp_cache dev {link} proxy_delay 0"
+
+
 def _set(values: Iterable[IPv4Address | IPv4Network]) -> str:
-    return "{ " + ", ".join(str(value) for value in sorted(values)) + " }"  # type: ignore[type-var]
+    return "{ " + ", ".join(str(value) for value in sorted(values)) + " }"
 
 
 def _chain(name: str, lines: Iterable[str]) -> str:
