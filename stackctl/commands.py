@@ -14,7 +14,7 @@ from rich.table import Table
 
 from stackctl import configuration, healing, inventory, protection, region, teststack
 from stackctl.inventory import Found
-from stackctl.project import NAME, Stack, StackError, console, read_yaml, say, sources
+from stackctl.project import NAME, Stack, StackError, console, output, read_yaml, say, sources
 from stackctl.pulumi import Pulumi, now, stack_names
 
 LEFTOVERS = 3  # exit code: the stack was destroyed, but the region still has something of it
@@ -173,7 +173,7 @@ def create(
 @app.command("list")
 def list_stacks(as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False) -> None:
     """All stacks of the project with owner, age and expiry."""
-    rows = [_describe(name) for name in stack_names(Pulumi(Stack("")))]
+    rows = [_describe(name) for name in stack_names()]
     if as_json:
         sys.stdout.write(json.dumps(rows, indent=2) + "\n")
         return
@@ -183,14 +183,14 @@ def list_stacks(as_json: Annotated[bool, typer.Option("--json", help="for progra
         shown = "" if left is None else f"in {_span(left)}" if not row["expired"] else f"EXPIRED {_span(left)} ago"
         born = teststack.parse_timestamp(row["created"])
         table.add_row(row["name"], row["owner"] or "", _span(born) if born else "", shown, row["protected"] or "no")
-    console.print(table)
+    output.print(table)
 
 
 @app.command()
 def sweep(region_env: RegionEnv = None) -> None:
     """Destroy the test stacks that have expired; all other stacks are left alone."""
     failed = []
-    for name in stack_names(Pulumi(Stack(""))):
+    for name in stack_names():
         row = _describe(name)
         if not name.startswith(teststack.PREFIX) or not row["expired"]:
             continue
@@ -295,7 +295,7 @@ def _session(pulumi: Pulumi) -> boto3.Session:
     configured = read_yaml(file).get("config", {}).get("aws:region") if file.exists() else None
     if configured is None:
         configured = _region_of(pulumi.state())
-    return inventory.session(pulumi.environment, configured)
+    return inventory.session(configured)
 
 
 def _region_of(state: dict[str, Any]) -> str | None:
@@ -314,7 +314,7 @@ def _report(stack: str, found: list[Found]) -> int:
     table = Table("kind", "id", "name", box=None)
     for item in found:
         table.add_row(item.kind, item.id, item.name)
-    console.print(table)
+    output.print(table)
     return LEFTOVERS
 
 

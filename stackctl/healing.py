@@ -112,7 +112,7 @@ def forget_resources(pulumi: Pulumi) -> None:
 
 
 def _locks(pulumi: Pulumi) -> list[Path]:
-    backend = pulumi.environment.get("PULUMI_BACKEND_URL", "")
+    backend = os.environ.get("PULUMI_BACKEND_URL", "")
     if not backend.startswith("file://"):
         return []
     folder = Path(unquote(urlsplit(backend).path)).expanduser()

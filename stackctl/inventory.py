@@ -1,5 +1,6 @@
 """What a region has of a stack, found by tag: the region's own answer, not the state's."""
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -64,12 +65,9 @@ TYPES: Mapping[str, str] = {
 }
 
 
-def session(environment: Mapping[str, str], region: str | None) -> boto3.Session:
-    """A session with the credentials and the endpoint that Pulumi is given as well.
-
-    boto3 looks at this process's environment only, so the region's variables are put there by the caller.
-    """
-    chosen = region or environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
+def session(region: str | None) -> boto3.Session:
+    """A session with the credentials and the endpoint of this process's environment, which Pulumi has as well."""
+    chosen = region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if not chosen:
         raise StackError("no AWS region: set `aws:region` in the stack's settings, or AWS_REGION")
     return boto3.Session(region_name=chosen)

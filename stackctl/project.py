@@ -14,8 +14,9 @@ from toolchain.paths import LOCAL, ROOT, cache
 NAME = "mycat-ha"
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
-if not console.is_terminal:
-    console.width = 160  # a log has no width of its own, and ids must not be cut
+output = Console(highlight=False)
+if not output.is_terminal:
+    output.width = 160  # a log has no width of its own, and ids must not be cut
 
 
 class StackError(Exception):

@@ -4,30 +4,26 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from stackctl.project import Stack, StackError
+from toolchain.paths import ROOT
+
+NO_PULUMI = (
+    "there is no `pulumi` on PATH: run `python3 -m toolchain install`, "
+    "then this command behind `python3 -m toolchain exec --`"
+)
 
 
 class Pulumi:
-    """Runs `pulumi` on one stack. ``environment`` comes on top of this process's own, e.g. a region's AWS_* names."""
+    """Runs `pulumi` on one stack, in this process's environment: backend, passphrase and AWS_* come from there."""
 
-    def __init__(self, stack: Stack, environment: Mapping[str, str] | None = None):
+    def __init__(self, stack: Stack):
         self.stack = stack
-        self._environment = {
-            **os.environ,
-            **(environment or {}),
-            # A stack whose settings file is not here takes the secrets provider from its state.
-            "PULUMI_FALLBACK_TO_STATE_SECRETS_MANAGER": "true",
-        }
-
-    @property
-    def environment(self) -> Mapping[str, str]:
-        return self._environment
 
     def stream(self, *arguments: str) -> int:
         """Run with the output passed through; the exit code.
@@ -72,17 +68,16 @@ class Pulumi:
 
     def _start(self, argv: Sequence[str], **how: Any) -> "subprocess.Popen[str]":
         try:
-            return subprocess.Popen(argv, env=self._environment, **{"cwd": self.stack.root, **how})
+            # A stack whose settings file is not here takes the secrets provider from its state.
+            environment = {**os.environ, "PULUMI_FALLBACK_TO_STATE_SECRETS_MANAGER": "true"}
+            return subprocess.Popen(argv, env=environment, **{"cwd": self.stack.root, **how})
         except FileNotFoundError:
-            raise StackError(
-                "there is no `pulumi` on PATH: run `python3 -m toolchain install`, then this command "
-                "behind `python3 -m toolchain exec --`"
-            ) from None
+            raise StackError(NO_PULUMI) from None
 
     # What the backend knows of the stack
 
     def exists(self) -> bool:
-        return self.stack.name in stack_names(self)
+        return self.stack.name in stack_names(self.stack.root)
 
     def tags(self) -> dict[str, str]:
         """The tags of the stack itself (not of its resources), kept by the backend."""
@@ -96,17 +91,19 @@ class Pulumi:
         return dict(json.loads(self.read("stack", "export"))["deployment"])
 
 
-def stack_names(pulumi: Pulumi) -> list[str]:
+def stack_names(root: Path = ROOT) -> list[str]:
     """All stacks of the project in the backend."""
-    listed = subprocess.run(
-        ["pulumi", "stack", "ls", "--json", "--non-interactive"],
-        cwd=pulumi.stack.root,
-        env=pulumi.environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    try:
+        listed = subprocess.run(
+            ["pulumi", "stack", "ls", "--json", "--non-interactive"],
+            cwd=root,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise StackError(NO_PULUMI) from None
     if listed.returncode != 0:
         raise StackError(f"`pulumi stack ls` failed: {listed.stderr.strip()}")
     # Pulumi Cloud puts an organization in front of the name.
