@@ -108,21 +108,23 @@ def install_command(pulumi: Path, venv: Path) -> None:
         say("command", found)
         return
 
-    # A script of this work tree's, because it names this tree's stand-in and its virtual environment.
-    script = (
-        "#!/bin/sh\n"
-        f"PYTHONPATH={shlex.quote(str(ROOT))} "
-        f'exec {shlex.quote(str(venv / "bin" / "python"))} -m toolchain.command_provider "$@"\n'
-    )
-
     def write(new: Path) -> None:
-        new.write_text(script)
+        new.write_text(stand_in_launcher(venv))
         new.chmod(0o755)
 
     _replace(launcher, write)
     say(
         "command",
         f"this project's stand-in for version {VERSIONS['command']} ({ROOT / 'toolchain' / 'command_provider'})",
+    )
+
+
+def stand_in_launcher(venv: Path) -> str:
+    """A script of this work tree's, because it names this tree's stand-in and its virtual environment."""
+    return (
+        "#!/bin/sh\n"
+        f"PYTHONPATH={shlex.quote(str(ROOT))} "
+        f'exec {shlex.quote(str(venv / "bin" / "python"))} -m toolchain.command_provider "$@"\n'
     )
 
 

@@ -5,6 +5,8 @@ from typing import Any
 
 from pulumi.runtime.proto import provider_pb2
 
+from toolchain.command_provider.values import Secret, plain
+
 ADD, DELETE, UPDATE = "ADD", "DELETE", "UPDATE"
 # `triggers` as a whole replaces. A change of one element is an update here: the SDKs ask the engine for the
 # replacement (replaceOnChanges "triggers[*]"), as they do with the real provider.
@@ -61,5 +63,9 @@ def _values(path: str, old: Any, new: Any, changes: dict[str, str]) -> None:
                 changes[inner] = ADD
             else:
                 _values(inner, old[index], new[index], changes)
-    elif old != new:  # a secret has no inner path: nothing of it shows in a diff
+    elif isinstance(old, Secret) and isinstance(new, Secret):
+        # A secret has no inner path: nothing of it shows in a diff. The engine keeps no secrets inside a secret.
+        if plain(old) != plain(new):
+            changes[path] = UPDATE
+    elif old != new:
         changes[path] = UPDATE

@@ -66,6 +66,11 @@ class Endpoint:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+def _reason(error: OSError) -> str:
+    """The error's meaning in the words that Go uses."""
+    return os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error)
+
+
 async def _options(endpoint: Endpoint) -> dict[str, Any]:
     """asyncssh's options; like the real provider, nothing is taken from the user's own SSH configuration."""
     keys: list[Any] = []
@@ -83,7 +88,7 @@ async def _options(endpoint: Endpoint) -> dict[str, Any]:
         try:
             agent = await asyncssh.connect_agent(endpoint.agent_socket_path)
         except OSError as error:
-            raise CommandError(f"dial unix {endpoint.agent_socket_path}: connect: {error.strerror}") from None
+            raise CommandError(f"dial unix {endpoint.agent_socket_path}: connect: {_reason(error)}") from None
         keys.extend(await agent.get_keys())
     options: dict[str, Any] = {
         "config": None,
@@ -168,7 +173,7 @@ async def _log_in(
     except asyncssh.Error as error:
         raise CommandError(f"ssh: handshake failed: {error.reason}") from None
     except OSError as error:
-        raise CommandError(f"dial tcp {endpoint.address}: connect: {error.strerror or error}") from None
+        raise CommandError(f"dial tcp {endpoint.address}: connect: {_reason(error)}") from None
 
 
 @asynccontextmanager
