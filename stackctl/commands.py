@@ -2,7 +2,9 @@
 
 import json
 import os
+import subprocess
 import sys
+from collections.abc import Iterable
 from datetime import datetime
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -16,8 +18,12 @@ from stackctl import configuration, healing, inventory, protection, region, test
 from stackctl.inventory import Found
 from stackctl.project import NAME, Stack, StackError, console, output, read_yaml, say, sources
 from stackctl.pulumi import Pulumi, now, stack_names
+from toolchain.paths import ROOT
 
 LEFTOVERS = 3  # exit code: the stack was destroyed, but the region still has something of it
+#: What a preview depends on, besides the stack's own settings.
+PROGRAM = frozenset({"__main__.py", "Pulumi.yaml", "components", "settings", "templates", "requirements.lock"})
+BACKEND = "MYCAT_HA_BACKEND_URL"
 LOCAL_REGION = f"{NAME}:local-region"
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -47,6 +53,9 @@ Really = Annotated[str | None, typer.Option("--really-destroy", metavar="STACK",
 
 def main() -> int:
     """Run the command of this process's arguments; the exit code."""
+    # `toolchain exec` points Pulumi at the work tree's own state; this is how to share one, e.g. s3://BUCKET.
+    if shared := os.environ.get(BACKEND):
+        os.environ["PULUMI_BACKEND_URL"] = shared
     try:
         return app(standalone_mode=False) or 0
     except StackError as error:
@@ -91,6 +100,14 @@ def refresh(stack: StackName, extra: PulumiArguments = None, region_env: RegionE
 
 
 @app.command()
+def heal(stack: StackName, region_env: RegionEnv = None) -> None:
+    """Put right what an interrupted run left: locks, half-done operations, resources that are gone."""
+    pulumi = _open(stack, region_env)
+    if pulumi.exists() and _heal(pulumi, region_env):
+        raise typer.Exit(pulumi.stream("refresh", "--yes", "--skip-preview"))
+
+
+@app.command()
 def outputs(
     stack: StackName, show_secrets: Annotated[bool, typer.Option("--show-secrets", help="in plain text")] = False
 ) -> None:
@@ -131,6 +148,9 @@ def create(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a setting, such as vip.address=10.77.1.9")
     ] = None,
+    secrets_provider: Annotated[
+        str | None, typer.Option(metavar="URL", help="what encrypts its secrets, if not what the copied stack uses")
+    ] = None,
     region_env: RegionEnv = None,
     archives: Archives = None,
 ) -> None:
@@ -157,6 +177,8 @@ def create(
         teststack.EXPIRES: teststack.timestamp(until),
     }
     wanted = teststack.derive(read_yaml(source.source), target, marks)
+    if secrets_provider:
+        wanted["secretsprovider"] = secrets_provider
     for setting in settings or ():
         teststack.assign(wanted, setting)
     earlier = read_yaml(stack.generated) if stack.generated.exists() else {}
@@ -214,6 +236,31 @@ def leftovers(stack: StackName, region_env: RegionEnv = None) -> None:
     """List everything in the region that carries the stack's tag (exit code 3 if anything)."""
     pulumi = _open(stack, region_env)
     raise typer.Exit(_report(stack, inventory.scan(_session(pulumi), stack)))
+
+
+@app.command()
+def concerned(base: Annotated[str, typer.Argument(help="the commit to compare with")]) -> None:
+    """The AWS stacks that the commits since BASE may change, as a JSON list for a workflow's matrix."""
+    changed = subprocess.run(
+        ["git", "diff", "--name-only", "-z", f"{base}...HEAD"],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if changed.returncode != 0:
+        raise StackError(f"cannot compare with {base}: {changed.stderr.strip()}")
+    sys.stdout.write(json.dumps(stacks_of(changed.stdout.split("\0"))) + "\n")
+
+
+def stacks_of(files: Iterable[str]) -> list[str]:
+    """The stacks, other than the local one, whose settings are among ``files``; all of them if the program is."""
+    stacks = {f"stacks/Pulumi.{name}.yaml": name for name in sorted(protection.ALWAYS)}
+    changed = [Path(file) for file in files if file]
+    if any(file.parts[0] in PROGRAM for file in changed):
+        return list(stacks.values())
+    return [stacks[str(file)] for file in changed if str(file) in stacks]
 
 
 def _open(stack: str, region_env: str | None) -> Pulumi:
