@@ -169,6 +169,10 @@ table ip {table} {{
     def namespace(self, vpc_id: str) -> str:
         return f"{self.prefix}{vpc_id}"
 
+    def vpcs(self) -> set[str]:
+        """The VPCs that have a router."""
+        return set(self._rules)
+
     def apply(self, layout: Layout) -> None:
         """Make the network match ``layout``. Idempotent; calls run one after the other."""
         with self._lock:
@@ -401,7 +405,12 @@ table ip {table} {{
             ip(router, "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", namespace)
             ip_batch(
                 router,
-                [f"address add {_INNER}/32 dev {link}", f"link set {link} up", f"route replace {where}/32 dev {link}", _no_delay(link)],
+                [
+                    f"address add {_INNER}/32 dev {link}",
+                    f"link set {link} up",
+                    f"route replace {where}/32 dev {link}",
+                    _no_delay(link),
+                ],
             )
             ip_batch(
                 namespace,

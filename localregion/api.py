@@ -1,0 +1,187 @@
+"""The region's one endpoint: faults first, then who calls, then whether they may, then moto."""
+
+import io
+import json
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+from xml.sax.saxutils import escape
+
+from werkzeug import Request as HttpRequest
+from werkzeug import Response
+
+from localregion.auth import Credentials, Denied, Request, allowed, authenticate
+from localregion.ec2 import ACCOUNT, backend
+from localregion.imds import Keyring
+
+_READS = ("Describe", "Get", "List", "Lookup")
+#: Request parameters that name the resource an EC2 action is about (Service Authorization Reference, Amazon EC2).
+_RESOURCES = {
+    "NetworkInterfaceId": "network-interface",
+    "InstanceId": "instance",
+    "InstanceId.1": "instance",
+    "SubnetId": "subnet",
+    "VpcId": "vpc",
+    "GroupId": "security-group",
+    "VolumeId": "volume",
+}
+
+
+@dataclass
+class ApiFaults:
+    """What is wrong with the API at the moment. ``actions`` None means all; ``roles_only`` spares the administrator."""
+
+    latency_ms: float = 0
+    jitter_ms: float = 0
+    error_rate: float = 0
+    throttle_rate: float = 0
+    hang: bool = False
+    effect_delay_ms: float = 0
+    actions: list[str] | None = None
+    roles_only: bool = False
+
+    def strike(self, action: str, service: str, caller: Credentials) -> None:
+        if (self.actions and action not in self.actions) or (self.roles_only and caller.role is None):
+            return
+        if self.hang:
+            time.sleep(120)
+            raise Denied(500, "InternalError", "An internal error has occurred")
+        time.sleep((self.latency_ms + random.uniform(0, self.jitter_ms)) / 1000)  # noqa: S311
+        if random.random() < self.throttle_rate:  # noqa: S311
+            if service == "ec2":
+                raise Denied(503, "RequestLimitExceeded", "Request limit exceeded.")
+            raise Denied(400, "Throttling", "Rate exceeded")
+        if random.random() < self.error_rate:  # noqa: S311
+            raise Denied(500, "InternalError", "An internal error has occurred")
+
+
+@dataclass
+class Api:
+    """A WSGI application. ``changed`` is called after every request that may have changed the network."""
+
+    region: str
+    keyring: Keyring
+    changed: Callable[[], None]
+    faults: ApiFaults = field(default_factory=ApiFaults)
+
+    def __post_init__(self) -> None:
+        from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app  # noqa: PLC0415
+
+        self._moto = DomainDispatcherApplication(create_backend_app)
+        self.lock = threading.RLock()
+        for service in ("ec2", "iam", "sts", "ssm"):  # importing them takes longer than a failover
+            self._moto.app_instances[service] = create_backend_app(service)  # type: ignore[arg-type]
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        http = HttpRequest(environ)
+        body = http.get_data()
+        request = Request(
+            http.method,
+            http.path,
+            http.query_string.decode(),
+            {name.lower(): value for name, value in http.headers.items()},
+            body,
+        )
+        service = "ec2"
+        try:
+            caller, region, service = authenticate(request, self.keyring)  # type: ignore[arg-type]
+            action = _action(request)
+            self.faults.strike(action, service, caller)
+            if service == "ec2" and region != self.region:
+                raise Denied(401, "AuthFailure", f"This is the region {self.region}; the request is for {region}")
+            self._authorize(caller, service, action, request)
+        except Denied as denied:
+            return _error(denied, service)(environ, start_response)
+        if (service, action) == ("sts", "GetCallerIdentity"):
+            return _identity(caller)(environ, start_response)
+        environ["wsgi.input"] = io.BytesIO(body)
+        environ["CONTENT_LENGTH"] = str(len(body))
+        with self.lock:
+            answer = Response.from_app(self._moto.get_application(environ), environ, buffered=True)
+        if service == "ec2" and not action.startswith(_READS) and answer.status_code < 400:
+            self.changed()
+        return answer(environ, start_response)
+
+    def _authorize(self, caller: Credentials, service: str, action: str, request: Request) -> None:
+        if caller.role is None:
+            return
+        from moto.iam.models import iam_backends  # noqa: PLC0415
+
+        role = next((r for r in iam_backends[ACCOUNT]["aws"].roles.values() if r.name == caller.role), None)
+        documents = [] if role is None else list(role.policies.values())
+        for policy in role.managed_policies.values() if role else ():
+            documents.append(policy.document)
+        parameters = request.parameters
+        resources = ["*"]
+        if service == "ec2" and not action.startswith(_READS):
+            named = [
+                f"arn:aws:ec2:{self.region}:{ACCOUNT}:{kind}/{parameters[key]}"
+                for key, kind in _RESOURCES.items()
+                if key in parameters
+            ]
+            resources = named or ["*"]
+        for resource in resources:
+            if not allowed(documents, f"{service}:{action}", resource, self._context(resource)):
+                words = (
+                    f"User: {caller.arn(ACCOUNT)} is not authorized to perform: {service}:{action} on resource: "
+                    f"{resource} because no identity-based policy allows the {service}:{action} action"
+                )
+                if service == "ec2":
+                    words = f"You are not authorized to perform this operation. {words}"
+                    raise Denied(403, "UnauthorizedOperation", words)
+                raise Denied(403, "AccessDenied", words)
+
+    def _context(self, resource: str) -> dict[str, str]:
+        """Condition keys of the resource (Service Authorization Reference, "Condition keys for Amazon EC2")."""
+        context = {"aws:RequestedRegion": self.region, "ec2:Region": self.region}
+        kind, _, identifier = resource.rpartition(":")[2].partition("/")
+        ec2 = backend(self.region)
+        for name, value in ec2.tags.get(identifier, {}).items():
+            context |= {f"aws:ResourceTag/{name}": value, f"ec2:ResourceTag/{name}": value}
+        eni = ec2.enis.get(identifier) if kind == "network-interface" else None
+        if eni is not None:
+            arn = f"arn:aws:ec2:{self.region}:{ACCOUNT}"
+            context |= {
+                "ec2:NetworkInterfaceID": eni.id,
+                "ec2:Subnet": f"{arn}:subnet/{eni.subnet.id}",
+                "ec2:Vpc": f"{arn}:vpc/{eni.vpc_id}",
+                "ec2:AvailabilityZone": eni.subnet.availability_zone,
+            }
+        return context
+
+
+def _action(request: Request) -> str:
+    target = request.headers.get("x-amz-target")
+    return target.rpartition(".")[2] if target else request.parameters.get("Action", "")
+
+
+def _error(denied: Denied, service: str) -> Response:
+    code, message = escape(denied.code), escape(denied.message)
+    if service == "ssm":
+        document = json.dumps({"__type": denied.code, "message": denied.message})
+        return Response(document, denied.status, content_type="application/x-amz-json-1.1")
+    if service == "ec2":
+        document = (
+            f"<Response><Errors><Error><Code>{code}</Code><Message>{message}</Message></Error></Errors>"
+            "<RequestID>00000000-0000-0000-0000-000000000000</RequestID></Response>"
+        )
+    else:
+        document = (
+            f"<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>{message}</Message></Error>"
+            "<RequestId>00000000-0000-0000-0000-000000000000</RequestId></ErrorResponse>"
+        )
+    return Response(f'<?xml version="1.0" encoding="UTF-8"?>\n{document}', denied.status, content_type="text/xml")
+
+
+def _identity(caller: Credentials) -> Response:
+    name = f"AROAROLE:{caller.session}" if caller.role else "AIDAADMINISTRATOR"
+    return Response(
+        '<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><GetCallerIdentityResult>'
+        f"<Arn>{escape(caller.arn(ACCOUNT))}</Arn><UserId>{escape(name)}</UserId><Account>{ACCOUNT}</Account>"
+        "</GetCallerIdentityResult><ResponseMetadata><RequestId>0</RequestId></ResponseMetadata>"
+        "</GetCallerIdentityResponse>",
+        content_type="text/xml",
+    )

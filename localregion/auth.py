@@ -1,0 +1,211 @@
+"""Who calls, and may they: Signature Version 4 and IAM policies.
+
+Sources: AWS General Reference, "Signature Version 4 signing process"; IAM User Guide, "Policy evaluation logic".
+"""
+
+import fnmatch
+import hashlib
+import hmac
+import json
+import re
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import parse_qsl, quote, unquote
+
+_SKEW = timedelta(minutes=5)
+
+
+class Denied(Exception):  # noqa: N818  (an answer to the caller, not a failure)
+    """A request that is not served; ``code`` and ``message`` are AWS's."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message = status, code, message
+
+
+@dataclass(frozen=True)
+class Credentials:
+    access_key: str
+    secret_key: str
+    token: str | None = None
+    expires: datetime | None = None
+    role: str | None = None  # None: the account's administrator
+    session: str | None = None  # of a role: the instance
+
+    @classmethod
+    def administrator(cls) -> "Credentials":
+        return cls("AKIA" + _letters(16), secrets.token_urlsafe(30))
+
+    @classmethod
+    def of_role(cls, role: str, session: str, lifetime: timedelta) -> "Credentials":
+        expires = datetime.now(UTC).replace(microsecond=0) + lifetime
+        return cls("ASIA" + _letters(16), secrets.token_urlsafe(30), secrets.token_urlsafe(200), expires, role, session)
+
+    def arn(self, account: str) -> str:
+        if self.role is None:
+            return f"arn:aws:iam::{account}:user/administrator"
+        return f"arn:aws:sts::{account}:assumed-role/{self.role}/{self.session}"
+
+
+def _letters(count: int) -> str:
+    return "".join(secrets.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ234567") for _ in range(count))
+
+
+@dataclass(frozen=True)
+class Request:
+    method: str
+    path: str
+    query: str
+    headers: Mapping[str, str]  # names in lower case
+    body: bytes
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        pairs = parse_qsl(self.query, keep_blank_values=True)
+        if self.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
+            pairs += parse_qsl(self.body.decode(), keep_blank_values=True)
+        return dict(pairs)
+
+
+def authenticate(request: Request, known: Mapping[str, Credentials]) -> tuple[Credentials, str, str]:
+    """The caller's credentials, the region and the service. Raises Denied."""
+    header = request.headers.get("authorization", "")
+    match = re.fullmatch(
+        r"AWS4-HMAC-SHA256\s+Credential=([^/,]+)/(\d{8})/([^/,]+)/([^/,]+)/aws4_request,\s*"
+        r"SignedHeaders=([^,]+),\s*Signature=([0-9a-f]{64})",
+        header.strip(),
+    )
+    if not match:
+        raise Denied(
+            403, "MissingAuthenticationToken", "Request is missing Authentication Token (Signature Version 4 is needed)"
+        )
+    access_key, date, region, service, signed, signature = match.groups()
+    credentials = known.get(access_key)
+    invalid = Denied(401, "AuthFailure", "AWS was not able to validate the provided access credentials")
+    if service != "ec2":
+        invalid = Denied(403, "InvalidClientTokenId", "The security token included in the request is invalid.")
+    if credentials is None or credentials.token != request.headers.get("x-amz-security-token"):
+        raise invalid
+    names = signed.split(";")
+    for needed in ("host", *(["x-amz-security-token"] if credentials.token else [])):
+        if needed not in names:
+            raise Denied(403, "SignatureDoesNotMatch", f"'{needed}' must be a 'SignedHeader' in the AWS Authorization.")
+    stamp = request.headers.get("x-amz-date", "")
+    expected = _signature(request, credentials.secret_key, stamp, date, region, service, names)
+    if not hmac.compare_digest(expected, signature):
+        if service == "ec2":
+            raise invalid
+        raise Denied(
+            403,
+            "SignatureDoesNotMatch",
+            "The request signature we calculated does not match the signature you provided.",
+        )
+    try:
+        when = datetime.strptime(stamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    except ValueError:
+        raise invalid from None
+    now = datetime.now(UTC)
+    if abs(now - when) > _SKEW:
+        raise Denied(400, "RequestExpired", "Request has expired.")
+    if credentials.expires and now > credentials.expires:
+        if service == "ec2":
+            raise Denied(400, "RequestExpired", "Request has expired.")
+        raise Denied(403, "ExpiredToken", "The security token included in the request is expired")
+    return credentials, region, service
+
+
+def _signature(
+    request: Request, secret: str, stamp: str, date: str, region: str, service: str, names: Iterable[str]
+) -> str:
+    payload = hashlib.sha256(request.body).hexdigest()
+    claimed = request.headers.get("x-amz-content-sha256", payload)
+    if claimed not in {payload, "UNSIGNED-PAYLOAD"}:
+        return ""
+    query = "&".join(
+        f"{quote(name, safe='-_.~')}={quote(value, safe='-_.~')}"
+        for name, value in sorted(parse_qsl(request.query, keep_blank_values=True))
+    )
+    canonical = "\n".join(
+        [
+            request.method,
+            quote(quote(unquote(request.path or "/"), safe="/-_.~"), safe="/-_.~%"),
+            query,
+            *(f"{name}:{' '.join(request.headers.get(name, '').split())}" for name in names),
+            "",
+            ";".join(names),
+            claimed,
+        ]
+    )
+    scope = f"{date}/{region}/{service}/aws4_request"
+    text = "\n".join(["AWS4-HMAC-SHA256", stamp, scope, hashlib.sha256(canonical.encode()).hexdigest()])
+    key = f"AWS4{secret}".encode()
+    for part in (date, region, service, "aws4_request"):
+        key = hmac.new(key, part.encode(), hashlib.sha256).digest()
+    return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
+
+
+def allowed(documents: Iterable[str], action: str, resource: str, context: Mapping[str, str]) -> bool:
+    """IAM's evaluation of identity policies: an explicit deny wins, then an allow, else no."""
+    allow = False
+    for document in documents:
+        for statement in _list(json.loads(document).get("Statement", [])):
+            if _applies(statement, action, resource, context):
+                if statement["Effect"] == "Deny":
+                    return False
+                allow = True
+    return allow
+
+
+def _applies(statement: Mapping[str, Any], action: str, resource: str, context: Mapping[str, str]) -> bool:
+    if "Action" in statement:
+        named = any(_like(pattern.lower(), action.lower()) for pattern in _list(statement["Action"]))
+    else:
+        named = not any(_like(pattern.lower(), action.lower()) for pattern in _list(statement["NotAction"]))
+    if "Resource" in statement:
+        meant = any(_like(pattern, resource) for pattern in _list(statement["Resource"]))
+    else:
+        meant = not any(_like(pattern, resource) for pattern in _list(statement["NotResource"]))
+    return (
+        named
+        and meant
+        and all(
+            _condition(operator, key, _list(values), context)
+            for operator, pairs in statement.get("Condition", {}).items()
+            for key, values in pairs.items()
+        )
+    )
+
+
+def _condition(operator: str, key: str, values: list[str], context: Mapping[str, str]) -> bool:
+    """The common string and ARN operators; one that is not known here never matches."""
+    if_exists = operator.endswith("IfExists")
+    operator = operator.removesuffix("IfExists")
+    have = {name.lower(): value for name, value in context.items()}.get(key.lower())
+    negated = "Not" in operator
+    if have is None:
+        return if_exists or negated
+    tests = {
+        "StringEquals": lambda value: have == value,
+        "StringEqualsIgnoreCase": lambda value: have.lower() == value.lower(),
+        "StringLike": lambda value: _like(value, have),
+        "ArnEquals": lambda value: _like(value, have),
+        "ArnLike": lambda value: _like(value, have),
+        "Bool": lambda value: have.lower() == str(value).lower(),
+    }
+    test = tests.get(operator.replace("Not", ""))
+    if test is None:
+        return False
+    found = any(test(value) for value in values)
+    return found != negated
+
+
+def _like(pattern: str, value: str) -> bool:
+    """IAM's wildcards: * and ?; a bracket has no meaning."""
+    return fnmatch.fnmatchcase(value, re.sub(r"([\[\]])", r"[\1]", pattern))
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

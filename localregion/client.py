@@ -1,0 +1,229 @@
+"""The door to a region for everything outside of it: tests, drills, `make`."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from localregion import image, paths
+from localregion.kernel import kill, wait_for
+from localregion.machine import Machines
+from localregion.network import Network
+
+
+class RegionError(RuntimeError):
+    """The region refused or failed; the message says what and why."""
+
+
+class Region:
+    """A local region by name. Only one of a name can run; several names can run beside each other."""
+
+    def __init__(self, name: str = "local") -> None:
+        self.name = paths.check(name)
+        self._state = paths.state(name)
+        self._control = paths.control(name)
+
+    # -- start and stop --------------------------------------------------------------------------------------------------
+
+    def start(self, say: Callable[[str], None] = print) -> None:
+        """Start the region unless it runs. What a killed run or a reboot has left is removed first."""
+        if os.geteuid() != 0:
+            raise RegionError("the local region makes network namespaces and mounts: run it as root")
+        if self.running():
+            return
+        image.install_host_packages(say)
+        image.ensure(say)
+        self._sweep()
+        self._state.mkdir(parents=True, mode=0o700)
+        with (self._state / "log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "localregion.daemon", self.name],
+                cwd=Path(__file__).parents[1],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        (self._state / "pid").write_text(str(process.pid))
+
+        def up() -> bool:
+            if process.poll() is not None:
+                raise RegionError(f"the region did not start:\n{self.log()[-2000:]}")
+            return self.running()
+
+        wait_for(up, "start of the region", 60)
+
+    def stop(self) -> None:
+        """End the region and everything in it; harmless if there is none."""
+        with suppress(OSError, RegionError, ValueError):
+            self._ask("stop")
+            with suppress(TimeoutError):
+                wait_for(lambda: self._pid() is None, "end of the region", 60)
+        self._sweep()
+
+    def running(self) -> bool:
+        try:
+            self._ask("status")
+        except (OSError, RegionError, ValueError):
+            return False
+        return True
+
+    def _pid(self) -> int | None:
+        with suppress(OSError, ValueError):
+            pid = int((self._state / "pid").read_text())
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+            if b"localregion.daemon" in words and self.name.encode() in words and state != "Z":
+                return pid
+        return None
+
+    def _sweep(self) -> None:
+        """Remove whatever carries the region's name, however it came to be left."""
+        if pid := self._pid():
+            kill(pid, signal.SIGKILL)
+            wait_for(lambda: self._pid() is None, "end of the region's process", 10)
+        network = Network(self.name, self._state)
+        Machines(self.name, self._state, Path("/nonexistent"), network, ccache=Path("/nonexistent")).down()
+        network.down()
+        shutil.rmtree(self._state, ignore_errors=True)
+        shutil.rmtree(self._control.parent, ignore_errors=True)
+        for parent in (self._state.parent, self._control.parent.parent):
+            with suppress(OSError):
+                parent.rmdir()
+
+    def log(self) -> str:
+        with suppress(OSError):
+            return (self._state / "log").read_text(errors="replace")
+        return ""
+
+    # -- what a user of the region needs -----------------------------------------------------------------------------------
+
+    def env(self) -> dict[str, str]:
+        """The environment in which AWS's SDKs talk to this region."""
+        status = self.status()
+        address = status["endpoint"].removeprefix("http://")
+        no_proxy = ",".join(filter(None, [os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), address]))
+        return {
+            "AWS_ENDPOINT_URL": status["endpoint"],
+            "AWS_REGION": status["region"],
+            "AWS_DEFAULT_REGION": status["region"],
+            "AWS_SHARED_CREDENTIALS_FILE": status["credentials"],
+            "AWS_CONFIG_FILE": "/dev/null",
+            "AWS_PROFILE": "default",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "NO_PROXY": no_proxy,
+            "no_proxy": no_proxy,
+        }
+
+    def status(self) -> dict[str, Any]:
+        return dict(self._ask("status"))
+
+    def machines(self) -> list[dict[str, Any]]:
+        return list(self._ask("ps"))
+
+    def console(self, machine: str) -> str:
+        return str(self._ask("console", target=machine))
+
+    def exec(
+        self,
+        target: str,
+        argv: Sequence[str],
+        *,
+        input: str | None = None,  # noqa: A002  (subprocess's word)
+        timeout: float = 60,
+        check: bool = True,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command as root on a machine or a test host. Raises RegionError with its words if it fails."""
+        command = self._ask("command", target=target, argv=list(argv))
+        done = subprocess.run(
+            command, input=input or "", capture_output=True, text=True, timeout=timeout, check=False, errors="replace"
+        )
+        if check and done.returncode:
+            words = f"{done.stdout}{done.stderr}".strip()
+            raise RegionError(f"{target}: {' '.join(argv)}: exit status {done.returncode}\n{words}")
+        return done
+
+    def popen(self, target: str, argv: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
+        return subprocess.Popen(self._ask("command", target=target, argv=list(argv)), **options)
+
+    def add_host(self, name: str, address: str) -> None:
+        """A test host with this address: inside the VPC that has it in its range, else outside of all."""
+        self._ask("add_host", name=name, address=address)
+
+    def remove_host(self, name: str) -> None:
+        self._ask("remove_host", name=name)
+
+    # -- faults --------------------------------------------------------------------------------------------------------------
+
+    def power_cut(self, machine: str) -> float:
+        """Cut a machine's power. Returns the moment by CLOCK_MONOTONIC."""
+        return float(self._ask("power_cut", machine=machine))
+
+    def power_on(self, machine: str) -> None:
+        self._ask("power_on", machine=machine)
+
+    def freeze(self, machine: str) -> float:
+        return float(self._ask("freeze", machine=machine))
+
+    def thaw(self, machine: str) -> None:
+        self._ask("thaw", machine=machine)
+
+    def drop(
+        self, a: str, b: str | None = None, *, protocol: str | None = None, port: int | None = None, both: bool = True
+    ) -> str:
+        """Lose packets from ``a`` to ``b`` (and back): machines, hosts, or ``outside``; returns the fault's id."""
+        return str(self._ask("drop", a=a, b=b, protocol=protocol, port=port, both=both))
+
+    def undrop(self, fault: str) -> None:
+        self._ask("undrop", fault=fault)
+
+    def api(self, **faults: Any) -> dict[str, Any]:
+        """Set what is wrong with the API: latency_ms, jitter_ms, error_rate, throttle_rate, hang, effect_delay_ms,
+        actions (names, default all), roles_only. What is not given is right again."""
+        return dict(self._ask("api_faults", **faults))
+
+    def imds(self, machine: str, *, down: bool = True) -> None:
+        self._ask("imds", machine=machine, down=down)
+
+    def credential_lifetime(self, seconds: float) -> None:
+        self._ask("credential_lifetime", seconds=seconds)
+
+    def clear_faults(self) -> None:
+        self._ask("clear_faults")
+
+    def _ask(self, verb: str, **arguments: Any) -> Any:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
+            control.settimeout(180)
+            try:
+                control.connect(str(self._control))
+            except OSError as error:
+                raise RegionError(
+                    f"the local region '{self.name}' does not run: start it with `python -m localregion start`"
+                ) from error
+            control.sendall(json.dumps({"verb": verb, "arguments": arguments}).encode() + b"\n")
+            with control.makefile() as answers:
+                line = answers.readline()
+        if not line:
+            raise RegionError(f"the region ended while it was asked to {verb}")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise RegionError(answer["error"])
+        return answer["result"]
+
+
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = 60, pause: float = 0.2) -> Any:
+    """Poll ``condition`` until it is true; for those who wait for something inside the region."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {seconds:g} s")
+        time.sleep(pause)
+    return value

@@ -1,0 +1,180 @@
+"""The instance metadata service, version 2 only (EC2 User Guide, "Instance metadata and user data")."""
+
+import json
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from werkzeug import Request, Response
+
+from localregion.auth import Credentials
+
+_ROOTS = ("latest", "2021-07-15", "2021-03-23", "2016-09-02", "2009-04-04")
+Tree = dict[str, Any]  # path -> text, or a function that gives it
+
+
+class Metadata:
+    """One instance's metadata, and the tokens that were given out for it."""
+
+    def __init__(self) -> None:
+        self._tokens: dict[str, tuple[str, float]] = {}  # token -> (instance, end by the monotonic clock)
+        self._lock = threading.Lock()
+
+    def answer(self, request: Request, instance: Any) -> Response:
+        if request.path.rstrip("/") == "/latest/api/token":
+            return self._token(request, instance.id)
+        token = request.headers.get("X-aws-ec2-metadata-token")
+        with self._lock:
+            owner, end = self._tokens.get(token or "", ("", 0.0))
+        if owner != instance.id or time.monotonic() > end:
+            return Response("", 401, content_type="text/plain")
+        root, _, path = request.path.strip("/").partition("/")
+        if root not in _ROOTS or request.method != "GET":
+            return Response("", 404, content_type="text/plain")
+        return _look_up(instance.tree(), path)
+
+    def _token(self, request: Request, instance_id: str) -> Response:
+        if request.method != "PUT":
+            return Response("", 405)
+        if "X-Forwarded-For" in request.headers:
+            return Response("", 403)
+        try:
+            seconds = int(request.headers.get("X-aws-ec2-metadata-token-ttl-seconds", ""))
+        except ValueError:
+            seconds = 0
+        if not 1 <= seconds <= 21600:
+            return Response("", 400)
+        token = secrets.token_urlsafe(40)
+        with self._lock:
+            now = time.monotonic()
+            self._tokens = {t: (i, end) for t, (i, end) in self._tokens.items() if end > now}
+            self._tokens[token] = (instance_id, now + seconds)
+        return Response(
+            token, headers={"X-aws-ec2-metadata-token-ttl-seconds": str(seconds)}, content_type="text/plain"
+        )
+
+
+def _look_up(tree: Tree, path: str) -> Response:
+    path = path.strip("/")
+    if path in tree:
+        value = tree[path]
+        text = value() if callable(value) else value
+        if text is not None:
+            return Response(text, content_type="text/plain")
+    below = {name[len(path) :].lstrip("/") for name in tree if not path or name.startswith(f"{path}/")}
+    names = sorted({name.split("/")[0] + ("/" if "/" in name else "") for name in below if name})
+    if not names:
+        return Response("", 404, content_type="text/plain")
+    return Response("\n".join(names), content_type="text/plain")
+
+
+class Keyring:
+    """Every set of credentials that is valid. Those of a role are renewed before they expire."""
+
+    def __init__(self) -> None:
+        self.lifetime = timedelta(hours=6)
+        self._all: dict[str, Credentials] = {}
+        self._current: dict[str, Credentials] = {}  # by role and instance
+        self._lock = threading.Lock()
+
+    def add(self, credentials: Credentials) -> None:
+        with self._lock:
+            self._all[credentials.access_key] = credentials
+
+    def get(self, access_key: str, default: Any = None) -> Credentials | None:
+        with self._lock:
+            return self._all.get(access_key, default)
+
+    def of_role(self, role: str, instance_id: str) -> Credentials:
+        """Those that the metadata service shows now: new ones from half of their life on."""
+        now = datetime.now(UTC)
+        with self._lock:
+            current = self._current.get(f"{role}/{instance_id}")
+            if current is None or current.expires is None or current.expires - now < self.lifetime / 2:
+                current = Credentials.of_role(role, instance_id, self.lifetime)
+                self._current[f"{role}/{instance_id}"] = current
+                self._all[current.access_key] = current
+            return current
+
+    def forget(self, role: str) -> None:
+        with self._lock:
+            self._all = {key: value for key, value in self._all.items() if value.role != role}
+            self._current = {key: value for key, value in self._current.items() if value.role != role}
+
+
+def tree(
+    instance: Any, region: str, profile: Any | None, credentials: Callable[[str], Credentials], key: str | None
+) -> Tree:
+    """The paths below ``latest/`` of one instance (a moto instance and its instance profile, if it has one)."""
+    eni = instance.nics[0]
+    mac = eni.mac_address
+    nic = f"meta-data/network/interfaces/macs/{mac}"
+    addresses = "\n".join(a["PrivateIpAddress"] for a in eni.private_ip_addresses)
+    found: Tree = {
+        "meta-data/ami-id": instance.image_id,
+        "meta-data/hostname": instance.private_dns_name,
+        "meta-data/local-hostname": instance.private_dns_name,
+        "meta-data/instance-id": instance.id,
+        "meta-data/instance-type": instance.instance_type,
+        "meta-data/local-ipv4": eni.private_ip_address,
+        "meta-data/mac": mac,
+        "meta-data/placement/availability-zone": eni.subnet.availability_zone,
+        "meta-data/placement/region": region,
+        "meta-data/security-groups": "\n".join(sorted(group.name for group in eni.group_set)),
+        "meta-data/services/domain": "amazonaws.com",
+        f"{nic}/device-number": "0",
+        f"{nic}/interface-id": eni.id,
+        f"{nic}/local-ipv4s": addresses,
+        f"{nic}/mac": mac,
+        f"{nic}/owner-id": eni.owner_id,
+        f"{nic}/security-group-ids": "\n".join(sorted(group.id for group in eni.group_set)),
+        f"{nic}/subnet-id": eni.subnet.id,
+        f"{nic}/subnet-ipv4-cidr-block": eni.subnet.cidr_block,
+        f"{nic}/vpc-id": eni.vpc_id,
+        "dynamic/instance-identity/document": json.dumps(
+            {
+                "accountId": instance.owner_id,
+                "architecture": instance.architecture,
+                "availabilityZone": eni.subnet.availability_zone,
+                "imageId": instance.image_id,
+                "instanceId": instance.id,
+                "instanceType": instance.instance_type,
+                "privateIp": eni.private_ip_address,
+                "region": region,
+                "version": "2017-09-30",
+            },
+            indent=2,
+        ),
+    }
+    if key:
+        found |= {"meta-data/public-keys/0/openssh-key": key}
+    if instance.user_data:
+        found["user-data"] = (
+            instance.user_data.decode() if hasattr(instance.user_data, "decode") else instance.user_data
+        )
+    if profile is not None:
+        for role in profile.roles:
+            found["meta-data/iam/info"] = json.dumps({"Code": "Success", "InstanceProfileArn": profile.arn})
+            found[f"meta-data/iam/security-credentials/{role.name}"] = lambda role=role: _document(
+                credentials(role.name)
+            )
+    return found
+
+
+def _document(credentials: Credentials) -> str:
+    assert credentials.expires is not None
+    return json.dumps(
+        {
+            "Code": "Success",
+            "LastUpdated": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "Type": "AWS-HMAC",
+            "AccessKeyId": credentials.access_key,
+            "SecretAccessKey": credentials.secret_key,
+            "Token": credentials.token,
+            "Expiration": credentials.expires.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        },
+        indent=2,
+    )
