@@ -13,17 +13,17 @@ help: ## List the targets
 .PHONY: up
 up: install ## Local region, stack, and a failover to watch
 	$(in_env) python -m localregion start
-	$(in_env) python -m stackctl up local
+	$(in_env) python -m stackctl up local --region-env local
 	$(in_env) python -m drills demo
 
 .PHONY: preview
 preview: install ## What `up` would change on the local region's stack
-	$(in_env) python -m stackctl preview local
+	$(in_env) python -m stackctl preview local --region-env local
 
 .PHONY: down
 down: ## Destroy the local stack and leave nothing of the region behind
 	python3 -m toolchain install
-	$(in_env) python -m stackctl destroy local
+	$(in_env) python -m stackctl destroy local --region-env local
 	$(in_env) python -m localregion stop
 
 .PHONY: test
@@ -31,7 +31,7 @@ test: install lint ## Every check: lint, unit, rendering, contract, region, stac
 	$(in_env) pytest
 
 .PHONY: lint
-lint: ## Style, types, shell scripts, YAML
+lint: ## Style, types, shell scripts, YAML, workflows
 	@python3 -m toolchain install --only venv
 	$(in_env) python -m toolchain lint
 

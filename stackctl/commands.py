@@ -265,8 +265,11 @@ def stacks_of(files: Iterable[str]) -> list[str]:
 
 def _open(stack: str, region_env: str | None) -> Pulumi:
     if region_env:
-        # For Pulumi and for boto3 alike.
-        os.environ.update(region.environment(region_env))
+        variables = region.environment(region_env)
+        # For Pulumi and for boto3 alike. Nothing of the user's own account may win over it or leak into it.
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            del os.environ[name]
+        os.environ.update(variables)
     return Pulumi(Stack(stack))
 
 

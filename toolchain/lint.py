@@ -1,9 +1,10 @@
-"""The checks that only read: style, types, shell scripts, YAML."""
+"""The checks that only read: style, types, shell scripts, YAML, workflows."""
 
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from toolchain import actionlint
 from toolchain.paths import ROOT
 from toolchain.progress import say
 
@@ -43,6 +44,9 @@ def lint() -> bool:
         ["mypy"],
         ["shellcheck", *shell],
         ["yamllint", "--strict", *yaml],
+        [actionlint.install()],
+        # Offline: what it could ask GitHub for would change from one run to the next.
+        ["zizmor", "--offline", "--no-progress", "--quiet", ".github/workflows"],
     ]
     failed = [
         check
