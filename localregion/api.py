@@ -73,7 +73,7 @@ class Api:
         self._moto = DomainDispatcherApplication(create_backend_app)
         self.lock = threading.RLock()
         for service in ("ec2", "iam", "sts", "ssm"):  # importing them takes longer than a failover
-            self._moto.app_instances[service] = create_backend_app(service)  # type: ignore[arg-type]
+            self._moto.app_instances[service] = create_backend_app(service)
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         http = HttpRequest(environ)
@@ -87,7 +87,7 @@ class Api:
         )
         service = "ec2"
         try:
-            caller, region, service = authenticate(request, self.keyring)  # type: ignore[arg-type]
+            caller, region, service = authenticate(request, self.keyring)
             action = _action(request)
             self.faults.strike(action, service, caller)
             if service == "ec2" and region != self.region:

@@ -9,10 +9,10 @@ import hmac
 import json
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import parse_qsl, quote, unquote
 
 _SKEW = timedelta(minutes=5)
@@ -54,6 +54,12 @@ def _letters(count: int) -> str:
     return "".join(secrets.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ234567") for _ in range(count))
 
 
+class Keys(Protocol):
+    """Where credentials are found by their access key."""
+
+    def get(self, access_key: str, /) -> Credentials | None: ...
+
+
 @dataclass(frozen=True)
 class Request:
     method: str
@@ -70,7 +76,7 @@ class Request:
         return dict(pairs)
 
 
-def authenticate(request: Request, known: Mapping[str, Credentials]) -> tuple[Credentials, str, str]:
+def authenticate(request: Request, known: "Keys") -> tuple[Credentials, str, str]:
     """The caller's credentials, the region and the service. Raises Denied."""
     header = request.headers.get("authorization", "")
     match = re.fullmatch(
@@ -187,7 +193,7 @@ def _condition(operator: str, key: str, values: list[str], context: Mapping[str,
     negated = "Not" in operator
     if have is None:
         return if_exists or negated
-    tests = {
+    tests: dict[str, Callable[[str], bool]] = {
         "StringEquals": lambda value: have == value,
         "StringEqualsIgnoreCase": lambda value: have.lower() == value.lower(),
         "StringLike": lambda value: _like(value, have),

@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Any
 
@@ -99,10 +99,9 @@ class Daemon:
                 description="Debian 12",
                 allowed_pattern=None,
                 keyid=None,
-                last_modified_date=time.time(),
+                last_modified_date=datetime.now(UTC),
                 version=1,
                 data_type="aws:ec2:image",
-                tags=[],
             )
         )
 

@@ -221,8 +221,8 @@ def _correct_interfaces(models: Any) -> None:
     ec2_class.create_network_interface = create_network_interface
     ec2_class.delete_network_interface = delete_network_interface
     ec2_class.unassign_private_ip_addresses = unassign_private_ip_addresses
-    ElasticNetworkInterfaces.assign_private_ip_addresses = assign_response  # type: ignore[method-assign]
-    model.NetworkInterface.get_filter_value = get_filter_value  # type: ignore[method-assign]
+    ElasticNetworkInterfaces.assign_private_ip_addresses = assign_response
+    model.NetworkInterface.get_filter_value = get_filter_value
 
 
 # -- security groups -----------------------------------------------------------------------------------------------------
@@ -248,7 +248,7 @@ def _correct_rules() -> None:
         if numbered:
             self.from_port = self.to_port = None
 
-    def description(self: Any) -> str | None:
+    def description(self: Any) -> Any:
         return self.ip_range.get("Description") or self.source_group.get("Description")
 
     def delete_security_group(self: Any, name: str | None = None, group_id: str | None = None) -> None:
@@ -262,9 +262,9 @@ def _correct_rules() -> None:
                         _refuse("DependencyViolation", f"resource {group_id} has a dependent object")
         delete(self, name, group_id)
 
-    model.SecurityGroupRule.__init__ = __init__  # type: ignore[method-assign]
-    model.SecurityGroupRule.description = property(description)  # type: ignore[method-assign, assignment]
-    EC2Backend.delete_security_group = delete_security_group  # type: ignore[method-assign]
+    model.SecurityGroupRule.__init__ = __init__
+    model.SecurityGroupRule.description = property(description)
+    EC2Backend.delete_security_group = delete_security_group
 
 
 # -- VPCs ----------------------------------------------------------------------------------------------------------------
@@ -273,7 +273,18 @@ def _correct_rules() -> None:
 def _correct_vpcs() -> None:
     from moto.ec2.models import EC2Backend  # noqa: PLC0415
 
-    create = EC2Backend.create_vpc
+    from moto.ec2.models import nat_gateways  # noqa: PLC0415
+
+    create, delete_nat = EC2Backend.create_vpc, EC2Backend.delete_nat_gateway
+
+    def delete_nat_gateway(self: Any, nat_gateway_id: str) -> Any:
+        """With its interface and without its address, which moto leaves behind and in use."""
+        nat = delete_nat(self, nat_gateway_id)
+        for eip in self.addresses:
+            if eip.eni is nat._eni:
+                eip.eni = eip.association_id = eip.instance = None
+        self.enis.pop(nat._eni.id, None)
+        return nat
 
     def create_vpc(self: Any, cidr_block: str, *args: Any, **kwargs: Any) -> Any:
         with suppress(ValueError):
@@ -286,7 +297,10 @@ def _correct_vpcs() -> None:
                     )
         return create(self, cidr_block, *args, **kwargs)
 
-    EC2Backend.create_vpc = create_vpc  # type: ignore[method-assign]
+    # moto gives a NAT gateway an address out of nowhere; without one its interface gets a free one of the subnet.
+    nat_gateways.random_private_ip = lambda: None
+    EC2Backend.create_vpc = create_vpc
+    EC2Backend.delete_nat_gateway = delete_nat_gateway
 
 
 # -- instances -----------------------------------------------------------------------------------------------------------
@@ -418,13 +432,13 @@ def _correct_instances(hypervisor: Hypervisor) -> None:
     def private_dns_name(self: Any) -> str:
         return f"ip-{self.private_ip.replace('.', '-')}.{self.region_name}.compute.internal" if self.private_ip else ""
 
-    instance_class.private_dns_name = property(private_dns_name)  # type: ignore[method-assign, assignment]
-    instance_class.start = start_instance  # type: ignore[method-assign]
-    instance_class.stop = stop_instance  # type: ignore[method-assign]
-    instance_class.terminate = terminate_instance  # type: ignore[method-assign]
-    instance_class.reboot = reboot_instance  # type: ignore[method-assign]
-    EC2Backend.run_instances = run_instances  # type: ignore[method-assign]
-    General.get_console_output = console  # type: ignore[method-assign]
+    instance_class.private_dns_name = property(private_dns_name)
+    instance_class.start = start_instance
+    instance_class.stop = stop_instance
+    instance_class.terminate = terminate_instance
+    instance_class.reboot = reboot_instance
+    EC2Backend.run_instances = run_instances
+    General.get_console_output = console
 
 
 # -- what the network has to look like -------------------------------------------------------------------------------------

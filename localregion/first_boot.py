@@ -29,7 +29,7 @@ def get(path: str) -> str | None:
                 token = answer.read().decode()
             wanted = urllib.request.Request(METADATA + path, headers={"X-aws-ec2-metadata-token": token})
             with urllib.request.urlopen(wanted, timeout=5) as answer:
-                return answer.read().decode()
+                return str(answer.read().decode())
         except urllib.error.HTTPError as error:
             if error.code == 404:
                 return None

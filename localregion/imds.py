@@ -84,9 +84,9 @@ class Keyring:
         with self._lock:
             self._all[credentials.access_key] = credentials
 
-    def get(self, access_key: str, default: Any = None) -> Credentials | None:
+    def get(self, access_key: str) -> Credentials | None:
         with self._lock:
-            return self._all.get(access_key, default)
+            return self._all.get(access_key)
 
     def of_role(self, role: str, instance_id: str) -> Credentials:
         """Those that the metadata service shows now: new ones from half of their life on."""
