@@ -69,7 +69,7 @@ class Cluster(pulumi.ComponentResource):
                 health = Health(
                     f"{node.name}-health", HealthArgs(settings, self.machines[node.name], node), self._child
                 )
-                ready.append(health)
+                ready.append(health.listening)
             ready.extend(tier.ready)
 
         for balancer in balancers:

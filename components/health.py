@@ -1,12 +1,20 @@
-"""Temporary."""
+"""The responder to the load balancers' health checks, on every machine that has something behind them."""
 
+import json
 from dataclasses import dataclass
+from typing import Any
 
 import pulumi
 
+from components.config_file import ConfigFile, ConfigFileArgs
+from components.firewall import HEALTH_PORT
 from components.machine import Machine
+from components.remote import run
+from components.template import TEMPLATES, render
 from settings import Machine as MachineSettings
-from settings import Settings
+from settings import Role, Settings
+
+_UNIT = "mycat-ha-health"
 
 
 @dataclass
@@ -17,6 +25,78 @@ class HealthArgs:
 
 
 class Health(pulumi.ComponentResource):
+    """A systemd socket on 48700 of the machine's own address; who may reach it is the firewall's business."""
+
     def __init__(self, name: str, args: HealthArgs, opts: pulumi.ResourceOptions | None = None):
         super().__init__("mycat-ha:health:Health", name, {}, opts)
+        machine = args.machine
+        installed = run(
+            f"{name}-install",
+            machine.connection,
+            render("health/install.sh.j2"),
+            triggers=[machine.instance_id],
+            opts=pulumi.ResourceOptions.merge(machine.bound, pulumi.ResourceOptions(parent=self)),
+        )
+        after_install = pulumi.ResourceOptions(parent=self, depends_on=[installed])
+        restart = "systemctl daemon-reload; systemctl try-restart mycat-ha-health.service"
+
+        def file(suffix: str, path: str, content: pulumi.Input[str], **options: str) -> ConfigFile:
+            return ConfigFile(
+                f"{name}-{suffix}",
+                ConfigFileArgs(machine=machine, path=path, content=content, **options),
+                after_install,
+            )
+
+        files = [
+            file(
+                "responder",
+                "/usr/local/lib/mycat-ha/health",
+                (TEMPLATES / "health/health.py").read_text(),
+                mode="0755",
+                validate='python3 -c "import ast, sys; ast.parse(open(sys.argv[1]).read())" "$STAGED"',
+                apply=restart,
+            ),
+            file(
+                "credentials",
+                "/etc/mycat-ha/health.json",
+                pulumi.Output.secret(json.dumps(checks(args.settings, args.machine_settings))),
+                mode="0640",
+                owner="root:mycat-ha-health",
+                validate='python3 -m json.tool "$STAGED" >/dev/null',
+                apply=restart,
+            ),
+            file(
+                "service",
+                f"/etc/systemd/system/{_UNIT}.service",
+                (TEMPLATES / "health/health.service").read_text(),
+                apply=restart,
+            ),
+            file(
+                "socket",
+                f"/etc/systemd/system/{_UNIT}.socket",
+                render("health/health.socket.j2", address=machine.address, port=HEALTH_PORT),
+                apply=restart,
+            ),
+        ]
+        self.listening = run(
+            f"{name}-start",
+            machine.connection,
+            f"systemctl daemon-reload; systemctl enable --quiet --now {_UNIT}.socket",
+            triggers=[machine.instance_id],
+            opts=pulumi.ResourceOptions.merge(
+                machine.bound, pulumi.ResourceOptions(parent=self, depends_on=list(files))
+            ),
+        )
         self.register_outputs({})
+
+
+def checks(settings: Settings, machine: MachineSettings) -> dict[str, dict[str, Any]]:
+    """What is asked on ``machine``: PyMySQL's connection settings by request target."""
+    found: dict[str, dict[str, Any]] = {}
+    if Role.MYSQL in machine.roles:
+        found["/mysql"] = {
+            "unix_socket": "/run/mysqld/mysqld.sock",
+            "user": "health",
+            "password": settings.secrets["health"].get_secret_value(),
+        }
+    return found

@@ -1,0 +1,144 @@
+#!/usr/bin/python3
+"""Answers a load balancer's health checks over HTTP: is this machine's database, or its Mycat, usable by clients?
+
+``OPTIONS *``, ``GET /`` and ``GET /mycat`` ask Mycat; ``GET /mysql`` asks MariaDB and Galera. 200 means yes; 503 means
+no, with the reason; 404 means that there is no such service here. An answer comes within a second, whatever hangs:
+the service is asked over a connection that is kept, and its last answer is good for 200 ms, so that many balancers
+cost no more than one. Started by systemd with the listening socket (sd_listen_fds(3)).
+"""
+
+import json
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pymysql
+
+FRESH = 0.2  # seconds for which an answer is good
+PATIENCE = 0.4  # seconds that one step of asking may take
+LIMIT = 0.9  # seconds until a caller is told no
+
+
+class Service:
+    """One service, its connection, and its last answer."""
+
+    def __init__(self, settings: dict, usable: Callable[["Service"], str]) -> None:
+        self._settings = settings
+        self._usable = usable
+        self._connection: pymysql.Connection | None = None
+        self._lock = threading.Lock()
+        self._answer = (0.0, "not asked yet")
+
+    def problem(self) -> str:
+        """Why clients should not come here; empty if they may."""
+        if time.monotonic() - self._answer[0] < FRESH:
+            return self._answer[1]
+        if not self._lock.acquire(timeout=LIMIT):
+            return "it has not answered in time"
+        try:
+            if time.monotonic() - self._answer[0] >= FRESH:
+                self._answer = (time.monotonic(), self._ask())
+            return self._answer[1]
+        finally:
+            self._lock.release()
+
+    def _ask(self) -> str:
+        for again in (True, False):
+            fresh = self._connection is None
+            try:
+                if self._connection is None:
+                    self._connection = pymysql.connect(
+                        connect_timeout=PATIENCE, read_timeout=PATIENCE, write_timeout=PATIENCE, **self._settings
+                    )
+                return self._usable(self)
+            except Exception as error:  # noqa: BLE001  whatever it is, it is the reason
+                connection, self._connection = self._connection, None
+                if connection is not None:
+                    connection._force_close()
+                # A kept connection may have been closed by a restart: that alone is no reason.
+                closed = isinstance(error, pymysql.err.OperationalError) and error.args[0] in (2006, 2013)
+                if fresh or not again or not closed or "timed out" in str(error):
+                    return f"{type(error).__name__}: {error}"
+        return "unreachable"
+
+    def rows(self, query: str) -> tuple:
+        with self._connection.cursor() as cursor:
+            cursor.execute(query)
+            return cursor.fetchall()
+
+
+def database(service: Service) -> str:
+    """Galera lets clients in when this node belongs to the primary component and has caught up with it."""
+    status = dict(
+        service.rows(
+            "SHOW GLOBAL STATUS WHERE Variable_name IN "
+            "('wsrep_ready', 'wsrep_cluster_status', 'wsrep_local_state', 'wsrep_local_state_comment')"
+        )
+    )
+    if status.get("wsrep_ready") != "ON":
+        return "wsrep_ready is off: the node does not take queries"
+    if status.get("wsrep_cluster_status") != "Primary":
+        return f"wsrep_cluster_status is {status.get('wsrep_cluster_status')}"
+    if status.get("wsrep_local_state") != "4":
+        return f"the node is not synced: {status.get('wsrep_local_state_comment')}"
+    if service.rows("SELECT @@read_only")[0][0]:
+        return "the server is read-only"
+    return ""
+
+
+def mycat(service: Service) -> str:
+    """Mycat answers this one itself, without a database: a database that is down is not Mycat's failure."""
+    return "" if service.rows("SELECT 1") else "an empty answer"
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    timeout = 2
+    services: dict = {}
+    aliases = {"*": "/mycat", "/": "/mycat"}
+
+    def answer(self) -> None:
+        service = self.services.get(self.aliases.get(self.path, self.path))
+        if service is None:
+            status, text = 404, "no such service here"
+        else:
+            text = service.problem()
+            status = 503 if text else 200
+        body = f"{text or 'ok'}\n".encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "text/plain; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+        self.close_connection = True
+
+    do_GET = do_OPTIONS = do_HEAD = answer  # noqa: N815
+
+    def log_message(self, *words: object) -> None:
+        """A line for each check would bury everything else."""
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("", 0), Handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = socket.socket(fileno=3)
+
+
+def main() -> None:
+    with open(sys.argv[1], encoding="utf-8") as file:
+        settings = json.load(file)
+    checks = {"/mysql": database, "/mycat": mycat}
+    Handler.services = {path: Service(settings[path], check) for path, check in checks.items() if path in settings}
+    Server().serve_forever()
+
+
+if __name__ == "__main__":
+    main()
