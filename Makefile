@@ -23,8 +23,8 @@ preview: install ## What `up` would change on the local region's stack
 .PHONY: down
 down: ## Destroy the local stack and leave nothing of the region behind
 	python3 -m toolchain install
-	$(in_env) python -m stackctl destroy local --region-env local
-	$(in_env) python -m localregion stop
+	status=0; $(in_env) python -m stackctl destroy local --region-env local || status=$$?; \
+	  $(in_env) python -m localregion stop; exit $$status
 
 .PHONY: test
 test: install lint ## Every check: lint, unit, rendering, contract, region, stack
@@ -36,8 +36,8 @@ lint: ## Style, types, shell scripts, YAML, workflows
 	$(in_env) python -m toolchain lint
 
 .PHONY: install
-install: ## Obtain Pulumi, its plugins, the Python environment and the source archives
-	@python3 -m toolchain install
+install: ## Obtain Pulumi, its plugins, the Python environment, the source archives and the machines' image
+	@python3 -m toolchain install --meanwhile "python -c 'from localregion.image import ensure; ensure()'"
 
 .PHONY: lock
 lock: ## Pin every Python package of requirements.in, with hashes

@@ -14,14 +14,23 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python3 -m toolchain", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     obtain = commands.add_parser("install", help="obtain what is missing; does nothing when all is there")
-    obtain.add_argument("--only", choices=PARTS, help="only this part, and what it needs")
+    obtain.add_argument(
+        "--only",
+        choices=PARTS,
+        action="append",
+        default=[],
+        help="only this part (several are possible), and what it needs",
+    )
+    obtain.add_argument(
+        "--meanwhile", metavar="COMMAND", help="run this in the Python environment during the Go builds"
+    )
     run = commands.add_parser("exec", help="run a command with the toolchain's environment")
     run.add_argument("argv", nargs=argparse.REMAINDER, metavar="-- COMMAND")
     commands.add_parser("lint", help="style, types, shell scripts, YAML")
     chosen = parser.parse_args(arguments)
     try:
         if chosen.command == "install":
-            install(chosen.only)
+            install(chosen.only, chosen.meanwhile)
         elif chosen.command == "exec":
             argv = chosen.argv[1:] if chosen.argv[:1] == ["--"] else chosen.argv
             if not argv:

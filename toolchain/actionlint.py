@@ -1,5 +1,6 @@
 """actionlint, the checker of GitHub workflows; its Go module is small enough to build wherever it is needed."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from toolchain import golang
@@ -11,12 +12,12 @@ MODULE = ROOT / "toolchain" / "actionlint"
 PACKAGE = "github.com/rhysd/actionlint/cmd/actionlint"
 
 
-def install() -> str:
-    """The path of the program, built once."""
+def install(go: Callable[[], str]) -> str:
+    """The path of the program, built once; `go` is asked for Go only when it is to be built."""
 
     def build(part: Path) -> None:
-        go = golang.install()
-        argv = [go, "build", "-trimpath", "-ldflags", "-s -w", "-o", f"{part}/", PACKAGE]
-        run("lint", "building actionlint", argv, cwd=MODULE, env=golang.environment(go))
+        compiler = go()
+        argv = [compiler, "build", "-trimpath", "-ldflags", "-s -w", "-o", f"{part}/", PACKAGE]
+        run("lint", "building actionlint", argv, cwd=MODULE, env=golang.environment(compiler))
 
     return str(obtain("actionlint", digest(MODULE), build) / "actionlint")

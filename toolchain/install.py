@@ -1,20 +1,26 @@
 """Obtains the parts, independent ones at the same time: the Go builds take long, and nothing else waits for them."""
 
 import functools
+import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from toolchain import cli, golang, plugins, sources, system, venv
-from toolchain.progress import ToolchainError, say
+from toolchain import actionlint, cli, golang, plugins, sources, system, venv
+from toolchain.environment import environment as variables
+from toolchain.progress import ToolchainError, run, say
 
 PARTS = ("system", "venv", "go", "pulumi", "aws", "command", "sources")
 
 
-def install(only: str | None = None) -> None:
-    """Obtains every part, or only the named one with what it needs."""
+def install(only: Sequence[str] = (), meanwhile: str | None = None) -> None:
+    """Obtains every part, or only the named ones with what they need.
+
+    `meanwhile` is a command line that needs no more than the Python
+    environment; it runs in it while the Go builds go on.
+    """
     started = time.monotonic()
     find_go = functools.cache(golang.install)
 
@@ -38,7 +44,8 @@ def install(only: str | None = None) -> None:
         "sources": sources.install,
     }
     if only:
-        alone[only]()
+        for part in only:
+            alone[part]()
         return
 
     system.install()  # first: Python's venv module may be one of the packages
@@ -46,11 +53,14 @@ def install(only: str | None = None) -> None:
         the_venv = pool.submit(environment)
         # One Go build after the other: each keeps every core busy by itself.
         the_cli = pool.submit(pulumi)
-        steps: list[Future[None]] = [
+        steps: list[Future[Any]] = [
             pool.submit(lambda: plugins.install_aws(the_cli.result(), find_go)),
             pool.submit(lambda: plugins.install_command(the_cli.result(), the_venv.result())),
             pool.submit(sources.install),
+            pool.submit(actionlint.install, find_go),
         ]
+        if meanwhile:
+            steps.append(pool.submit(lambda: _run_beside(meanwhile, the_venv)))
         everything: list[Future[Any]] = [the_venv, the_cli, *steps]
         errors = [error for step in everything if (error := step.exception())]
     if errors:
@@ -59,3 +69,9 @@ def install(only: str | None = None) -> None:
             raise unexpected
         raise ToolchainError("\n".join(dict.fromkeys(str(error) for error in errors)))
     say("toolchain", f"ready after {time.monotonic() - started:.0f} s")
+
+
+def _run_beside(command: str, the_venv: Future[Path]) -> None:
+    the_venv.result()
+    for line in run("meanwhile", command, shlex.split(command), env=variables()).splitlines():
+        say("meanwhile", line)

@@ -4,7 +4,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from toolchain import actionlint
+from toolchain import actionlint, golang
 from toolchain.paths import ROOT
 from toolchain.progress import say
 
@@ -44,7 +44,7 @@ def lint() -> bool:
         ["mypy"],
         ["shellcheck", *shell],
         ["yamllint", "--strict", *yaml],
-        [actionlint.install()],
+        [actionlint.install(golang.install)],
         # Offline: what it could ask GitHub for would change from one run to the next.
         ["zizmor", "--offline", "--no-progress", "--quiet", ".github/workflows"],
     ]
