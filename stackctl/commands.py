@@ -193,9 +193,12 @@ def create(
 
 
 @app.command("list")
-def list_stacks(as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False) -> None:
-    """All stacks of the project with owner, age and expiry."""
-    rows = [_describe(name) for name in stack_names()]
+def list_stacks(
+    everything: Annotated[bool, typer.Option("--all", help="the project's other stacks as well")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+) -> None:
+    """Test stacks with owner, age, expiry, and whether they are protected."""
+    rows = [_describe(name) for name in stack_names() if everything or name.startswith(teststack.PREFIX)]
     if as_json:
         sys.stdout.write(json.dumps(rows, indent=2) + "\n")
         return
@@ -213,8 +216,10 @@ def sweep(region_env: RegionEnv = None) -> None:
     """Destroy the test stacks that have expired; all other stacks are left alone."""
     failed = []
     for name in stack_names():
+        if not name.startswith(teststack.PREFIX):
+            continue
         row = _describe(name)
-        if not name.startswith(teststack.PREFIX) or not row["expired"]:
+        if not row["expired"]:
             continue
         if row["protected"]:
             say(f"stack {name} expired at {row['expires']} but is protected: {row['protected']}; left alone")
