@@ -1,14 +1,14 @@
 """A file on a machine that is never half-written and never replaces a working one by a broken one."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pulumi
 from pulumi_command import remote
 
-from components.machine import Machine
+from components.machine import INSTALL_FILE, Machine
 from components.remote import run
-from components.template import render
 
 
 @dataclass
@@ -32,15 +32,22 @@ class ConfigFile(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: ConfigFileArgs, opts: pulumi.ResourceOptions | None = None):
         super().__init__("mycat-ha:config_file:ConfigFile", name, {}, opts)
-        script = pulumi.Output.from_input(args.validate).apply(
-            lambda validate: render("config_file/install.sh.j2", file=args, validate=validate)
-        )
+        script = pulumi.Output.from_input(args.validate).apply(lambda validate: _install(args, validate))
         self.command: remote.Command = run(
             f"{name}-file",
             args.machine.connection,
             script,
             stdin=args.content,
+            shell=False,
             triggers=[args.machine.instance_id, *args.triggers],
             opts=pulumi.ResourceOptions.merge(args.machine.bound, pulumi.ResourceOptions(parent=self)),
         )
         self.register_outputs({})
+
+
+def _install(args: ConfigFileArgs, validate: str) -> str:
+    words = [INSTALL_FILE, args.path, args.mode, args.owner]
+    for option, command in (("--validate", validate), ("--apply", args.apply), ("--gate", args.gate)):
+        if command:
+            words += [option, command]
+    return shlex.join(words)

@@ -38,7 +38,7 @@ class Health(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions.merge(machine.bound, pulumi.ResourceOptions(parent=self)),
         )
         after_install = pulumi.ResourceOptions(parent=self, depends_on=[installed])
-        restart = "systemctl daemon-reload; systemctl try-restart mycat-ha-health.service"
+        restart = f"systemctl daemon-reload; systemctl is-active --quiet {_UNIT} || exit 0; systemctl restart {_UNIT}"
 
         def file(suffix: str, path: str, content: pulumi.Input[str], **options: str) -> ConfigFile:
             return ConfigFile(

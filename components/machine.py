@@ -10,9 +10,11 @@ from pulumi_command import remote
 
 from components.interface import Interface
 from components.remote import run
-from components.template import render
+from components.template import TEMPLATES, render
 from settings import Machine as MachineSettings
 from settings import Settings
+
+INSTALL_FILE = "/usr/local/lib/mycat-ha/install-file"
 
 
 @dataclass
@@ -78,6 +80,16 @@ class Machine(pulumi.ComponentResource):
         facts: pulumi.Output[dict[str, Any]] = ready.stdout.apply(json.loads)
         self.device = facts["device"]
         self.connection = _connection(args.settings, self.address, facts["hostKey"])
+        #: What every command on the machine waits for.
+        self.tools = run(
+            f"{name}-tools",
+            self.connection,
+            f"install -m 0755 /dev/stdin {INSTALL_FILE}",
+            stdin=(TEMPLATES / "machine/install-file.sh").read_text(),
+            triggers=[instance.id],
+            opts=pulumi.ResourceOptions.merge(self.bound, pulumi.ResourceOptions(parent=self)),
+        )
+        self.bound = pulumi.ResourceOptions(deleted_with=instance, depends_on=[self.tools])
         self.register_outputs({"instanceId": self.instance_id, "device": self.device})
 
 

@@ -21,17 +21,18 @@ def run(
     opts: pulumi.ResourceOptions,
     stdin: pulumi.Input[str] | None = None,
     timeout: str = "10m",
+    shell: bool = True,
 ) -> remote.Command:
     """Run ``script`` when it is new, when it or ``stdin`` has changed, and anew when a trigger has changed.
 
     Every script is idempotent, because a connection that changes (a replaced machine) runs it again. ``stdin`` is
     for secrets and file contents: it is a secret in state and its output is not logged. There is no delete command:
-    what was done goes with the machine.
+    what was done goes with the machine. Without ``shell`` the script is one program and its words.
     """
     command: remote.Command = remote.Command(
         name,
         connection=connection,
-        create=pulumi.Output.from_input(script).apply(as_root),
+        create=pulumi.Output.from_input(script).apply(as_root if shell else "sudo -n {}".format),
         stdin=None if stdin is None else pulumi.Output.secret(stdin),
         triggers=list(triggers),
         logging=remote.Logging.NONE if stdin is not None else remote.Logging.STDERR,

@@ -1,0 +1,75 @@
+"""What a run's observations say: downtime as a client sees it, and what became of every write."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One thing that a probe tried; times by CLOCK_MONOTONIC in seconds."""
+
+    kind: str
+    n: int
+    start: float
+    end: float
+    error: str | None
+
+
+@dataclass(frozen=True)
+class Outage:
+    """What one kind of client saw of a fault.
+
+    ``downtime``: from the fault to the end of the first success after the last failure, an attempt that hangs being a
+    failure from its start; without any failure, the longest time between two successes. ``gap``: the longest time
+    without a success after the fault.
+    """
+
+    kind: str
+    downtime: float
+    gap: float
+    failures: int
+    attempts: int
+
+
+def outage(attempts: Iterable[Attempt], kind: str, fault: float) -> Outage:
+    """Raises ValueError if the client had no success after the fault."""
+    mine = sorted((a for a in attempts if a.kind == kind), key=lambda a: a.end)
+    after = [a for a in mine if a.end > fault]
+    successes = [a.end for a in after if a.error is None]
+    failures = [a for a in after if a.error is not None]
+    if not successes:
+        raise ValueError(f"no {kind} succeeded after the fault")
+    before = [a.end for a in mine if a.end <= fault and a.error is None]
+    times = [before[-1] if before else fault, *successes]
+    gap = max(later - earlier for earlier, later in pairwise(times))
+    downtime = gap
+    if failures:
+        # The start of the last attempt that failed: its end only tells how long it was waited for.
+        last = max(a.start for a in failures)
+        downtime = min((end for end in successes if end > last), default=successes[-1]) - fault
+    return Outage(kind, max(downtime, 0.0), gap, len(failures), len(after))
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Every write, by what its client was told and what the database has.
+
+    ``lost``: acknowledged and not there. ``unknown``: not acknowledged but there (the answer was lost, not the row).
+    """
+
+    acknowledged: int
+    lost: tuple[int, ...]
+    unknown: tuple[int, ...]
+
+
+def ledger(attempts: Iterable[Attempt], present: Iterable[int]) -> Ledger:
+    acknowledged = {a.n for a in attempts if a.kind == "write" and a.error is None}
+    there = set(present)
+    return Ledger(len(acknowledged), tuple(sorted(acknowledged - there)), tuple(sorted(there - acknowledged)))
+
+
+def spread(values: Sequence[float]) -> str:
+    """``min/median/max`` in seconds."""
+    return f"{min(values):.2f}/{median(values):.2f}/{max(values):.2f} s"

@@ -1,0 +1,93 @@
+"""Results for people to look at: a timeline picture, tables, and the same as JSON."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+from rich.console import Console
+from rich.table import Table
+
+from drills.analysis import spread
+from drills.drill import Result
+
+mpl.use("Agg")
+NAMES = {"read": "new connection with a read", "write": "write (acknowledged)", "session": "kept session"}
+
+
+def show(result: Result, console: Console) -> None:
+    """The timeline of one drill, and what the client saw."""
+    timeline = Table("after the fault", "what", title=f"{result.fault} on {result.machine}", title_justify="left")
+    rows = [(0.0, f"{result.machine}: fault"), *result.events]
+    for kind, name in NAMES.items():
+        if kind in result.outages:
+            rows.append((result.outages[kind].downtime, f"client: {name} works again"))
+    for at, what in sorted(rows):
+        timeline.add_row(f"{at:7.3f} s", what)
+    console.print(timeline)
+    summary = Table("client", "downtime", "longest gap", "failed attempts", "attempts")
+    for kind, outage in result.outages.items():
+        summary.add_row(
+            NAMES[kind], f"{outage.downtime:.2f} s", f"{outage.gap:.2f} s", str(outage.failures), str(outage.attempts)
+        )
+    console.print(summary)
+    ledger = result.ledger
+    console.print(
+        f"acknowledged writes: {ledger.acknowledged}, lost: [bold]{len(ledger.lost)}[/bold], "
+        f"without an answer but stored: {len(ledger.unknown)}"
+    )
+
+
+def show_all(results: Sequence[Result], console: Console) -> None:
+    table = Table("client", "downtime min/median/max", "longest gap min/median/max", title=f"{len(results)} drills")
+    for kind, name in NAMES.items():
+        outages = [result.outages[kind] for result in results]
+        table.add_row(name, spread([o.downtime for o in outages]), spread([o.gap for o in outages]))
+    console.print(table)
+    acknowledged = sum(result.ledger.acknowledged for result in results)
+    lost = sum(len(result.ledger.lost) for result in results)
+    console.print(f"acknowledged writes: {acknowledged}, lost: [bold]{lost}[/bold]")
+    console.print(
+        "downtime: from the fault to the end of the first success after the last failed attempt; "
+        "longest gap: the longest time without a success after the fault"
+    )
+
+
+def write(results: Sequence[Result], directory: Path) -> None:
+    """``results.json`` and one ``timeline-N.png`` for each drill."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "results.json").write_text(json.dumps([result.summary() for result in results], indent=2))
+    for number, result in enumerate(results, 1):
+        picture(result, directory / f"timeline-{number}.png")
+
+
+def picture(result: Result, path: Path) -> None:
+    """Every attempt as a line from its start to its end, green if it succeeded; events of the failover above."""
+    from matplotlib import pyplot as plt  # noqa: PLC0415  (after the backend is chosen)
+
+    figure, axes = plt.subplots(figsize=(11, 4.5))
+    kinds = list(NAMES)
+    end = max(outage.downtime for outage in result.outages.values()) + 1.5
+    for attempt in result.attempts:
+        start, stop = attempt.start - result.moment, attempt.end - result.moment
+        if stop < -1 or start > end:
+            continue
+        row = kinds.index(attempt.kind)
+        colour = "tab:green" if attempt.error is None else "tab:red"
+        axes.plot(
+            [start, max(stop, start + 0.01)], [row, row], color=colour, linewidth=9, alpha=0.5, solid_capstyle="butt"
+        )
+    axes.axvline(0, color="black", linewidth=1.2)
+    axes.text(0, len(kinds) - 0.35, f" {result.machine}: {result.fault}", fontsize=8, va="bottom")
+    for place, (at, what) in enumerate(event for event in result.events if event[0] < end):
+        axes.axvline(at, color="tab:blue", linewidth=0.8, linestyle=":")
+        axes.text(at, len(kinds) - 0.1 + 0.22 * (place % 5), f" {at:.2f} s {what}"[:80], fontsize=7, color="tab:blue")
+    axes.set_yticks(range(len(kinds)), [NAMES[kind] for kind in kinds])
+    axes.set_ylim(-0.6, len(kinds) + 1.2)
+    axes.set_xlim(-1, end)
+    axes.set_xlabel("seconds after the fault (green: succeeded, red: failed)")
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
