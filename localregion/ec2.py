@@ -274,6 +274,7 @@ def _correct_vpcs() -> None:
     from moto.ec2.models import EC2Backend  # noqa: PLC0415
 
     from moto.ec2.models import nat_gateways  # noqa: PLC0415
+    from moto.ec2.responses.subnets import Subnets  # noqa: PLC0415
 
     create, delete_nat = EC2Backend.create_vpc, EC2Backend.delete_nat_gateway
 
@@ -297,6 +298,15 @@ def _correct_vpcs() -> None:
                     )
         return create(self, cidr_block, *args, **kwargs)
 
+    reserve = Subnets.create_subnet_cidr_reservation
+
+    def create_subnet_cidr_reservation(self: Any) -> Any:
+        """With its description, which moto forgets."""
+        result = reserve(self)
+        result.result["SubnetCidrReservation"].description = self._get_param("Description")
+        return result
+
+    Subnets.create_subnet_cidr_reservation = create_subnet_cidr_reservation
     # moto gives a NAT gateway an address out of nowhere; without one its interface gets a free one of the subnet.
     nat_gateways.random_private_ip = lambda: None
     EC2Backend.create_vpc = create_vpc
