@@ -16,6 +16,8 @@ from toolchain.store import entry, obtain
 
 VERSION = "3.259.0"
 PROGRAMS = ("pulumi", "pulumi-language-python", "pulumi-language-python-exec")
+ARCHIVES = "https://get.pulumi.com/releases/sdk"
+RELEASE = f"https://github.com/pulumi/pulumi/releases/download/v{VERSION}"
 ARCHITECTURES = {"x86_64": "x64", "aarch64": "arm64"}
 
 CLI_MODULE = ROOT / "toolchain" / "pulumi"
@@ -92,14 +94,12 @@ def _download(part: Path) -> None:
     if architecture is None:
         raise ToolchainError(f"there is none for {platform.machine()}")
     name = f"pulumi-v{VERSION}-linux-{architecture}.tar.gz"
-    sums = download.read(
-        f"https://github.com/pulumi/pulumi/releases/download/v{VERSION}/pulumi-{VERSION}-checksums.txt"
-    ).decode()
+    sums = download.read(f"{RELEASE}/pulumi-{VERSION}-checksums.txt").decode()
     published = {file: total for total, file in (line.split() for line in sums.splitlines() if line.strip())}
     if name not in published:
         raise ToolchainError(f"its release publishes no sum for {name}")
     say("pulumi", f"downloading {name}")
-    download.fetch(f"https://get.pulumi.com/releases/sdk/{name}", part / name, published[name])
+    download.fetch(f"{ARCHIVES}/{name}", part / name, published[name])
     with tarfile.open(part / name) as archive:
         for member in archive:
             program = Path(member.name).name

