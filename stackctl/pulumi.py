@@ -32,7 +32,7 @@ class Pulumi:
         give up at once.
         """
         argv = ["pulumi", *arguments, *self._where(arguments)]
-        with self._start(argv, stdin=subprocess.DEVNULL) as process:
+        with self._start(argv, cwd=self.stack.root, stdin=subprocess.DEVNULL) as process:
 
             def forward(number: int, _frame: FrameType | None) -> None:
                 # A terminal's Ctrl-C reaches the whole process group, so Pulumi has that one already.
@@ -49,12 +49,12 @@ class Pulumi:
     def read(self, *arguments: str, stdin: str | None = None, cwd: Path | None = None) -> str:
         """Run and return standard output. Raises StackError with what Pulumi wrote to standard error."""
         argv = ["pulumi", *arguments, *self._where(arguments), "--non-interactive"]
-        with self._start(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd
-        ) as process:
+        pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        with self._start(argv, cwd=cwd or self.stack.root, **pipes) as process:
             output, complaint = process.communicate(stdin or "")
         if process.returncode != 0:
-            raise StackError(f"`pulumi {' '.join(arguments)}` failed: {complaint.strip() or output.strip()}")
+            said = "\n".join(filter(None, (output.strip(), complaint.strip())))
+            raise StackError(f"`pulumi {' '.join(arguments)}` failed: {said}")
         return output
 
     def read_json(self, *arguments: str) -> Any:
@@ -70,7 +70,7 @@ class Pulumi:
         try:
             # A stack whose settings file is not here takes the secrets provider from its state.
             environment = {**os.environ, "PULUMI_FALLBACK_TO_STATE_SECRETS_MANAGER": "true"}
-            return subprocess.Popen(argv, env=environment, **{"cwd": self.stack.root, **how})
+            return subprocess.Popen(argv, env=environment, **how)
         except FileNotFoundError:
             raise StackError(NO_PULUMI) from None
 

@@ -1,0 +1,595 @@
+"""stackctl with the real Pulumi CLI on a state of its own; AWS is moto in this process."""
+
+import json
+import os
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import yaml
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
+from hypothesis import given
+from hypothesis import strategies as st
+from moto import mock_aws
+
+from settings import Settings
+from stackctl import commands, configuration, healing, inventory, protection, region, teststack
+from stackctl.inventory import Found
+from stackctl.project import Stack, StackError
+from stackctl.pulumi import Pulumi, now
+from tests import example
+
+ROOT = Path(__file__).resolve().parents[2]
+STACKS = sorted(path.name.split(".")[1] for path in (ROOT / "stacks").glob("Pulumi.*.yaml"))
+
+
+def source(change: Callable[[dict[str, Any]], Any] | None = None) -> dict[str, Any]:
+    """A committed stack file: the example's settings without what is generated."""
+    raw = example.settings(change)
+    raw.pop("secrets", None)
+    raw["access"].pop("sshPublicKey", None)
+    return {"config": {f"mycat-ha:{section}": value for section, value in raw.items()}}
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A work tree with a project, and a state backend for it."""
+    if shutil.which("pulumi") is None:
+        pytest.fail("there is no `pulumi` on PATH: run `python3 -m toolchain install` and test by `make test`")
+    (tmp_path / "stacks").mkdir()
+    (tmp_path / "state").mkdir()
+    (tmp_path / "Pulumi.yaml").write_text("name: mycat-ha\nruntime: python\nstackConfigDir: stacks\n")
+    monkeypatch.setenv("PULUMI_BACKEND_URL", (tmp_path / "state").as_uri())
+    monkeypatch.setenv("PULUMI_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PULUMI_CONFIG_PASSPHRASE", "correct horse")
+    monkeypatch.delenv("PULUMI_CONFIG_PASSPHRASE_FILE", raising=False)
+    return tmp_path
+
+
+def stack_in(tree: Path, name: str, settings: dict[str, Any] | None) -> Pulumi:
+    stack = Stack(name, root=tree, local=tree / ".local")
+    if settings is not None:
+        stack.source.write_text(yaml.safe_dump(settings))
+    return Pulumi(stack)
+
+
+def decrypted(pulumi: Pulumi) -> dict[str, Any]:
+    """The settings as the program will see them."""
+    listed = pulumi.read_json("config", "--show-secrets")
+    return {key.partition(":")[2]: entry.get("objectValue", entry["value"]) for key, entry in listed.items()}
+
+
+class TestGeneratedSettings:
+    def test_are_what_the_program_accepts(self, tree: Path) -> None:
+        pulumi = stack_in(tree, "local", source())
+        configuration.prepare(pulumi)
+        settings = decrypted(pulumi)
+        assert Settings.parse(settings).vip.address == IPv4Address("192.168.106.249")
+
+        private = load_ssh_private_key(settings["secrets"]["sshPrivateKey"].encode(), password=None)
+        public = private.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+        assert settings["access"]["sshPublicKey"] == public
+        assert public.startswith("ssh-ed25519 ")
+        passwords = [value for name, value in settings["secrets"].items() if name != "sshPrivateKey"]
+        assert len(set(passwords)) == len(passwords) == 3
+        assert all(len(value) == 24 and value.isalnum() for value in passwords)
+
+    def test_are_readable_by_their_owner_only(self, tree: Path) -> None:
+        pulumi = stack_in(tree, "local", source())
+        configuration.prepare(pulumi)
+        for file in (pulumi.stack.generated, pulumi.stack.key):
+            assert stat.S_IMODE(file.stat().st_mode) == 0o600
+            assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+
+    def test_leave_the_committed_file_alone(self, tree: Path) -> None:
+        pulumi = stack_in(tree, "local", source())
+        before = pulumi.stack.source.read_bytes()
+        configuration.prepare(pulumi)
+        assert pulumi.stack.source.read_bytes() == before
+        assert [path.name for path in (tree / "stacks").iterdir()] == ["Pulumi.local.yaml"]
+
+    def test_stay_as_they_are(self, tree: Path) -> None:
+        pulumi = stack_in(tree, "local", source())
+        configuration.prepare(pulumi)
+        once = pulumi.stack.generated.read_bytes()
+        configuration.prepare(pulumi)
+        assert pulumi.stack.generated.read_bytes() == once
+
+    def test_follow_the_committed_file_and_keep_the_secrets(self, tree: Path) -> None:
+        pulumi = stack_in(tree, "local", source())
+        configuration.prepare(pulumi)
+        before = decrypted(pulumi)
+        changed = source(lambda raw: raw["vip"].update(address="192.168.106.248"))
+        pulumi.stack.source.write_text(yaml.safe_dump(changed))
+        configuration.prepare(pulumi)
+        after = decrypted(pulumi)
+        assert after["vip"] == {"address": "192.168.106.248"}
+        assert after["secrets"] == before["secrets"]
+        assert after["access"] == before["access"]
+
+    def test_have_a_short_vrrp_password_only_in_seed_mode(self, tree: Path) -> None:
+        pulumi = stack_in(tree, "local", source(lambda raw: raw["keepalived"].update(mode="seed")))
+        configuration.prepare(pulumi)
+        assert len(decrypted(pulumi)["secrets"]["vrrp"]) == 8
+        assert "vrrp" not in configuration.missing_secrets(source())
+
+    def test_have_no_database_passwords_without_databases(self) -> None:
+        def external(raw: dict[str, Any]) -> None:
+            raw["machines"] = [{**machine, "roles": ["lb"]} for machine in raw["machines"]]
+
+        assert configuration.missing_secrets(source(external)) == ["sshPrivateKey", "statistics"]
+
+    def test_are_not_made_for_a_complete_file(self, tree: Path) -> None:
+        first = stack_in(tree, "staging", source())
+        configuration.prepare(first)
+        complete = yaml.safe_load(first.stack.generated.read_text())
+        first.stack.source.write_text(yaml.safe_dump(complete))
+        configuration.prepare(first)
+        assert not first.stack.generated.exists()
+        assert first.stack.config_file == first.stack.source
+
+    def test_reach_pulumi_by_standard_input_only(self, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        commands_run: list[list[str]] = []
+        popen = subprocess.Popen
+
+        class Recording(popen):  # type: ignore[valid-type,misc]
+            def __init__(self, argv: list[str], *args: Any, **kwargs: Any) -> None:
+                commands_run.append(argv)
+                super().__init__(argv, *args, **kwargs)
+
+        monkeypatch.setattr(subprocess, "Popen", Recording)
+        pulumi = stack_in(tree, "local", source())
+        configuration.prepare(pulumi)
+        shown = "\n".join(" ".join(map(str, argv)) for argv in commands_run)
+        assert "config set --secret" in shown
+        for value in decrypted(pulumi)["secrets"].values():
+            assert value not in shown
+            assert value.splitlines()[0] not in shown
+
+    def test_demand_the_private_half_of_a_given_public_key(self, tree: Path) -> None:
+        settings = source()
+        settings["config"]["mycat-ha:access"]["sshPublicKey"] = "ssh-ed25519 AAAA somebody"
+        with pytest.raises(StackError, match=r"secrets\.sshPrivateKey .* is missing.*config set --secret"):
+            configuration.prepare(stack_in(tree, "local", settings))
+
+    def test_name_archives_that_are_there(self, tree: Path) -> None:
+        archives = tree / "sources"
+        archives.mkdir()
+        (archives / "haproxy-3.0.11.tar.gz").touch()
+        wanted = configuration.complete(source(), {}, archives)["config"]
+        assert wanted["mycat-ha:haproxy"]["archive"] == str(archives / "haproxy-3.0.11.tar.gz")
+        assert "archive" not in wanted["mycat-ha:keepalived"]
+
+    def test_need_a_stack_file(self, tree: Path) -> None:
+        with pytest.raises(StackError, match=r"stack 'nowhere' has no settings: write stacks/Pulumi\.nowhere\.yaml"):
+            configuration.prepare(stack_in(tree, "nowhere", None))
+
+    def test_say_where_the_yaml_is_broken(self, tree: Path) -> None:
+        pulumi = stack_in(tree, "local", source())
+        pulumi.stack.source.write_text("config: [")
+        with pytest.raises(StackError, match=r"Pulumi\.local\.yaml: not YAML"):
+            configuration.prepare(pulumi)
+
+
+class TestCommittedStacks:
+    @pytest.mark.parametrize("name", STACKS)
+    def test_are_complete_but_for_what_is_generated(self, name: str) -> None:
+        content = yaml.safe_load((ROOT / "stacks" / f"Pulumi.{name}.yaml").read_text())
+        raw = {key.partition(":")[2]: value for key, value in content["config"].items() if key.startswith("mycat-ha:")}
+        raw["secrets"] = dict.fromkeys(configuration.missing_secrets(content), "generated")
+        raw["access"].setdefault("sshPublicKey", "ssh-ed25519 AAAA generated")
+        assert Settings.parse(raw)
+
+    def test_are_protected_but_for_the_local_one(self) -> None:
+        for name in STACKS:
+            tags = yaml.safe_load((ROOT / "stacks" / f"Pulumi.{name}.yaml").read_text())["config"].get("mycat-ha:tags")
+            assert (name in protection.ALWAYS) == (tags is not None and tags[protection.MARK] == "true")
+
+
+class TestTestStacks:
+    TAGS = {teststack.OWNER: "me", teststack.EXPIRES: "2030-01-01T00:00:00Z"}  # noqa: RUF012 - never changed
+
+    def test_have_every_address_of_their_own(self) -> None:
+        config = teststack.derive(source(), IPv4Network("10.77.3.0/24"), self.TAGS)["config"]
+        assert config["mycat-ha:network"] == {
+            "vpcCidr": "10.77.3.0/24",
+            "subnetCidr": "10.77.3.128/25",
+            "natSubnetCidr": "10.77.3.0/28",
+        }
+        assert [machine["address"] for machine in config["mycat-ha:machines"]] == [
+            "10.77.3.251",
+            "10.77.3.252",
+            "10.77.3.253",
+        ]
+        assert config["mycat-ha:vip"]["address"] == "10.77.3.249"
+        assert config["mycat-ha:access"]["clients"] == ["10.20.0.0/24"]  # outside of the VPC: stays
+        assert "192.168.106" not in json.dumps(config)
+        assert config["mycat-ha:haproxy"] == source()["config"]["mycat-ha:haproxy"]
+
+    @given(offset=st.integers(0, 255), block=st.integers(0, 255))
+    def test_keep_the_place_of_each_address(self, offset: int, block: int) -> None:
+        home, target = IPv4Network("192.168.106.0/24"), IPv4Network(f"10.77.{block}.0/24")
+        origin = source(
+            lambda raw: raw["vip"].update(address=str(home[offset]), other=[f"{home[offset]}/32", "3.0.11"])
+        )
+        vip = teststack.derive(origin, target, {})["config"]["mycat-ha:vip"]
+        assert vip == {"address": str(target[offset]), "other": [f"{target[offset]}/32", "3.0.11"]}
+
+    def test_take_over_nothing_secret_and_no_protection(self) -> None:
+        origin = source()
+        origin |= {"encryptionsalt": "v1:salt", "encryptedkey": "key", "secretsprovider": "awskms://alias/x"}
+        origin["config"]["mycat-ha:secrets"] = {"statistics": {"secure": "v1:x"}}
+        origin["config"]["mycat-ha:access"]["sshPublicKey"] = "ssh-ed25519 AAAA"
+        origin["config"]["mycat-ha:tags"] = {protection.MARK: "true", "team": "a"}
+        derived = teststack.derive(origin, IPv4Network("10.77.3.0/24"), self.TAGS)
+        assert derived["secretsprovider"] == "awskms://alias/x"
+        assert not derived.keys() & {"encryptionsalt", "encryptedkey"}
+        assert "mycat-ha:secrets" not in derived["config"]
+        assert "sshPublicKey" not in derived["config"]["mycat-ha:access"]
+        assert derived["config"]["mycat-ha:tags"] == {"team": "a", **self.TAGS}
+        assert origin["config"]["mycat-ha:tags"][protection.MARK] == "true"
+
+    @pytest.mark.parametrize("name", STACKS)
+    def test_can_be_made_from_every_committed_stack(self, name: str) -> None:
+        content = yaml.safe_load((ROOT / "stacks" / f"Pulumi.{name}.yaml").read_text())
+        derived = teststack.derive(content, IPv4Network("10.77.3.0/24"), self.TAGS)
+        raw = {key.partition(":")[2]: value for key, value in derived["config"].items() if key.startswith("mycat-ha:")}
+        raw["secrets"] = dict.fromkeys(configuration.missing_secrets(derived), "generated")
+        raw["access"]["sshPublicKey"] = "ssh-ed25519 AAAA generated"
+        assert all(machine.address in IPv4Network("10.77.3.0/24") for machine in Settings.parse(raw).machines)
+
+    def test_need_a_range_as_large_as_the_origin(self) -> None:
+        with pytest.raises(StackError, match=r"--cidr 10\.77\.3\.0/28: too small"):
+            teststack.derive(source(), IPv4Network("10.77.3.0/28"), {})
+
+    def test_need_a_vpc_of_their_own(self) -> None:
+        def adopted(raw: dict[str, Any]) -> None:
+            raw["network"] = {"subnetId": "subnet-1", "subnetCidr": "192.168.106.128/25"}
+
+        with pytest.raises(StackError, match=r"network\.subnetId"):
+            teststack.derive(source(adopted), IPv4Network("10.77.3.0/24"), {})
+
+    @pytest.mark.parametrize("setting", ["mode=seed", "keepalived", "machines.9.address=10.0.0.1", "vip.address.x=1"])
+    def test_refuse_a_setting_that_leads_nowhere(self, setting: str) -> None:
+        with pytest.raises(StackError, match=r"--set"):
+            teststack.assign(source(), setting)
+
+    def test_take_single_settings(self) -> None:
+        settings = source()
+        teststack.assign(settings, "keepalived.mode=seed")
+        teststack.assign(settings, "machines.0.priority=200")
+        teststack.assign(settings, "haproxy.mysql.singleWriter=true")
+        assert settings["config"]["mycat-ha:keepalived"]["mode"] == "seed"
+        assert settings["config"]["mycat-ha:machines"][0]["priority"] == 200
+        assert settings["config"]["mycat-ha:haproxy"]["mysql"] == {"singleWriter": True}
+
+    def test_lifetimes(self) -> None:
+        assert teststack.lifetime("30m") == timedelta(minutes=30)
+        assert teststack.lifetime("8h") == timedelta(hours=8)
+        assert teststack.lifetime("2d") == timedelta(days=2)
+        for text in ("", "8", "0h", "-1h", "8 h", "1w"):
+            with pytest.raises(StackError, match=r"--expires"):
+                teststack.lifetime(text)
+
+    def test_names(self) -> None:
+        assert teststack.stack_name("pr-7") == teststack.stack_name("test-pr-7") == "test-pr-7"
+        for name in ("", "PR", "a/b", "-x", "x" * 31, "a;b"):
+            with pytest.raises(StackError, match=r"lower-case"):
+                teststack.stack_name(name)
+
+    def test_times_survive_a_tag(self) -> None:
+        moment = now()
+        assert teststack.parse_timestamp(teststack.timestamp(moment)) == moment
+        assert teststack.parse_timestamp("yesterday") is None
+
+
+class TestProtection:
+    def test_by_name(self, tree: Path) -> None:
+        for name in ("staging", "production"):
+            with pytest.raises(StackError, match=rf"stack '{name}' is protected.*--really-destroy {name}"):
+                protection.check(stack_in(tree, name, source()), None)
+
+    def test_by_settings(self, tree: Path) -> None:
+        pulumi = stack_in(tree, "mine", source(lambda raw: raw.update(tags={protection.MARK: "true"})))
+        configuration.create(pulumi)
+        with pytest.raises(StackError, match=r"Pulumi\.mine\.yaml says so"):
+            protection.check(pulumi, None)
+
+    def test_by_stack_tag(self, tree: Path) -> None:
+        pulumi = stack_in(tree, "mine", source())
+        configuration.prepare(pulumi)
+        protection.check(pulumi, None)
+        pulumi.tag(protection.MARK, "true")
+        with pytest.raises(StackError, match=r"stack tag"):
+            protection.check(pulumi, None)
+        protection.check(pulumi, "mine")
+
+    def test_by_resource(self, tree: Path) -> None:
+        pulumi = stack_in(tree, "mine", source())
+        configuration.prepare(pulumi)
+        urn = "urn:pulumi:mine::mycat-ha::aws:ec2/vpc:Vpc::network-vpc"
+        tagged = {"resources": [{"urn": urn, "inputs": {"tags": {protection.MARK: "true"}}}]}
+        assert "network-vpc" in str(protection.reason(pulumi, tagged))
+        assert protection.reason(pulumi, {"resources": [{"urn": urn, "protect": True}]})
+        assert protection.reason(pulumi, {"resources": [{"urn": urn}]}) is None
+
+    def test_the_flag_must_name_the_stack(self, tree: Path) -> None:
+        for name in ("staging", "mine"):
+            with pytest.raises(StackError, match=r"names 'production', but .* nothing was done"):
+                protection.check(stack_in(tree, name, source()), "production")
+
+
+class TestHealing:
+    def lock(self, tree: Path, pid: int, hostname: str | None = None) -> Path:
+        file = tree / "state" / ".pulumi" / "locks" / "organization" / "mycat-ha" / "local" / "a.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        content = {"pid": pid, "username": "me", "hostname": hostname or socket.gethostname(), "timestamp": "today"}
+        file.write_text(json.dumps(content))
+        return file
+
+    @pytest.fixture
+    def ended(self) -> int:
+        with subprocess.Popen(["true"]) as process:
+            return process.pid
+
+    def test_removes_the_lock_of_an_ended_run(self, tree: Path, ended: int, capfd: pytest.CaptureFixture[str]) -> None:
+        pulumi = stack_in(tree, "local", source())
+        configuration.prepare(pulumi)
+        file = self.lock(tree, ended)
+        healing.release_locks(pulumi)
+        assert not file.exists()
+        assert "interrupted" in capfd.readouterr().err
+
+    def test_keeps_the_lock_of_a_living_run(self, tree: Path) -> None:
+        pulumi = stack_in(tree, "local", source())
+        program = shutil.copy(shutil.which("sleep") or "", tree / "pulumi")
+        with subprocess.Popen([program, "60"]) as process:
+            try:
+                file = self.lock(tree, process.pid)
+                with pytest.raises(StackError, match=rf"another run \(pid {process.pid}"):
+                    healing.release_locks(pulumi)
+                assert file.exists()
+            finally:
+                process.kill()
+
+    def test_keeps_the_lock_of_another_machine(self, tree: Path, ended: int) -> None:
+        self.lock(tree, ended, hostname="elsewhere")
+        with pytest.raises(StackError, match=r"locked by me@elsewhere"):
+            healing.release_locks(stack_in(tree, "local", source()))
+
+    def operation(self, kind: str, type_: str, name: str) -> dict[str, Any]:
+        return {"type": kind, "resource": {"urn": f"urn:pulumi:s::mycat-ha::{type_}::{name}", "type": type_}}
+
+    def test_adopts_what_was_created_and_no_more(self) -> None:
+        eni, command = "aws:ec2/networkInterface:NetworkInterface", "command:remote:Command"
+        pending = [
+            self.operation("creating", eni, "node1"),
+            self.operation("creating", eni, "node2"),
+            self.operation("creating", command, "node1-ready"),
+            self.operation("updating", eni, "node3"),
+        ]
+        found = [
+            Found("network interface", "eni-1", "mycat-ha-s-node1"),
+            Found("network interface", "eni-3", "mycat-ha-s-node3"),
+            Found("instance", "i-2", "mycat-ha-s-node2"),  # of that name, but another kind
+            Found("network interface", "eni-4", "mycat-ha-other-node2"),
+        ]
+        assert healing.adoptions("s", pending, found) == {pending[0]["resource"]["urn"]: "eni-1"}
+
+    def test_knows_what_is_gone(self) -> None:
+        state = {
+            "resources": [
+                {"urn": "a", "type": "aws:ec2/vpc:Vpc", "id": "vpc-1"},
+                {"urn": "b", "type": "aws:ec2/instance:Instance", "id": "i-1"},
+                {"urn": "c", "type": "command:remote:Command", "id": "ready"},
+                {"urn": "d", "type": "aws:ec2/subnet:Subnet", "id": "subnet-1", "external": True},
+            ]
+        }
+        assert healing.vanished(state, [Found("VPC", "vpc-1", "")]) == (["i-1"], 1)
+        assert healing.vanished(state, []) == (["vpc-1", "i-1"], 0)
+        assert healing.vanished({}, []) == ([], 0)
+
+
+def test_what_a_deployment_recorded_outlives_this_work_tree(tree: Path) -> None:
+    """Settings come back from the state; and a lost region's resources can be forgotten without losing them."""
+    (tree / "__main__.py").write_text("import pulumi; pulumi.export('x', 1)")
+    pulumi = stack_in(tree, "test-x", None)
+    configuration.write_settings(pulumi.stack, teststack.derive(source(), IPv4Network("10.9.0.0/24"), {}))
+    configuration.prepare(pulumi)
+    before = decrypted(pulumi)
+    pulumi.read("up", "--yes", "--skip-preview")
+    pulumi.stack.generated.unlink()
+    configuration.prepare(pulumi)
+    assert decrypted(pulumi) == before
+
+    assert pulumi.state()["resources"]
+    healing.forget_resources(pulumi)
+    assert not pulumi.state().get("resources")
+    assert decrypted(pulumi) == before
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[boto3.Session]:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    with mock_aws():
+        yield inventory.session("eu-central-1")
+
+
+def build(aws: boto3.Session, stack: str, cidr: str) -> dict[str, str]:
+    """A few resources of a stack, tagged as the program does; id by kind."""
+    tags: Any = [
+        {"Key": "mycat-ha:project", "Value": "mycat-ha"},
+        {"Key": "mycat-ha:stack", "Value": stack},
+        {"Key": "Name", "Value": f"mycat-ha-{stack}-x"},
+    ]
+
+    def tagged(kind: str) -> Any:
+        return [{"ResourceType": kind, "Tags": tags}]
+
+    ec2, iam = aws.client("ec2"), aws.client("iam")
+    vpc = ec2.create_vpc(CidrBlock=cidr, TagSpecifications=tagged("vpc"))["Vpc"]["VpcId"]
+    subnet = ec2.create_subnet(VpcId=vpc, CidrBlock=cidr, TagSpecifications=tagged("subnet"))["Subnet"]["SubnetId"]
+    eip = ec2.allocate_address(Domain="vpc", TagSpecifications=tagged("elastic-ip"))["AllocationId"]
+    nat = ec2.create_nat_gateway(SubnetId=subnet, AllocationId=eip, TagSpecifications=tagged("natgateway"))
+    image = ec2.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
+    instance = ec2.run_instances(
+        ImageId=image, MinCount=1, MaxCount=1, SubnetId=subnet, TagSpecifications=tagged("instance")
+    )["Instances"][0]["InstanceId"]
+    iam.create_role(RoleName=f"{stack}-role", AssumeRolePolicyDocument="{}", Tags=tags)
+    iam.create_instance_profile(InstanceProfileName=f"{stack}-profile", Tags=tags)
+    return {
+        "VPC": vpc,
+        "subnet": subnet,
+        "elastic address": eip,
+        "NAT gateway": nat["NatGateway"]["NatGatewayId"],
+        "instance": instance,
+        "role": f"{stack}-role",
+        "instance profile": f"{stack}-profile",
+    }
+
+
+class TestInventory:
+    def test_finds_all_of_one_stack_and_nothing_of_another(self, aws: boto3.Session) -> None:
+        mine, other = build(aws, "test-a", "10.1.0.0/24"), build(aws, "test-b", "10.2.0.0/24")
+        for stack, ids in (("test-a", mine), ("test-b", other)):
+            assert {item.kind: item.id for item in inventory.scan(aws, stack)} == ids
+        assert inventory.scan(aws, "test") == []
+
+    def test_does_not_count_what_is_only_a_record(self, aws: boto3.Session) -> None:
+        ids = build(aws, "test-a", "10.1.0.0/24")
+        ec2 = aws.client("ec2")
+        ec2.terminate_instances(InstanceIds=[ids["instance"]])
+        assert "instance" not in {item.kind for item in inventory.scan(aws, "test-a")}
+        build(aws, "test-c", "10.3.0.0/24")
+        stopped = next(item.id for item in inventory.scan(aws, "test-c") if item.kind == "instance")
+        ec2.stop_instances(InstanceIds=[stopped])
+        assert "instance" in {item.kind for item in inventory.scan(aws, "test-c")}
+
+    def test_finds_a_reservation_by_its_range(self, aws: boto3.Session) -> None:
+        ids = build(aws, "test-a", "10.1.0.0/24")
+        made = aws.client("ec2").create_subnet_cidr_reservation(
+            SubnetId=ids["subnet"], Cidr="10.1.0.9/32", ReservationType="explicit"
+        )["SubnetCidrReservation"]
+        assert inventory.reservation(aws, ids["subnet"], "10.1.0.9/32") == made["SubnetCidrReservationId"]
+        assert inventory.reservation(aws, ids["subnet"], "10.1.0.8/32") is None
+        assert inventory.reservation(aws, "subnet-00000000000000000", "10.1.0.9/32") is None
+
+    def test_needs_a_region(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("AWS_REGION", raising=False)
+        monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
+        with pytest.raises(StackError, match=r"no AWS region: set `aws:region`"):
+            inventory.session(None)
+
+    def test_says_when_the_region_cannot_be_asked(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))  # bound, not listening: refused
+            monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{listener.getsockname()[1]}")
+            with pytest.raises(StackError, match=r"cannot look for resources of stack 'x'"):
+                inventory.scan(inventory.session("eu-central-1"), "x")
+
+
+class TestLocalRegion:
+    def answer(self, monkeypatch: pytest.MonkeyPatch, code: int, text: str) -> None:
+        def run(argv: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+            assert argv == [sys.executable, "-m", "localregion", "--name", "r", "env"]
+            return subprocess.CompletedProcess(argv, code, text, "no socket")
+
+        monkeypatch.setattr(subprocess, "run", run)
+
+    def test_its_environment_replaces_the_users_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(os, "environ", dict(os.environ))
+        os.environ |= {"AWS_ACCESS_KEY_ID": "mine", "AWS_ENDPOINT_URL_EC2": "https://elsewhere"}
+        self.answer(monkeypatch, 0, "export AWS_ENDPOINT_URL=http://100.64.0.10\nexport AWS_PROFILE='de fault'\n")
+        commands._open("local", "r")
+        assert {name: value for name, value in os.environ.items() if name.startswith("AWS_")} == {
+            "AWS_ENDPOINT_URL": "http://100.64.0.10",
+            "AWS_PROFILE": "de fault",
+        }
+
+    def test_not_running(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.answer(monkeypatch, 1, "")
+        with pytest.raises(region.NotRunningError, match=r"'r' is not running: start it with .* start"):
+            region.environment("r")
+
+
+class TestCommands:
+    @pytest.fixture
+    def rows(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """Stacks as the backend would describe them, and a list that fills with the destroyed ones."""
+        destroyed: list[str] = []
+        known: dict[str, dict[str, Any]] = {
+            "local": {"expires": None, "expired": False, "protected": None},
+            "staging": {"expires": None, "expired": True, "protected": "every stack named staging is"},
+            "test-old": {"expires": "2020-01-01T00:00:00Z", "expired": True, "protected": None},
+            "test-new": {"expires": "2099-01-01T00:00:00Z", "expired": False, "protected": None},
+            "test-kept": {"expires": "2020-01-01T00:00:00Z", "expired": True, "protected": "its stack tag"},
+            "test-stuck": {"expires": "2020-01-01T00:00:00Z", "expired": True, "protected": None},
+        }
+
+        def destroy(pulumi: Pulumi, _region: str | None) -> int:
+            destroyed.append(pulumi.stack.name)
+            return commands.LEFTOVERS if pulumi.stack.name == "test-stuck" else 0
+
+        def describe(name: str) -> dict[str, Any]:
+            assert name.startswith("test-"), "a sweep has no business with other stacks"
+            return {"name": name, "owner": "me", "created": None, **known[name]}
+
+        monkeypatch.setattr(commands, "stack_names", lambda: list(known))
+        monkeypatch.setattr(commands, "_describe", describe)
+        monkeypatch.setattr(commands, "_destroy", destroy)
+        return destroyed
+
+    def run(self, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["stackctl", *arguments])
+        return commands.main()
+
+    def test_sweep_destroys_expired_test_stacks_only(
+        self, rows: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        assert self.run(monkeypatch, "sweep") == 1
+        assert rows == ["test-old", "test-stuck"]
+        said = capfd.readouterr().err
+        assert "test-kept expired at 2020-01-01T00:00:00Z but is protected" in said
+        assert "error: not completely destroyed: test-stuck" in said
+
+    def test_list_shows_owner_and_expiry(
+        self, rows: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        assert self.run(monkeypatch, "list") == 0
+        lines = capfd.readouterr().out.splitlines()
+        assert [line.split()[0] for line in lines[1:]] == ["test-old", "test-new", "test-kept", "test-stuck"]
+        assert "EXPIRED" in lines[1]
+        assert "EXPIRED" not in lines[2]
+
+    def test_usage_errors_are_one_line(
+        self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        assert self.run(monkeypatch, "nonsense") == 2
+        assert capfd.readouterr().err == "error: No such command 'nonsense'.\n"
+
+    @pytest.mark.parametrize(
+        ("files", "stacks"),
+        [
+            (["README.md", "docs/x.md", "stacks/Pulumi.local.yaml", ""], []),
+            (["stacks/Pulumi.staging.yaml"], ["staging"]),
+            (["components/vip.py"], ["production", "staging"]),
+            (["templates/haproxy/haproxy.cfg.j2", "stacks/Pulumi.staging.yaml"], ["production", "staging"]),
+        ],
+    )
+    def test_concerned_stacks(self, files: list[str], stacks: list[str]) -> None:
+        assert commands.stacks_of(files) == stacks

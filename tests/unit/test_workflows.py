@@ -1,0 +1,138 @@
+"""The workflows and their roles: what a checker of syntax cannot know."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from stackctl.commands import app
+
+GITHUB = Path(__file__).resolve().parents[2] / ".github"
+WORKFLOWS = {path.stem: path for path in sorted((GITHUB / "workflows").glob("*.yml"))}
+POLICIES = {path.stem: path for path in sorted((GITHUB / "policies").glob("*.json"))}
+#: A fork's pull request has another head repository.
+OWN_BRANCH = "github.event.pull_request.head.repo.full_name == github.repository"
+
+
+def workflow(name: str) -> dict[str, Any]:
+    content = yaml.safe_load(WORKFLOWS[name].read_text())
+    content["on"] = content.pop(True)  # YAML 1.1 reads `on` as a truth value
+    return dict(content)
+
+
+def jobs() -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    for name in WORKFLOWS:
+        content = workflow(name)
+        for job, body in content["jobs"].items():
+            yield f"{name}.{job}", content, body
+
+
+def statements(policy: str) -> list[dict[str, Any]]:
+    return list(json.loads(POLICIES[policy].read_text())["Statement"])
+
+
+def listed(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
+def test_there_is_one_for_each_use() -> None:
+    assert set(WORKFLOWS) == {"ci", "deploy", "preview", "sweep", "test-stack"}
+    assert workflow("ci")["on"].keys() >= {"pull_request", "push"}
+    assert workflow("deploy")["on"]["push"]["branches"] == ["main"]
+    assert set(workflow("test-stack")["on"]["pull_request"]["types"]) >= {"labeled", "synchronize", "closed"}
+    assert workflow("sweep")["on"]["schedule"]
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_actions_are_pinned_by_commit_and_name_their_version(name: str) -> None:
+    used = re.findall(r"uses: (\S+)(.*)", WORKFLOWS[name].read_text())
+    assert used
+    for action, comment in used:
+        assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", action)
+        assert re.fullmatch(r" # v\d+\.\d+\.\d+", comment)
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_no_workflow_runs_a_forks_code_with_this_repositorys_rights(name: str) -> None:
+    content = workflow(name)
+    assert not content["on"].keys() & {"pull_request_target", "workflow_run", "issue_comment"}
+    assert content["permissions"] == {}
+    assert "secrets." not in WORKFLOWS[name].read_text()
+
+
+def test_whoever_gets_a_role_runs_in_an_environment_and_on_an_own_branch() -> None:
+    with_role = 0
+    for name, content, job in jobs():
+        if "id-token" not in job["permissions"]:
+            assert "configure-aws-credentials" not in str(job)
+            continue
+        with_role += 1
+        assert job["environment"], name
+        if "pull_request" in content["on"]:
+            # The preview's own job is behind another one that has the condition.
+            guarded = [job, *(content["jobs"][before] for before in listed(job.get("needs", [])))]
+            assert any(OWN_BRANCH in str(candidate.get("if")) for candidate in guarded), name
+    assert with_role == 5
+
+
+def test_nothing_that_changes_a_stack_is_cut_off() -> None:
+    for name, content, job in jobs():
+        changes = "id-token" in job["permissions"] and not name.startswith("preview.")
+        assert not (changes and content["concurrency"]["cancel-in-progress"]), name
+
+
+def test_the_commands_exist() -> None:
+    known = {
+        command.name or command.callback.__name__.replace("_", "-")
+        for command in app.registered_commands
+        if command.callback
+    }
+    used = set()
+    for path in WORKFLOWS.values():
+        used |= set(re.findall(r"-m stackctl ([\w-]+)", path.read_text()))
+    assert used == {"concerned", "create", "destroy", "heal", "list", "sweep"}
+    assert used <= known
+
+
+def test_the_preview_may_only_look() -> None:
+    for statement in statements("preview"):
+        for action in listed(statement["Action"]):
+            assert re.fullmatch(r"ec2:Describe\w+|s3:(GetObject|ListBucket)|kms:Decrypt", action)
+
+
+@pytest.mark.parametrize("policy", ["deploy", "preview"])
+def test_no_role_may_do_everything(policy: str) -> None:
+    for statement in statements(policy):
+        assert statement["Effect"] == "Allow"
+        for action in listed(statement["Action"]):
+            assert re.fullmatch(r"[a-z0-9]+:[A-Z][A-Za-z]+|ec2:Describe\*", action)
+
+
+def test_the_deployment_changes_only_what_is_its_stacks() -> None:
+    """Every statement that changes something is bound to the stack: by a tag, by its state's path, or by a key."""
+    looks = re.compile(r"\w+:(Describe|Get|List)")
+    for statement in statements("deploy"):
+        if all(looks.match(action) for action in listed(statement["Action"])):
+            continue
+        bound = json.dumps([statement["Resource"], statement.get("Condition")])
+        exceptions = {"CreateFromDebiansImages", "DeleteReservations", "GiveItToInstances", "KeepTheStacksSecrets"}
+        assert "${STACKS}" in bound or statement["Sid"] in exceptions, statement["Sid"]
+    (passing,) = [item for item in statements("deploy") if item["Action"] == "iam:PassRole"]
+    assert passing["Condition"] == {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}}
+    assert passing["Resource"].endswith(":role/cluster-vip-role-*")
+
+
+def test_the_policies_fit_into_a_role() -> None:
+    for path in POLICIES.values():
+        assert len(re.sub(r"\s", "", path.read_text())) < 10_240  # IAM's limit for a role's inline policies
+
+
+def test_only_known_placeholders() -> None:
+    explained = (GITHUB / "policies" / "README.md").read_text()
+    for path in POLICIES.values():
+        for placeholder in re.findall(r"\$\{(\w+)\}", path.read_text()):
+            assert f"${placeholder} " in explained or f"${placeholder}'" in explained
