@@ -104,15 +104,18 @@ def _from_distribution(source: Source, destination: Path) -> None:
             "Dir::State::lists": work / "lists",
             "Dir::Cache": work / "cache",
             "Acquire::Languages": "none",
+            # A mirror's list may be out of date: the archive's own sum is known, so its age does not matter.
+            "Acquire::Check-Valid-Until": "false",
+            "Acquire::Retries": "3",
             "APT::Sandbox::User": "root",
         }
         apt = ["apt-get", "--quiet", "--quiet", *(f"--option={name}={value}" for name, value in options.items())]
-        said = ""
+        said = []
         for command in (["update"], ["source", "--download-only", "--only-source", source.package]):
             done = subprocess.run(
                 [*apt, *command], check=False, cwd=work, stdin=subprocess.DEVNULL, capture_output=True, text=True
             )
-            said = done.stderr.strip()
+            said += done.stderr.strip().splitlines()
         # apt-get fails when only the description (.dsc) is gone from the mirror: what counts is the archive's sum.
         for file in work.glob("*.tar.*"):
             if sha256(file) == source.sha256:
@@ -121,6 +124,6 @@ def _from_distribution(source: Source, destination: Path) -> None:
                 return
         raise ToolchainError(
             f"sources: {source.name} is neither at {source.url} nor in the distribution's archive ({source.suite}): "
-            f"{said}; "
+            f"{' '.join(said)}; "
             f"put it into {destination.parent} by hand (sha256 {source.sha256})"
         )
