@@ -132,6 +132,7 @@ def destroy(stack: StackName, region_env: RegionEnv = None, really_destroy: Real
                 raise
             say(f"the local region '{region_env}' is gone, and all machines of stack '{stack}' with it")
             healing.release_locks(pulumi)
+            healing.end_orphans()
             healing.forget_resources(pulumi)
             _remove(pulumi)
             return
@@ -305,6 +306,7 @@ def _up(pulumi: Pulumi, region_env: str | None, archives: Path | None, extra: li
 def _heal(pulumi: Pulumi, region_env: str | None) -> bool:
     """Put right what an interrupted run or a lost region left. True if the state needs a refresh."""
     healing.release_locks(pulumi)
+    healing.end_orphans()
     state = pulumi.state()
     if not state.get("resources") and not state.get("pending_operations"):
         return False

@@ -2,8 +2,9 @@
 
 import json
 import os
+import signal
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -14,6 +15,8 @@ from stackctl import inventory
 from stackctl.inventory import Found
 from stackctl.project import NAME, StackError, say
 from stackctl.pulumi import Pulumi
+
+PLUGINS = ("pulumi-resource-", "pulumi-language-")
 
 
 def release_locks(pulumi: Pulumi) -> None:
@@ -36,6 +39,26 @@ def release_locks(pulumi: Pulumi) -> None:
     if locks:
         say(f"an earlier run was interrupted (pid {locks[0][1]['pid']}): removing its lock")
         pulumi.read("cancel", "--yes")
+
+
+def end_orphans() -> None:
+    """End provider and language processes of this backend whose Pulumi is gone: killed, it leaves them behind.
+
+    One of them may still be creating something.
+    """
+    mine = f"PULUMI_BACKEND_URL={os.environ.get('PULUMI_BACKEND_URL', '')}".encode()
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            arguments = (process / "cmdline").read_bytes().split(b"\0")[:3]
+            plugin = any(Path(os.fsdecode(part)).name.startswith(PLUGINS) for part in arguments)
+            if not plugin or mine not in (process / "environ").read_bytes().split(b"\0"):
+                continue
+            pid = int(process.name)
+            if not any(_is_pulumi(ancestor) for ancestor in _ancestors(pid)):
+                say(f"ending {process.name}, which an earlier run left behind ({Path(os.fsdecode(arguments[0])).name})")
+                os.kill(pid, signal.SIGKILL)
+        except (FileNotFoundError, ProcessLookupError, PermissionError):  # it ended meanwhile, or is somebody else's
+            continue
 
 
 def settle_pending(pulumi: Pulumi, aws: boto3.Session, found: Iterable[Found]) -> bool:
@@ -122,6 +145,14 @@ def _locks(pulumi: Pulumi) -> list[Path]:
 def _is_pulumi(pid: int) -> bool:
     """Whether a living process of that number is a Pulumi; after a reboot the number may be anybody's."""
     try:
-        return "pulumi" in os.readlink(f"/proc/{pid}/exe")  # noqa: PTH115 - the target need not exist any more
+        program = Path(os.readlink(f"/proc/{pid}/exe"))  # noqa: PTH115 - the target need not exist any more
     except OSError:
         return False
+    return program.name.removesuffix(" (deleted)") == "pulumi"
+
+
+def _ancestors(pid: int) -> Iterator[int]:
+    while pid > 1:
+        # The field after the name in parentheses, which may hold anything, and the state: proc(5), stat.
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        yield pid

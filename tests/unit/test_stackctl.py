@@ -366,6 +366,28 @@ class TestHealing:
         with pytest.raises(StackError, match=r"locked by me@elsewhere"):
             healing.release_locks(stack_in(tree, "local", source()))
 
+    def test_ends_the_plugins_of_a_killed_run_and_nobody_elses(self, tree: Path) -> None:
+        program = shutil.copy(shutil.which("sleep") or "", tree / "pulumi-resource-aws")
+        other = {**os.environ, "PULUMI_BACKEND_URL": "file:///elsewhere"}
+        with subprocess.Popen([program, "60"]) as mine, subprocess.Popen([program, "60"], env=other) as theirs:
+            try:
+                healing.end_orphans()
+                assert mine.wait(5) == -9
+                assert theirs.poll() is None
+            finally:
+                theirs.kill()
+
+    def test_leaves_the_plugins_of_a_living_run(self, tree: Path) -> None:
+        plugin = shutil.copy(shutil.which("sleep") or "", tree / "pulumi-resource-aws")
+        engine = shutil.copy(shutil.which("bash") or "", tree / "pulumi")
+        script = f"{plugin} 60 & echo $!; read; kill $!"
+        with subprocess.Popen([engine, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as run:
+            assert run.stdout
+            pid = int(run.stdout.readline())
+            healing.end_orphans()
+            assert Path(f"/proc/{pid}").exists()
+            run.communicate("done\n")
+
     def operation(self, kind: str, type_: str, name: str) -> dict[str, Any]:
         return {"type": kind, "resource": {"urn": f"urn:pulumi:s::mycat-ha::{type_}::{name}", "type": type_}}
 
