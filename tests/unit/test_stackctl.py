@@ -49,7 +49,8 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "state").mkdir()
     (tmp_path / "Pulumi.yaml").write_text("name: mycat-ha\nruntime: python\nstackConfigDir: stacks\n")
     monkeypatch.setenv("PULUMI_BACKEND_URL", (tmp_path / "state").as_uri())
-    monkeypatch.setenv("PULUMI_HOME", str(tmp_path / "home"))
+    if "PULUMI_HOME" not in os.environ:  # else the toolchain's, where the plugins are
+        monkeypatch.setenv("PULUMI_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PULUMI_CONFIG_PASSPHRASE", "correct horse")
     monkeypatch.delenv("PULUMI_CONFIG_PASSPHRASE_FILE", raising=False)
     return tmp_path
@@ -103,6 +104,17 @@ class TestGeneratedSettings:
         once = pulumi.stack.generated.read_bytes()
         configuration.prepare(pulumi)
         assert pulumi.stack.generated.read_bytes() == once
+
+    def test_are_completed_after_an_interruption(self, tree: Path) -> None:
+        """The stack was there already, but neither its salt nor all of its secrets had been written."""
+        pulumi = stack_in(tree, "local", source())
+        configuration.prepare(pulumi)
+        half = yaml.safe_load(pulumi.stack.generated.read_text())
+        del half["encryptionsalt"], half["config"]["mycat-ha:secrets"]
+        pulumi.stack.generated.write_text(yaml.safe_dump(half))
+        configuration.prepare(pulumi)
+        assert Settings.parse(decrypted(pulumi))
+        assert decrypted(pulumi)["secrets"]["sshPrivateKey"].strip() == pulumi.stack.key.read_text().strip()
 
     def test_follow_the_committed_file_and_keep_the_secrets(self, tree: Path) -> None:
         pulumi = stack_in(tree, "local", source())
