@@ -1,0 +1,76 @@
+"""One stack on a region of its own, for every test that needs the real thing. It is made when the first one asks."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from drills.stack import Stack
+from localregion.client import Region
+
+ROOT = Path(__file__).parents[1]
+REGION = "e2e"
+NAME = "test-check"
+Stackctl = Callable[..., str]
+
+
+def _run(*argv: str, check: bool = True) -> str:
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    said = done.stdout + done.stderr
+    if check and done.returncode:
+        pytest.fail(f"{' '.join(argv)}: exit status {done.returncode}\n{said[-6000:]}", pytrace=False)
+    return said
+
+
+@pytest.fixture(scope="session")
+def region() -> Iterator[Region]:
+    if "PULUMI_BACKEND_URL" not in os.environ:
+        pytest.fail("run the tests behind `python3 -m toolchain exec --`, as `make test` does", pytrace=False)
+    region = Region(REGION)
+    region.stop()
+    region.start()
+    yield region
+    region.stop()
+
+
+@pytest.fixture(scope="session")
+def stackctl(region: Region) -> Stackctl:
+    """Run stackctl on the test's region; fails the test with its words unless ``check`` is off."""
+
+    def run(command: str, *words: str, check: bool = True) -> str:
+        own, pulumi = (words[: words.index("--")], words[words.index("--") :]) if "--" in words else (words, ())
+        argv = [sys.executable, "-m", "stackctl", command, *own, "--region-env", REGION, *pulumi]
+        return _run(*argv, check=check)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def stack(region: Region, stackctl: Stackctl) -> Iterator[Stack]:
+    """The recipe's topology in a range of its own, as ``stackctl create`` makes it."""
+    _forget()
+    stackctl("create", "check", "--from", "local", "--cidr", "192.168.107.0/24", "--owner", "tests", "--expires", "2h")
+    stack = Stack.read(NAME)
+    region.add_host("client", _address(stack, 41))
+    region.add_host("office", "10.20.0.10")
+    region.add_host("outsider", "10.66.0.10")
+    yield stack
+    region.clear_faults()
+    if NAME in _run("pulumi", "stack", "ls", "--json"):
+        stackctl("destroy", NAME)
+
+
+def _forget() -> None:
+    """A stack of an earlier run that was killed: its region is gone, so only its state is left."""
+    names = [entry["name"] for entry in json.loads(_run("pulumi", "stack", "ls", "--json") or "[]")]
+    if NAME in names:
+        _run("pulumi", "stack", "rm", "--yes", "--force", "--preserve-config", "--stack", NAME)
+    (ROOT / f".local/stacks/Pulumi.{NAME}.yaml").unlink(missing_ok=True)
+
+
+def _address(stack: Stack, last: int) -> str:
+    return f"{stack.vip.rsplit('.', 1)[0]}.{last}"

@@ -1,0 +1,133 @@
+"""Rendered configurations, judged by the programs that have to read them: the pinned builds on a real machine."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pulumi
+import pytest
+
+from components import database, haproxy, keepalived
+from components.template import sql_string
+from drills.stack import Stack
+from localregion.client import Region
+from settings import Settings
+from tests import example
+
+Judge = Callable[[str, str], str]
+HOSTILE = [
+    "pa'ss",
+    'qu"ote',
+    "back\\slash",
+    "sp ace",
+    "ha#sh",
+    "$HOME",
+    "${x}",
+    "%[src]",
+    "semi;colon",
+    "ü-€-日本",
+    "a:b",
+    "\\'\"",
+]
+
+
+@pytest.fixture(scope="module")
+def judge(region: Region, stack: Stack) -> Judge:
+    """The words of the real program about a configuration; empty if it has none."""
+    machine = stack.of_role("lb")[0]["instanceId"]
+    commands = {
+        "haproxy": "cat >/tmp/judged && /opt/haproxy/current/sbin/haproxy -c -q -f /tmp/judged 2>&1; echo =$?",
+        "keepalived": "cat >/tmp/judged && /opt/keepalived/current/sbin/keepalived -t -f /tmp/judged 2>&1; echo =$?",
+        "mariadb": "cat >/tmp/judged && mariadbd --defaults-file=/tmp/judged --wsrep-on=OFF --wsrep-provider=none "
+        "--user=mysql --verbose --help 2>&1 >/dev/null | grep -i error; echo =0",
+    }
+
+    def run(program: str, text: str) -> str:
+        said = region.exec(machine, ["bash", "-c", commands[program]], input=text).stdout
+        words, _, status = said.rpartition("=")
+        return words.strip() if status.strip() == "0" else f"status {status}{words}"
+
+    return run
+
+
+def settings(change: Callable[[dict[str, Any]], Any] | None = None) -> Settings:
+    return Settings.parse(example.settings(change))
+
+
+def external(raw: dict[str, Any]) -> None:
+    raw["machines"] = [{**machine, "roles": ["lb"]} for machine in raw["machines"][:2]]
+    raw["database"] = {"external": [{"name": "db1", "address": "10.0.0.1"}, {"name": "db2", "address": "10.0.0.2"}]}
+
+
+def four_balancers(raw: dict[str, Any]) -> None:
+    raw["machines"] += [{"name": f"lb{i}", "address": f"192.168.106.20{i}", "roles": ["lb"]} for i in (1, 2)]
+
+
+HAPROXY = {
+    "the recipe's topology": lambda raw: None,
+    "single writer": lambda raw: raw["haproxy"].update(mysql={"singleWriter": True}),
+    "external servers": external,
+    "external servers with a check user": lambda raw: (
+        external(raw),
+        raw["database"].update(externalCheckUser="probe"),
+    ),
+    "four balancers": four_balancers,
+    "other ports": lambda raw: raw["haproxy"].update(mysql={"port": 13306}, statistics={"port": 18888}),
+}
+
+
+@pytest.mark.parametrize("variant", HAPROXY)
+def test_haproxy_takes_every_variant_without_a_warning(judge: Judge, variant: str) -> None:
+    wanted = settings(HAPROXY[variant])
+    assert judge("haproxy", haproxy.configuration(wanted, wanted.machines[0])) == ""
+
+
+@pytest.mark.parametrize("password", HOSTILE)
+def test_haproxy_takes_any_password(judge: Judge, password: str) -> None:
+    wanted = settings(lambda raw: raw["secrets"].update(statistics=password))
+    assert judge("haproxy", haproxy.configuration(wanted, wanted.machines[0])) == ""
+
+
+KEEPALIVED = {
+    "fast": lambda raw: None,
+    "seed": lambda raw: (raw["keepalived"].update(mode="seed"), raw["secrets"].update(vrrp="1111")),
+    "mail": lambda raw: raw["keepalived"].update(
+        mail={"to": ["ops@example.com", "dba@example.com"], "sender": "vrrp@example.com", "smtpServer": "10.0.0.25"}
+    ),
+    "four balancers": four_balancers,
+}
+
+
+@pytest.mark.parametrize("variant", KEEPALIVED)
+def test_keepalived_takes_every_variant(judge: Judge, variant: str) -> None:
+    wanted = settings(KEEPALIVED[variant])
+    assert judge("keepalived", keepalived.configuration(wanted, wanted.machines[0], "ens5")) == ""
+
+
+def test_keepalived_says_no_to_a_keyword_it_does_not_know(judge: Judge) -> None:
+    text = keepalived.configuration(settings(), settings().machines[0], "ens5")
+    assert "status" in judge("keepalived", text.replace("nopreempt", "nopreemption"))
+
+
+def test_haproxy_says_no_to_the_recipes_own_settings(judge: Judge) -> None:
+    text = haproxy.configuration(settings(), settings().machines[0])
+    assert "nbproc" in judge("haproxy", text.replace("global\n", "global\n    nbproc 1\n", 1))
+    assert "contimeout" in judge("haproxy", text.replace("timeout connect 1000ms", "contimeout 5000", 1))
+
+
+def test_mariadb_takes_the_configuration_and_refuses_a_misspelt_one(
+    judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pulumi, "get_project", lambda: "mycat-ha")
+    monkeypatch.setattr(pulumi, "get_stack", lambda: "test")
+    text = database.configuration(settings(), settings().machines[0])
+    assert judge("mariadb", text) == ""
+    assert "unknown variable" in judge("mariadb", text.replace("max_connections", "max_conections"))
+
+
+@pytest.mark.parametrize("password", HOSTILE)
+def test_mariadb_reads_a_password_as_it_was_written(region: Region, stack: Stack, password: str) -> None:
+    machine = stack.of_role("mysql")[0]["instanceId"]
+    said = region.exec(
+        machine, ["mariadb", "-N", "--default-character-set=utf8mb4"], input=f"SELECT HEX({sql_string(password)})"
+    )
+    assert bytes.fromhex(said.stdout.strip()).decode() == password

@@ -1,0 +1,156 @@
+"""Failovers: the VIP moves when it must, stays when it can, and no acknowledged write is lost."""
+
+import os
+import time
+from itertools import pairwise
+
+import boto3
+import pytest
+
+from drills.drill import Result, drill
+from drills.faults import FAULTS
+from drills.stack import Stack
+from localregion.client import Region, wait_until
+from tests.conftest import Stackctl
+
+
+def run(region: Region, stack: Stack, fault: str) -> Result:
+    result = drill(region, stack, FAULTS[fault], print)
+    assert result.ledger.acknowledged > 0
+    assert not result.ledger.lost
+    assert (result.moved_to != result.machine) is FAULTS[fault].moves
+    return result
+
+
+def test_a_power_cut_moves_the_vip_and_the_machine_that_returns_does_not_take_it_back(
+    region: Region, stack: Stack
+) -> None:
+    result = run(region, stack, "power-cut")
+    assert stack.holder(region) == result.moved_to
+
+
+def test_after_a_failover_nothing_has_to_change(stack: Stack, stackctl: Stackctl) -> None:
+    for command in ("preview", "refresh", "up"):
+        assert " unchanged" in stackctl(command, stack.name, "--", "--expect-no-changes")
+
+
+def test_haproxy_killed_once_is_restarted_and_the_vip_stays(region: Region, stack: Stack) -> None:
+    run(region, stack, "haproxy-kill")
+
+
+def test_haproxy_that_cannot_be_started_moves_the_vip(region: Region, stack: Stack) -> None:
+    run(region, stack, "haproxy-gone")
+
+
+def test_keepalived_killed_once_leaves_one_holder(region: Region, stack: Stack) -> None:
+    """Its peer may take over before systemd has restarted it, or not; either way clients go on."""
+    result = drill(region, stack, FAULTS["keepalived-kill"], print)
+    assert not result.ledger.lost
+
+
+def test_a_frozen_machine_loses_the_vip_and_does_not_take_it_back(region: Region, stack: Stack) -> None:
+    result = run(region, stack, "freeze")
+    time.sleep(3)
+    assert stack.holder(region) == result.moved_to
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        {"latency_ms": 400, "jitter_ms": 300},
+        {"throttle_rate": 0.6},
+        {"error_rate": 0.6},
+        {"effect_delay_ms": 700},
+    ],
+    ids=lambda faults: next(iter(faults)),
+)
+def test_a_sick_api_delays_the_claim_and_does_not_prevent_it(
+    region: Region, stack: Stack, faults: dict[str, float]
+) -> None:
+    stack.wait_whole(region)
+    holder = stack.holder(region)
+    peer = next(m["name"] for m in stack.of_role("lb") if m["name"] != holder)
+    region.api(**faults, roles_only=True)
+    try:
+        region.exec(stack.machine(holder)["instanceId"], ["systemctl", "stop", "keepalived"])
+        wait_until(lambda: stack.holder(region) == peer, "the VIP to move", 60)
+    finally:
+        region.api()
+        region.exec(stack.machine(holder)["instanceId"], ["systemctl", "start", "keepalived"])
+    time.sleep(3)
+    assert stack.holder(region) == peer
+
+
+def test_a_claim_needs_no_metadata_service(region: Region, stack: Stack) -> None:
+    holder = stack.holder(region)
+    peer = next(m for m in stack.of_role("lb") if m["name"] != holder)
+    region.imds(peer["instanceId"])
+    try:
+        region.exec(stack.machine(holder)["instanceId"], ["systemctl", "stop", "keepalived"])
+        wait_until(lambda: stack.holder(region) == peer["name"], "the VIP to move", 30)
+    finally:
+        region.imds(peer["instanceId"], down=False)
+        region.exec(stack.machine(holder)["instanceId"], ["systemctl", "start", "keepalived"])
+
+
+def test_an_address_that_has_drifted_away_comes_back(
+    region: Region, stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack.wait_whole(region)
+    time.sleep(4)
+    holder = stack.holder(region)
+    peer = next(m for m in stack.of_role("lb") if m["name"] != holder)
+    for name, value in region.env().items():
+        monkeypatch.setitem(os.environ, name, value)
+    ec2 = boto3.client("ec2")
+    ec2.assign_private_ip_addresses(
+        NetworkInterfaceId=peer["eniId"], PrivateIpAddresses=[stack.vip], AllowReassignment=True
+    )
+    assert stack.holder(region) == peer["name"]
+    wait_until(lambda: stack.holder(region) == holder, "the reconcile timer to bring the VIP back", 90)
+
+
+def test_balancers_that_do_not_hear_each_other_do_not_fight(region: Region, stack: Stack) -> None:
+    stack.wait_whole(region)
+    first, second = (m["instanceId"] for m in stack.of_role("lb"))
+    fault = region.drop(first, second, protocol="112")
+    try:
+        holders = []
+        for _ in range(60):
+            holders.append(stack.holder(region))
+            time.sleep(0.5)
+        moves = sum(1 for earlier, later in pairwise(holders) if earlier != later)
+        assert moves <= 3, holders
+    finally:
+        region.undrop(fault)
+    time.sleep(5)
+    stack.wait_whole(region)
+
+
+def test_a_machine_that_reboots_has_everything_again(region: Region, stack: Stack) -> None:
+    holder = stack.holder(region)
+    machine = stack.machine(holder)["instanceId"]
+    region.exec(machine, ["systemctl", "--no-block", "reboot"])
+    time.sleep(3)
+    stack.wait_whole(region)
+    units = ["haproxy", "keepalived", "mariadb", "rsyslog", "mycat-ha-health.socket", "reconcile-vip.timer"]
+    assert region.exec(machine, ["systemctl", "is-active", *units]).stdout.split() == ["active"] * len(units)
+    assert region.exec(machine, ["sysctl", "-n", "net.ipv4.ip_nonlocal_bind"]).stdout.strip() == "1"
+    assert stack.holder(region) != holder
+
+
+def test_a_power_cut_of_all_databases_needs_nobody(region: Region, stack: Stack) -> None:
+    for node in stack.of_role("mysql"):
+        region.power_cut(node["instanceId"])
+    for node in stack.of_role("mysql"):
+        region.power_on(node["instanceId"])
+    stack.wait_whole(region)
+
+
+def test_a_clean_full_stop_needs_nobody(region: Region, stack: Stack) -> None:
+    nodes = [node["instanceId"] for node in stack.of_role("mysql")]
+    for node in nodes:
+        region.exec(node, ["systemctl", "stop", "mariadb"], timeout=60)
+    for node in nodes:
+        region.exec(node, ["systemctl", "--no-block", "start", "mariadb"])
+    stack.wait_whole(region, 240)

@@ -1,0 +1,126 @@
+"""Bad changes are refused where they would do harm, and say why; the stack goes away without a trace."""
+
+import subprocess
+
+import pytest
+
+from drills.stack import Stack
+from localregion.client import Region
+from tests.conftest import NAME, Stackctl
+
+
+@pytest.mark.parametrize(
+    ("path", "mode", "validate"),
+    [
+        ("/etc/haproxy/haproxy.cfg", "0600", '/opt/haproxy/current/sbin/haproxy -c -f "$STAGED"'),
+        ("/etc/keepalived/keepalived.conf", "0600", '/opt/keepalived/current/sbin/keepalived -t -f "$STAGED"'),
+    ],
+)
+def test_a_broken_file_is_refused_and_the_old_one_stays(
+    region: Region, stack: Stack, path: str, mode: str, validate: str
+) -> None:
+    machine = stack.of_role("lb")[0]["instanceId"]
+    service = path.split("/")[2]
+
+    def state() -> str:
+        script = f"sha256sum {path}; systemctl show -p MainPID {service}"
+        return region.exec(machine, ["bash", "-c", script]).stdout
+
+    before = state()
+    done = region.exec(
+        machine,
+        ["/usr/local/lib/mycat-ha/install-file", path, mode, "root:root", "--validate", validate],
+        input="nonsense {\n",
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "the new file was refused, the old one stays in force" in done.stderr
+    assert "nonsense" in done.stderr
+    assert state() == before
+
+
+def test_a_file_that_does_not_work_is_taken_back(region: Region, stack: Stack) -> None:
+    machine = stack.of_role("lb")[0]["instanceId"]
+    tool = ["/usr/local/lib/mycat-ha/install-file", "/tmp/mycat-ha-file", "0644", "root:root"]
+    region.exec(machine, tool, input="old\n")
+    gate = "grep -q old /tmp/mycat-ha-file"
+    done = region.exec(machine, [*tool, "--gate", gate], input="new\n", check=False)
+    assert done.returncode == 1
+    assert "the old one is back" in done.stderr
+    assert region.exec(machine, ["cat", "/tmp/mycat-ha-file"]).stdout == "old\n"
+
+
+def test_wrong_settings_change_nothing_and_name_the_key(stack: Stack, stackctl: Stackctl) -> None:
+    words = ["check", "--from", "local", "--cidr", "192.168.107.0/24", "--owner", "tests"]
+    said = stackctl("create", *words, "--set", "vip.address=192.168.107.251", check=False)
+    assert "mycat-ha:vip.address: 192.168.107.251 is the address of machine node1" in said
+    said = stackctl("create", *words, "--set", "haproxy.sha256=" + "0" * 64, check=False)
+    assert "mycat-ha:haproxy.sha256" in said
+    assert " unchanged" in stackctl("create", *words)
+
+
+def test_a_build_that_fails_says_why_and_leaves_what_runs(region: Region, stack: Stack) -> None:
+    """The build script of the program itself, with a command that fails, on a machine that has a build running."""
+    from components.template import render  # noqa: PLC0415
+    from settings.base import SourceArchive  # noqa: PLC0415
+
+    machine = stack.of_role("lb")[0]["instanceId"]
+    archive = region.exec(
+        machine, ["bash", "-c", "cd /tmp && mkdir -p x && tar czf broken.tar.gz x && sha256sum broken.tar.gz"]
+    ).stdout.split()[0]
+    source = SourceArchive.model_validate({"version": "9.9", "sha256": archive, "url": "http://192.0.2.1/x.tar.gz"})
+
+    def build(command: str, **changes: str) -> subprocess.CompletedProcess[str]:
+        script = render(
+            "source_build/build.sh.j2",
+            software="haproxy",
+            source=source.model_copy(update=changes),
+            archive="/tmp/broken.tar.gz",
+            digest="0123",
+            build=command,
+            packages=(),
+        )
+        return region.exec(machine, ["bash", "-euo", "pipefail", "-c", script], check=False)
+
+    before = region.exec(machine, ["readlink", "-f", "/opt/haproxy/current"]).stdout
+    failed = build("echo first words; echo no rule to make target; false")
+    assert failed.returncode == 1
+    assert "building haproxy 9.9 failed" in failed.stderr
+    assert "no rule to make target" in failed.stderr
+    assert region.exec(machine, ["readlink", "-f", "/opt/haproxy/current"]).stdout == before
+    region.exec(machine, ["systemctl", "is-active", "haproxy"])
+
+
+def test_an_archive_that_is_another_one_is_not_unpacked(region: Region, stack: Stack) -> None:
+    from components.template import render  # noqa: PLC0415
+    from settings.base import SourceArchive  # noqa: PLC0415
+
+    machine = stack.of_role("lb")[0]["instanceId"]
+    server = (
+        "cd /tmp && echo other >other.tar.gz && (timeout 20 python3 -m http.server -b 127.0.0.1 8099 &>/dev/null &)"
+    )
+    region.exec(machine, ["bash", "-c", f"{server}; sleep 1"])
+    source = SourceArchive.model_validate(
+        {"version": "9.8", "sha256": "0" * 64, "url": "http://127.0.0.1:8099/other.tar.gz"}
+    )
+    script = render(
+        "source_build/build.sh.j2",
+        software="haproxy",
+        source=source,
+        archive="/tmp/downloaded.tar.gz",
+        digest="0124",
+        build="touch /tmp/was-unpacked",
+        packages=(),
+    )
+    done = region.exec(machine, ["bash", "-euo", "pipefail", "-c", script], check=False)
+    assert done.returncode == 1
+    assert f"the setting haproxy.sha256 demands {'0' * 64}; nothing was unpacked" in done.stderr
+    assert region.exec(machine, ["ls", "/tmp/was-unpacked"], check=False).returncode != 0
+
+
+def test_destroy_leaves_nothing_even_after_failovers_and_with_a_machine_down(
+    region: Region, stack: Stack, stackctl: Stackctl
+) -> None:
+    region.power_cut(stack.machine("node3")["instanceId"])
+    stackctl("destroy", NAME)
+    assert region.machines() == []
