@@ -16,6 +16,10 @@ up: install ## Local region, stack, and a failover to watch
 	$(in_env) python -m stackctl up local --region-env local
 	$(in_env) python -m drills demo
 
+.PHONY: drill
+drill: install ## Five power cuts on the local stack, measured
+	$(in_env) python -m drills run power-cut --runs 5 --report .local/report
+
 .PHONY: preview
 preview: install ## What `up` would change on the local region's stack
 	$(in_env) python -m stackctl preview local --region-env local

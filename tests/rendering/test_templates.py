@@ -58,6 +58,11 @@ def external(raw: dict[str, Any]) -> None:
     raw["database"] = {"external": [{"name": "db1", "address": "10.0.0.1"}, {"name": "db2", "address": "10.0.0.2"}]}
 
 
+def checked_external(raw: dict[str, Any]) -> None:
+    external(raw)
+    raw["database"]["externalCheckUser"] = "probe"
+
+
 def four_balancers(raw: dict[str, Any]) -> None:
     raw["machines"] += [{"name": f"lb{i}", "address": f"192.168.106.20{i}", "roles": ["lb"]} for i in (1, 2)]
 
@@ -66,10 +71,7 @@ HAPROXY = {
     "the recipe's topology": lambda raw: None,
     "single writer": lambda raw: raw["haproxy"].update(mysql={"singleWriter": True}),
     "external servers": external,
-    "external servers with a check user": lambda raw: (
-        external(raw),
-        raw["database"].update(externalCheckUser="probe"),
-    ),
+    "external servers with a check user": checked_external,
     "four balancers": four_balancers,
     "other ports": lambda raw: raw["haproxy"].update(mysql={"port": 13306}, statistics={"port": 18888}),
 }
