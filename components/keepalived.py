@@ -98,7 +98,7 @@ class Keepalived(pulumi.ComponentResource):
                 mode="0600",
                 validate=args.build.prefix.apply(lambda prefix: render("keepalived/validate.sh.j2", prefix=prefix)),
                 apply="systemctl is-active --quiet keepalived || exit 0; systemctl reload keepalived",
-                gate="systemctl is-enabled --quiet keepalived || exit 0; sleep 1; systemctl is-active --quiet keepalived",
+                gate="systemctl is-enabled -q keepalived || exit 0; sleep 1; systemctl is-active -q keepalived",
             ),
             pulumi.ResourceOptions(parent=self, depends_on=scripts),
         )

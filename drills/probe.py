@@ -1,6 +1,6 @@
 """A client of the virtual IP that notes everything it sees. Runs inside a test host's network namespace.
 
-    python -m drills.probe   (settings as one JSON line on standard input, observations as JSON lines on standard output)
+    python -m drills.probe   (settings: one JSON line on standard input; observations: JSON lines on standard output)
 
 Attempts start on a fixed beat, also while earlier ones hang, so that the resolution is the beat's and not a timeout's.
 Times are CLOCK_MONOTONIC in seconds, which is one clock for all namespaces of a kernel.

@@ -31,7 +31,7 @@ class Region:
         self._state = paths.state(name)
         self._control = paths.control(name)
 
-    # -- start and stop --------------------------------------------------------------------------------------------------
+    # -- start and stop -------------------------------------------------------------------------------------
 
     def start(self, say: Callable[[str], None] = print) -> None:
         """Start the region unless it runs. What a killed run or a reboot has left is removed first."""
@@ -104,7 +104,7 @@ class Region:
             return (self._state / "log").read_text(errors="replace")
         return ""
 
-    # -- what a user of the region needs -----------------------------------------------------------------------------------
+    # -- what a user of the region needs --------------------------------------------------------------------
 
     def env(self) -> dict[str, str]:
         """The environment in which AWS's SDKs talk to this region."""
@@ -161,7 +161,7 @@ class Region:
     def remove_host(self, name: str) -> None:
         self._ask("remove_host", name=name)
 
-    # -- faults --------------------------------------------------------------------------------------------------------------
+    # -- faults ---------------------------------------------------------------------------------------------
 
     def power_cut(self, machine: str) -> float:
         """Cut a machine's power. Returns the moment by CLOCK_MONOTONIC."""

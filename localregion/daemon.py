@@ -114,7 +114,8 @@ class Daemon:
             "aws_secret_access_key": administrator.secret_key,
         }
         path = self._state / "credentials"
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        path.touch(0o600)
+        with path.open("w", encoding="utf-8") as file:
             config.write(file)
 
     @staticmethod
@@ -126,7 +127,7 @@ class Daemon:
         listening.detach()
         threading.Thread(target=server.serve_forever, daemon=True).start()
 
-    # -- the network follows the API ---------------------------------------------------------------------------------------
+    # -- the network follows the API ------------------------------------------------------------------------
 
     def changed(self) -> None:
         """Let the network follow, ``effect_delay_ms`` after the call was answered."""
@@ -182,7 +183,7 @@ class Daemon:
                 return eni.instance
         return None
 
-    # -- hypervisor of localregion.ec2 -------------------------------------------------------------------------------------
+    # -- hypervisor of localregion.ec2 ----------------------------------------------------------------------
 
     def boot(self, instance_id: str) -> None:
         self._settled()
@@ -211,7 +212,7 @@ class Daemon:
         else:
             ec2.set_state(instance, "stopped")
 
-    # -- verbs of the control socket -----------------------------------------------------------------------------------------
+    # -- verbs of the control socket ------------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
         return {
@@ -293,7 +294,7 @@ class Daemon:
     def thaw(self, machine: str) -> None:
         self.machines.thaw(self._machine(machine))
 
-    def drop(self, a: str, b: str | None, protocol: str | None, port: int | None, both: bool) -> str:  # noqa: FBT001
+    def drop(self, a: str, b: str | None, protocol: str | None, port: int | None, both: bool) -> str:
         fault = Drop(f"drop-{uuid.uuid4().hex[:8]}", self._end(a), self._end(b) if b else None, protocol, port, both)
         self.network.drop(fault)
         return fault.id
@@ -310,7 +311,7 @@ class Daemon:
         self.api.faults = ApiFaults(**values)
         return asdict(self.api.faults)
 
-    def imds(self, machine: str, down: bool) -> None:  # noqa: FBT001
+    def imds(self, machine: str, down: bool) -> None:
         instance_id = self._machine(machine)
         (self._without_metadata.add if down else self._without_metadata.discard)(instance_id)
 
@@ -357,7 +358,7 @@ class _Handler(WSGIRequestHandler):
 
     protocol_version = "HTTP/1.1"
 
-    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:  # noqa: ARG002
         log.debug("%s %s %s", self.command, self.path, code)
 
 
@@ -366,8 +367,25 @@ class _ControlServer(socketserver.ThreadingUnixStreamServer):
 
     daemon_threads = True
     VERBS = frozenset(
-        "status ps command add_host remove_host console power_cut power_on freeze thaw drop undrop api_faults imds "
-        "credential_lifetime clear_faults stop".split()
+        [
+            "status",
+            "ps",
+            "command",
+            "add_host",
+            "remove_host",
+            "console",
+            "power_cut",
+            "power_on",
+            "freeze",
+            "thaw",
+            "drop",
+            "undrop",
+            "api_faults",
+            "imds",
+            "credential_lifetime",
+            "clear_faults",
+            "stop",
+        ]
     )
 
     def __init__(self, path: str, daemon: Daemon) -> None:

@@ -83,7 +83,7 @@ def _refuse(code: str, message: str) -> None:
     raise EC2ClientError(code, message)
 
 
-# -- network interfaces --------------------------------------------------------------------------------------------------
+# -- network interfaces ------------------------------------------------------------------------------------
 
 
 def _holder(ec2: Any, vpc_id: str, address: str) -> Any | None:
@@ -225,7 +225,7 @@ def _correct_interfaces(models: Any) -> None:
     model.NetworkInterface.get_filter_value = get_filter_value
 
 
-# -- security groups -----------------------------------------------------------------------------------------------------
+# -- security groups ---------------------------------------------------------------------------------------
 
 
 def _correct_rules() -> None:
@@ -237,7 +237,7 @@ def _correct_rules() -> None:
 
     def __init__(
         self: Any, ec2: Any, ip_protocol: str, group_id: str, from_port: Any, to_port: Any, *rest: Any, **kw: Any
-    ) -> None:  # noqa: N807
+    ) -> None:
         """Protocols other than TCP, UDP and ICMP have no ports; EC2 ignores those that are given."""
         numbered = str(ip_protocol).isdigit() and str(ip_protocol) not in {"1", "6", "17", "58"}
         if numbered:
@@ -267,13 +267,14 @@ def _correct_rules() -> None:
     EC2Backend.delete_security_group = delete_security_group
 
 
-# -- VPCs ----------------------------------------------------------------------------------------------------------------
+# -- VPCs --------------------------------------------------------------------------------------------------
 
 
 def _correct_vpcs() -> None:
-    from moto.ec2.models import EC2Backend  # noqa: PLC0415
-
-    from moto.ec2.models import nat_gateways  # noqa: PLC0415
+    from moto.ec2.models import (
+        EC2Backend,
+        nat_gateways,
+    )
     from moto.ec2.responses.subnets import Subnets  # noqa: PLC0415
 
     create, delete_nat = EC2Backend.create_vpc, EC2Backend.delete_nat_gateway
@@ -313,7 +314,7 @@ def _correct_vpcs() -> None:
     EC2Backend.delete_nat_gateway = delete_nat_gateway
 
 
-# -- instances -----------------------------------------------------------------------------------------------------------
+# -- instances ---------------------------------------------------------------------------------------------
 
 _STATES = {"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "stopping": 64, "stopped": 80}
 
@@ -451,7 +452,7 @@ def _correct_instances(hypervisor: Hypervisor) -> None:
     General.get_console_output = console
 
 
-# -- what the network has to look like -------------------------------------------------------------------------------------
+# -- what the network has to look like ---------------------------------------------------------------------
 
 
 def layout(ec2: Any) -> Layout:

@@ -65,7 +65,7 @@ def set_hostname(name: str) -> None:
     subprocess.run(["hostname", name], check=False)
     with open("/etc/hosts", encoding="utf-8") as hosts:
         others = [line for line in hosts if not line.startswith("127.0.1.1")]
-    write("/etc/hosts", f"127.0.1.1 {name} {name.split('.')[0]}\n" + "".join(others))
+    write("/etc/hosts", f"127.0.1.1 {name} {name.split('.', maxsplit=1)[0]}\n" + "".join(others))
 
 
 def user_data(data: str) -> None:

@@ -62,7 +62,7 @@ def in_namespace(namespace: str, action: Callable[[], T]) -> T:
                 if ctypes.CDLL(None, use_errno=True).setns(handle.fileno(), 0x40000000):  # CLONE_NEWNET
                     raise OSError(ctypes.get_errno(), f"setns {namespace}")
             result.append(action())
-        except BaseException as problem:  # noqa: BLE001  handed to the caller
+        except BaseException as problem:
             error.append(problem)
 
     thread = threading.Thread(target=enter)
@@ -97,12 +97,12 @@ def children(pid: int) -> Iterator[int]:
 def same_pid_namespace(pid: int) -> list[int]:
     """Every process of the machine whose init is ``pid``."""
     with suppress(OSError):
-        wanted = os.readlink(f"/proc/{pid}/ns/pid")
+        wanted = Path(f"/proc/{pid}/ns/pid").readlink()
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 with suppress(OSError):
-                    if os.readlink(entry / "ns/pid") == wanted:
+                    if (entry / "ns/pid").readlink() == wanted:
                         found.append(int(entry.name))
         return found
     return []

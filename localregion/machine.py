@@ -136,7 +136,7 @@ class Machines:
         elif not running.leaving:
             self._on_exit(instance_id)
 
-    # -- what a person at the rack could do ----------------------------------------------------------------------------
+    # -- what a person at the rack could do -----------------------------------------------------------------
 
     def shutdown(self, instance_id: str, seconds: float = 60) -> None:
         """Power off cleanly; after ``seconds`` the power is cut, as EC2 does in the end."""

@@ -68,7 +68,7 @@ class Network:
         self._hosts: dict[str, Host] = {}
         self.index = 0
 
-    # -- addresses of the region itself ------------------------------------------------------------------------------
+    # -- addresses of the region itself ---------------------------------------------------------------------
 
     @property
     def range(self) -> IPv4Network:
@@ -87,7 +87,7 @@ class Network:
     def uplink(self) -> str:
         return f"mh{self.index}up"
 
-    # -- up and down ---------------------------------------------------------------------------------------------------
+    # -- up and down ----------------------------------------------------------------------------------------
 
     def up(self) -> None:
         """The backbone: the uplink to the host, the address of the AWS endpoint, a way out for machines."""
@@ -164,7 +164,7 @@ table ip {table} {{
                 _FORWARD.write_text("0")
             self._state.unlink(missing_ok=True)
 
-    # -- the layout ------------------------------------------------------------------------------------------------------
+    # -- the layout -----------------------------------------------------------------------------------------
 
     def namespace(self, vpc_id: str) -> str:
         return f"{self.prefix}{vpc_id}"
@@ -329,7 +329,7 @@ table ip {table} {{
             "add table ip backbone\ndelete table ip backbone\ntable ip backbone {\n" + _chain("forward", rules) + "\n}",
         )
 
-    # -- machines and hosts --------------------------------------------------------------------------------------------------
+    # -- machines and hosts ---------------------------------------------------------------------------------
 
     def machine_namespace(self, instance_id: str) -> str:
         return f"{self.prefix}{instance_id}"
@@ -434,7 +434,7 @@ table ip {table} {{
     def hosts(self) -> dict[str, Host]:
         return dict(self._hosts)
 
-    # -- faults ----------------------------------------------------------------------------------------------------------------
+    # -- faults ---------------------------------------------------------------------------------------------
 
     def end(self, name: str) -> str:
         """The interface that stands for an ENI id, a host's name, or ``outside`` (all that is not in the VPC)."""

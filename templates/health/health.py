@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, ClassVar
 
 import pymysql
 
@@ -25,10 +26,10 @@ LIMIT = 0.9  # seconds until a caller is told no
 class Service:
     """One service, its connection, and its last answer."""
 
-    def __init__(self, settings: dict, usable: Callable[["Service"], str]) -> None:
+    def __init__(self, settings: dict[str, Any], usable: Callable[["Service"], str]) -> None:
         self._settings = settings
         self._usable = usable
-        self._connection: pymysql.Connection | None = None
+        self._connection: pymysql.Connection[Any] | None = None
         self._lock = threading.Lock()
         self._answer = (0.0, "not asked yet")
 
@@ -54,17 +55,18 @@ class Service:
                         connect_timeout=PATIENCE, read_timeout=PATIENCE, write_timeout=PATIENCE, **self._settings
                     )
                 return self._usable(self)
-            except Exception as error:  # noqa: BLE001  whatever it is, it is the reason
+            except Exception as error:
                 connection, self._connection = self._connection, None
                 if connection is not None:
-                    connection._force_close()
+                    connection._force_close()  # type: ignore[attr-defined]  # no QUIT: it may hang
                 # A kept connection may have been closed by a restart: that alone is no reason.
                 closed = isinstance(error, pymysql.err.OperationalError) and error.args[0] in (2006, 2013)
                 if fresh or not again or not closed or "timed out" in str(error):
                     return f"{type(error).__name__}: {error}"
         return "unreachable"
 
-    def rows(self, query: str) -> tuple:
+    def rows(self, query: str) -> tuple[Any, ...]:
+        assert self._connection is not None
         with self._connection.cursor() as cursor:
             cursor.execute(query)
             return cursor.fetchall()
@@ -97,8 +99,8 @@ def mycat(service: Service) -> str:
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 2
-    services: dict = {}
-    aliases = {"*": "/mycat", "/": "/mycat"}
+    services: ClassVar[dict[str, Service]] = {}
+    aliases: ClassVar[dict[str, str]] = {"*": "/mycat", "/": "/mycat"}
 
     def answer(self) -> None:
         service = self.services.get(self.aliases.get(self.path, self.path))

@@ -94,7 +94,7 @@ def run_program(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
             runpy.run_path(str(ROOT / "__main__.py"), run_name="__main__")
 
         try:
-            loop.run_until_complete(run_in_stack(program))  # type: ignore[arg-type]
+            loop.run_until_complete(run_in_stack(program))
         finally:
             loop.close()
         return recorder
