@@ -363,7 +363,7 @@ class _Handler(WSGIRequestHandler):
 
 
 class _ControlServer(socketserver.ThreadingUnixStreamServer):
-    """One JSON object a line in each direction: ``{"verb": …, "arguments": {…}}``, ``{"result": …}`` or ``{"error": …}``."""
+    """A JSON object a line: ``{"verb": …, "arguments": {…}}``, answered by ``{"result": …}`` or ``{"error": …}``."""
 
     daemon_threads = True
     VERBS = frozenset(

@@ -235,7 +235,7 @@ def _correct_rules() -> None:
     initialise = model.SecurityGroupRule.__init__
     delete = EC2Backend.delete_security_group
 
-    def __init__(
+    def create_rule(
         self: Any, ec2: Any, ip_protocol: str, group_id: str, from_port: Any, to_port: Any, *rest: Any, **kw: Any
     ) -> None:
         """Protocols other than TCP, UDP and ICMP have no ports; EC2 ignores those that are given."""
@@ -262,7 +262,7 @@ def _correct_rules() -> None:
                         _refuse("DependencyViolation", f"resource {group_id} has a dependent object")
         delete(self, name, group_id)
 
-    model.SecurityGroupRule.__init__ = __init__
+    model.SecurityGroupRule.__init__ = create_rule
     model.SecurityGroupRule.description = property(description)
     EC2Backend.delete_security_group = delete_security_group
 
@@ -273,7 +273,7 @@ def _correct_rules() -> None:
 def _correct_vpcs() -> None:
     from moto.ec2.models import (
         EC2Backend,
-        nat_gateways,
+        nat_gateways,  # noqa: PLC0415
     )
     from moto.ec2.responses.subnets import Subnets  # noqa: PLC0415
 

@@ -73,7 +73,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class MachineSpec:
-    """What RunInstances asked for, as far as a machine is concerned. Everything else it learns from the metadata service."""
+    """What RunInstances asked for, as far as booting is concerned; the rest comes from the metadata service."""
 
     id: str  # i-...
     eni: Eni

@@ -69,7 +69,7 @@ class Service:
         assert self._connection is not None
         with self._connection.cursor() as cursor:
             cursor.execute(query)
-            return cursor.fetchall()
+            return tuple(cursor.fetchall())
 
 
 def database(service: Service) -> str:
