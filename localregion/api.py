@@ -68,7 +68,7 @@ class Api:
     faults: ApiFaults = field(default_factory=ApiFaults)
 
     def __post_init__(self) -> None:
-        from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app  # noqa: PLC0415
+        from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
         self._moto = DomainDispatcherApplication(create_backend_app)
         self.lock = threading.RLock()
@@ -108,7 +108,7 @@ class Api:
     def _authorize(self, caller: Credentials, service: str, action: str, request: Request) -> None:
         if caller.role is None:
             return
-        from moto.iam.models import iam_backends  # noqa: PLC0415
+        from moto.iam.models import iam_backends
 
         role = next((r for r in iam_backends[ACCOUNT]["aws"].roles.values() if r.name == caller.role), None)
         documents = [] if role is None else list(role.policies.values())

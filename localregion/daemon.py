@@ -86,7 +86,7 @@ class Daemon:
 
     def _publish_image(self) -> None:
         """The public parameter by which Debian announces its newest image."""
-        from moto.ssm.models import Parameter, ssm_backends  # noqa: PLC0415
+        from moto.ssm.models import Parameter, ssm_backends
 
         ami = next(iter(self.ec2.amis.values()))
         name = f"/aws/service/debian/release/12/latest/{'amd64' if ami.architecture == 'x86_64' else 'arm64'}"
@@ -338,7 +338,7 @@ class _Described:
         self._instance = instance
 
     def tree(self) -> imds.Tree:
-        from moto.iam.models import iam_backends  # noqa: PLC0415
+        from moto.iam.models import iam_backends
 
         association = self._daemon.ec2.iam_instance_profile_associations.get(self.id)
         profile = None

@@ -63,7 +63,7 @@ def write_amis(path: Path) -> None:
 
 def install(hypervisor: Hypervisor) -> None:
     """Correct moto's classes in place. Called once, before the first request; moto is imported here, not before."""
-    from moto.ec2 import models  # noqa: PLC0415  (after MOTO_AMIS_PATH is set)
+    from moto.ec2 import models
 
     _correct_interfaces(models)
     _correct_rules()
@@ -72,13 +72,13 @@ def install(hypervisor: Hypervisor) -> None:
 
 
 def backend(region: str) -> Any:
-    from moto.ec2.models import ec2_backends  # noqa: PLC0415
+    from moto.ec2.models import ec2_backends
 
     return ec2_backends[ACCOUNT][region]
 
 
 def _refuse(code: str, message: str) -> None:
-    from moto.ec2.exceptions import EC2ClientError  # noqa: PLC0415
+    from moto.ec2.exceptions import EC2ClientError
 
     raise EC2ClientError(code, message)
 
@@ -107,9 +107,9 @@ def _check_place(subnet: Any, address: str) -> None:
 
 
 def _correct_interfaces(models: Any) -> None:
-    from moto.core.responses import ActionResult  # noqa: PLC0415
-    from moto.ec2.models import elastic_network_interfaces as model  # noqa: PLC0415
-    from moto.ec2.responses.elastic_network_interfaces import ElasticNetworkInterfaces  # noqa: PLC0415
+    from moto.core.responses import ActionResult
+    from moto.ec2.models import elastic_network_interfaces as model
+    from moto.ec2.responses.elastic_network_interfaces import ElasticNetworkInterfaces
 
     ec2_class = models.EC2Backend
     create, delete = ec2_class.create_network_interface, ec2_class.delete_network_interface
@@ -229,8 +229,8 @@ def _correct_interfaces(models: Any) -> None:
 
 
 def _correct_rules() -> None:
-    from moto.ec2.models import EC2Backend  # noqa: PLC0415
-    from moto.ec2.models import security_groups as model  # noqa: PLC0415
+    from moto.ec2.models import EC2Backend
+    from moto.ec2.models import security_groups as model
 
     initialise = model.SecurityGroupRule.__init__
     delete = EC2Backend.delete_security_group
@@ -273,9 +273,9 @@ def _correct_rules() -> None:
 def _correct_vpcs() -> None:
     from moto.ec2.models import (
         EC2Backend,
-        nat_gateways,  # noqa: PLC0415
+        nat_gateways,
     )
-    from moto.ec2.responses.subnets import Subnets  # noqa: PLC0415
+    from moto.ec2.responses.subnets import Subnets
 
     create, delete_nat = EC2Backend.create_vpc, EC2Backend.delete_nat_gateway
 
@@ -324,12 +324,12 @@ def set_state(instance: Any, name: str) -> None:
 
 
 def _correct_instances(hypervisor: Hypervisor) -> None:
-    from moto.core.responses import ActionResult  # noqa: PLC0415
-    from moto.core.utils import utcnow  # noqa: PLC0415
-    from moto.ec2.models import EC2Backend  # noqa: PLC0415
-    from moto.ec2.models import instances as model  # noqa: PLC0415
-    from moto.ec2.responses.general import General  # noqa: PLC0415
-    from moto.ec2.utils import Base64EncodedString  # noqa: PLC0415
+    from moto.core.responses import ActionResult
+    from moto.core.utils import utcnow
+    from moto.ec2.models import EC2Backend
+    from moto.ec2.models import instances as model
+    from moto.ec2.responses.general import General
+    from moto.ec2.utils import Base64EncodedString
 
     run = EC2Backend.run_instances
     instance_class = model.Instance

@@ -23,7 +23,7 @@ _FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 
 @dataclass(frozen=True)
 class Drop:
-    """A fault: packets from ``a`` to ``b`` (``both``: and back) vanish. Ends are interfaces; ``b`` None is everybody."""
+    """A fault: packets from ``a`` to ``b`` (``both``: and back) vanish. Ends are links; ``b`` None is everybody."""
 
     id: str
     a: str

@@ -97,7 +97,11 @@ def stack(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         program=lambda: None,
         opts=automation.LocalWorkspaceOptions(
             work_dir=str(tmp_path),
-            env_vars={"PULUMI_BACKEND_URL": state.as_uri(), "PULUMI_CONFIG_PASSPHRASE": "contract"},
+            env_vars={
+                "PULUMI_AUTOMATION_API_SKIP_VERSION_CHECK": "true",
+                "PULUMI_BACKEND_URL": state.as_uri(),
+                "PULUMI_CONFIG_PASSPHRASE": "contract",
+            },
             project_settings=automation.ProjectSettings(
                 name="contract", runtime="python", backend=automation.ProjectBackend(url=state.as_uri())
             ),

@@ -4,9 +4,13 @@ The same tests run on this project's stand-in and, where it is installed, on the
 real plugin: a difference between the two is a fault of the stand-in.
 """
 
+import os
+import signal
 import socket
+import subprocess
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -473,3 +477,41 @@ def test_a_command_ends_with_its_time_limit(stack: Stack) -> None:
     started = time.monotonic()
     assert "slow" in stack.fails(program)
     assert time.monotonic() - started < 30
+
+
+def test_an_interrupted_up_ends_its_commands(stack: Stack, tmp_path: Path) -> None:
+    """By the CLI, because the automation API cannot pass a signal on."""
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "Pulumi.yaml").write_text("name: contract\nruntime: python\n")
+    (project / "__main__.py").write_text(
+        f"from pulumi_command import local\nlocal.Command('slow', create='echo $$ >{tmp_path}/pid; exec sleep 300')\n"
+    )
+    env = {**os.environ, "PULUMI_BACKEND_URL": (tmp_path / "state").as_uri(), "PULUMI_CONFIG_PASSPHRASE": "contract"}
+    argv = ["pulumi", "up", "--yes", "--skip-preview", "--non-interactive", "--stack", "contract"]
+    with subprocess.Popen(
+        argv,
+        cwd=project,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as up:
+        pid = wait_for(lambda: int((tmp_path / "pid").read_text()))
+        up.send_signal(signal.SIGTERM)
+        said, _ = up.communicate(timeout=60)
+    assert up.returncode != 0, said
+    assert not Path(f"/proc/{pid}").exists(), said
+
+
+def wait_for(value: Callable[[], int]) -> int:
+    """What `value` returns as soon as it does not fail, within a minute."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return value()
+        except (OSError, ValueError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)

@@ -33,6 +33,7 @@ async def run(command: str, properties: Properties, previous: Properties, tell: 
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,  # a group of its own, so that what it starts can be ended with it
         )
     except OSError as error:
         raise failed_run(f"fork/exec {argv[0]}: {(error.strerror or '').lower()}", command, b"") from None
@@ -48,7 +49,8 @@ async def run(command: str, properties: Properties, previous: Properties, tell: 
                 await process.wait()
     finally:
         if process.returncode is None:
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
         status = await process.wait()
         await output.finish()
     if status < 0:

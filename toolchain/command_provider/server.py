@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import secrets
+import signal
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -57,9 +58,12 @@ class Servicer(ProviderServicer):
         return proto.DiffResponse(changes=proto.DiffResponse.DIFF_NONE)
 
     async def Cancel(self, request: Any, context: Any) -> Any:
+        self.cancel_operations()
+        return empty_pb2.Empty()
+
+    def cancel_operations(self) -> None:
         for operation in self._operations:
             operation.cancel()
-        return empty_pb2.Empty()
 
     async def Check(self, request: proto.CheckRequest, context: Any) -> proto.CheckResponse:
         async with self._operation(context):
@@ -160,12 +164,17 @@ async def serve(engine_address: str) -> None:
     """Serves until the engine ends it, or is gone itself."""
     unlimited = [("grpc.max_receive_message_length", 400 * 1024 * 1024), ("grpc.max_send_message_length", -1)]
     server = grpc.aio.server(options=unlimited)
-    proto.provider_pb2_grpc.add_ResourceProviderServicer_to_server(Servicer(engine_address), server)
+    servicer = Servicer(engine_address)
+    proto.provider_pb2_grpc.add_ResourceProviderServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     print(port, flush=True)  # the engine reads it to connect
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
     # An engine that was killed cannot end its plugins: without this one would stay behind, with its commands.
     engine = os.getppid()
-    while os.getppid() == engine:
-        await asyncio.sleep(1)
-    await server.stop(None)
+    while os.getppid() == engine and not ended.is_set():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(ended.wait(), 1)
+    servicer.cancel_operations()
+    await server.stop(2)
