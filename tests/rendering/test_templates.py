@@ -35,7 +35,7 @@ def judge(region: Region, stack: Stack) -> Judge:
     """The words of the real program about a configuration; empty if it has none."""
     machine = stack.of_role("lb")[0]["instanceId"]
     commands = {
-        "haproxy": "cat >/tmp/judged && /opt/haproxy/current/sbin/haproxy -c -q -f /tmp/judged 2>&1; echo =$?",
+        "haproxy": "cat >/tmp/judged && /opt/haproxy/current/sbin/haproxy -c -f /tmp/judged 2>&1; echo =$?",
         "keepalived": "cat >/tmp/judged && /opt/keepalived/current/sbin/keepalived -t -f /tmp/judged 2>&1; echo =$?",
         "mariadb": "cat >/tmp/judged && mariadbd --defaults-file=/tmp/judged --wsrep-on=OFF --wsrep-provider=none "
         "--user=mysql --verbose --help 2>&1 >/dev/null | grep -i error; echo =0",
