@@ -319,7 +319,7 @@ def _heal(pulumi: Pulumi, region_env: str | None) -> bool:
         return False
     settled = healing.settle_pending(pulumi, aws, found)
     if gone:
-        say(f"{len(gone)} resources are gone from the region, refreshing the state: {', '.join(gone)}")
+        say(f"gone from the region, so the state is refreshed: {', '.join(gone)}")
     return settled or bool(gone)
 
 
@@ -350,7 +350,7 @@ def _remove(pulumi: Pulumi) -> None:
 def _session(pulumi: Pulumi) -> boto3.Session:
     file = pulumi.stack.config_file
     configured = read_yaml(file).get("config", {}).get("aws:region") if file.exists() else None
-    if configured is None:
+    if configured is None and pulumi.exists():
         configured = _region_of(pulumi.state())
     return inventory.session(configured)
 
