@@ -1,5 +1,6 @@
 """The image of all machines: Debian 12 as its AMI has it, made once with debootstrap."""
 
+import fcntl
 import hashlib
 import os
 import re
@@ -43,8 +44,16 @@ def ensure(say: Callable[[str], None] = print) -> Path:
     if image.is_dir():
         return image
     install_host_packages(say)
-    say(f"making the machines' image: Debian {SUITE} (about a minute)")
     cache().mkdir(parents=True, exist_ok=True)
+    with (cache() / "image.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a second region that starts meanwhile waits for the first one's image
+        if not image.is_dir():
+            _make(image, say)
+    return image
+
+
+def _make(image: Path, say: Callable[[str], None]) -> None:
+    say(f"making the machines' image: Debian {SUITE} (about a minute)")
     work = Path(tempfile.mkdtemp(prefix=".image-", dir=cache()))
     work.chmod(0o755)
     try:
@@ -70,7 +79,6 @@ def ensure(say: Callable[[str], None] = print) -> Path:
     for old in cache().glob(f"image-{SUITE}-*"):
         if old != image and f"lowerdir={old}" not in Path("/proc/mounts").read_text():
             shutil.rmtree(old, ignore_errors=True)
-    return image
 
 
 def install_host_packages(say: Callable[[str], None]) -> None:

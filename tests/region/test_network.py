@@ -1,0 +1,242 @@
+"""The network tells the truth: seen from inside the machines, not asked of the API."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from localregion.client import wait_until
+from tests.region.conftest import VIP, World
+
+ANSWER = "mkdir -p /tmp/www && cd /tmp/www && hostname >name && nohup python3 -m http.server 3306 >/dev/null 2>&1 &"
+
+
+@pytest.fixture(scope="module")
+def served(world: World) -> Iterator[World]:
+    """Every machine has the VIP on its device and answers on 3306 with its name; clients inside may ask."""
+    for number in range(3):
+        world.shell(number, f"ip address replace {VIP}/32 dev ens5; {ANSWER}")
+    undo = world.rule("ingress", "tcp", (3306, 3306), "10.77.0.32/27")
+    wait_until(lambda: asked(world, world.address(2)), "the servers to answer", 15)
+    yield world
+    undo()
+    for number in range(3):
+        world.shell(number, f"ip address del {VIP}/32 dev ens5; pkill -f 'http.server 3306'")
+
+
+def asked(world: World, address: str, host: str = "inside") -> str:
+    done = world.region.exec(host, ["curl", "-s", "-m", "1", f"http://{address}:3306/name"], check=False)
+    return done.stdout.strip().removeprefix("ip-").replace("-", ".")
+
+
+def move(world: World, to: int) -> None:
+    world.ec2.assign_private_ip_addresses(
+        NetworkInterfaceId=world.enis[to], PrivateIpAddresses=[VIP], AllowReassignment=True
+    )
+
+
+def test_an_address_is_where_its_interface_is(served: World) -> None:
+    assert asked(served, VIP) == served.address(0)
+
+
+def test_gratuitous_arp_moves_nothing(served: World) -> None:
+    shout = (
+        "import socket; s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW); s.bind(('ens5', 0))\n"
+        "mac = bytes.fromhex(open('/sys/class/net/ens5/address').read().strip().replace(':', ''))\n"
+        f"ip = socket.inet_aton('{VIP}')\n"
+        "for op in (1, 2):\n"
+        "    arp = b'\\0\\1\\x08\\0\\6\\4' + bytes([0, op]) + mac + ip + b'\\xff' * 6 + ip\n"
+        "    s.send(b'\\xff' * 6 + mac + b'\\x08\\x06' + arp)\n"
+    )
+    for _ in range(5):
+        served.region.exec(served.machines[1], ["python3", "-c", shout])
+    assert asked(served, VIP) == served.address(0)
+
+
+def test_the_api_moves_it_for_everybody(served: World) -> None:
+    move(served, 1)
+    wait_until(lambda: asked(served, VIP) == served.address(1), "the VIP to be at the second machine", 5)
+    undo = served.rule("ingress", "tcp", (3306, 3306), served.group)
+    try:
+        answer = wait_until(
+            lambda: served.shell(2, f"curl -s -m 1 http://{VIP}:3306/name"), "a machine's own answer", 5
+        )
+        # The third machine has the VIP on its own device and so asks itself: take it off to see the network.
+        served.shell(2, f"ip address del {VIP}/32 dev ens5")
+        answer = served.shell(2, f"curl -s -m 1 http://{VIP}:3306/name")
+        assert answer.endswith("-201")
+    finally:
+        served.shell(2, f"ip address replace {VIP}/32 dev ens5")
+        undo()
+
+
+def test_the_effect_comes_after_the_answer(served: World) -> None:
+    served.region.api(effect_delay_ms=1500)
+    move(served, 1)
+    assert asked(served, VIP) == served.address(0)
+    wait_until(lambda: asked(served, VIP) == served.address(1), "the effect", 5)
+
+
+def test_an_address_that_the_system_has_and_the_interface_has_not_is_unreachable(served: World) -> None:
+    stray = "10.77.0.222"
+    served.shell(1, f"ip address add {stray}/32 dev ens5")
+    assert asked(served, stray) == ""
+    served.shell(1, f"ip address del {stray}/32 dev ens5")
+
+
+def test_security_groups_let_in_what_a_rule_names_and_nothing_else(served: World) -> None:
+    assert asked(served, served.address(1)) == served.address(1)
+    assert asked(served, served.address(1), "outside") == ""
+    undo = served.rule("ingress", "tcp", (3300, 3310), "10.20.0.10/32")
+    wait_until(lambda: asked(served, served.address(1), "outside"), "the new rule", 5)
+    undo()
+    wait_until(lambda: not asked(served, served.address(1), "outside"), "the rule's end", 5)
+
+
+def test_security_group_references_follow_their_members(served: World) -> None:
+    def reaches() -> bool:
+        return served.shell(0, f"curl -s -m 1 http://{served.address(2)}:3306/name") != ""
+
+    assert not reaches()
+    other = served.ec2.create_security_group(GroupName="peers", Description="test", VpcId=served.vpc)["GroupId"]
+    undo = served.rule("ingress", "tcp", (3306, 3306), other)
+    assert not reaches()
+    served.ec2.modify_network_interface_attribute(NetworkInterfaceId=served.enis[0], Groups=[served.group, other])
+    wait_until(reaches, "membership to count", 5)
+    served.ec2.modify_network_interface_attribute(NetworkInterfaceId=served.enis[0], Groups=[served.group])
+    wait_until(lambda: not reaches(), "membership to end", 5)
+    undo()
+    served.ec2.delete_security_group(GroupId=other)
+
+
+def test_egress_is_enforced_and_answers_are_not(served: World) -> None:
+    mirror = "curl -s -m 3 -o /dev/null -w '%{http_code}' http://169.254.169.254/latest/meta-data/"
+    everything = [{"IpProtocol": "-1", "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}]
+    endpoint = served.region.status()["endpoint"]
+    out = f"curl -s -m 2 -o /dev/null -w '%{{http_code}}' {endpoint}"
+    assert served.shell(1, out) != "000"
+    served.ec2.revoke_security_group_egress(GroupId=served.group, IpPermissions=everything)
+    try:
+        wait_until(lambda: served.shell(1, out) == "000", "the end of egress", 5)
+        assert asked(served, served.address(1)) == served.address(1)  # an answer to a connection that was let in
+        assert served.shell(1, mirror) == "401"  # the metadata service is not subject to security groups
+    finally:
+        served.ec2.authorize_security_group_egress(GroupId=served.group, IpPermissions=everything)
+    wait_until(lambda: served.shell(1, out) != "000", "egress again", 5)
+
+
+RAW = "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_RAW, 112); "
+RECEIVE = RAW + "s.settimeout(3); print(s.recvfrom(99)[1][0])"
+SEND = RAW + "[s.sendto(b'advert', ('{}', 0)) for _ in '123']"
+
+
+def vrrp(world: World, source: int, target: int) -> bool:
+    listener = world.region.popen(
+        world.machines[target], ["timeout", "4", "python3", "-c", RECEIVE], stdout=-1, stderr=-1, text=True
+    )
+    time.sleep(0.7)
+    world.region.exec(world.machines[source], ["python3", "-c", SEND.format(world.address(target))], check=False)
+    said, _ = listener.communicate()
+    return world.address(source) in said
+
+
+def test_protocol_112_needs_a_rule_of_its_own(world: World) -> None:
+    assert not vrrp(world, 0, 1)
+    undo = world.rule("ingress", "112", None, world.group)
+    assert vrrp(world, 0, 1)
+    undo()
+
+
+def test_a_spoofed_source_is_dropped_unless_the_check_is_off(served: World) -> None:
+    undo = served.rule("ingress", "udp", (9999, 9999), "0.0.0.0/0")
+    datagram = "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); "
+    listen = datagram + "s.bind(('', 9999)); s.settimeout(3); print(s.recvfrom(9)[1][0])"
+    spoof = datagram + (f"s.bind(('10.77.0.231', 0)); [s.sendto(b'x', ('{served.address(2)}', 9999)) for _ in '123']")
+
+    def arrives() -> bool:
+        listener = served.region.popen(
+            served.machines[2], ["timeout", "4", "python3", "-c", listen], stdout=-1, stderr=-1, text=True
+        )
+        time.sleep(0.7)
+        served.region.exec(served.machines[1], ["python3", "-c", spoof])
+        return "10.77.0.231" in listener.communicate()[0]
+
+    served.shell(1, "ip address add 10.77.0.231/32 dev ens5")
+    try:
+        assert not arrives()
+        served.ec2.modify_network_interface_attribute(
+            NetworkInterfaceId=served.enis[1], SourceDestCheck={"Value": False}
+        )
+        time.sleep(0.5)
+        assert arrives()
+    finally:
+        served.ec2.modify_network_interface_attribute(
+            NetworkInterfaceId=served.enis[1], SourceDestCheck={"Value": True}
+        )
+        served.shell(1, "ip address del 10.77.0.231/32 dev ens5")
+        undo()
+
+
+def test_machines_reach_the_package_archives_through_the_gateway(world: World) -> None:
+    assert world.shell(2, "apt-get -qq update 2>&1; echo status $?", timeout=90) == "status 0"
+
+
+def test_a_power_cut_says_nothing_to_the_peer(served: World) -> None:
+    """A client in the middle of a connection hears neither FIN nor RST: it waits."""
+    wait = (
+        "import socket, sys; s = socket.create_connection((sys.argv[1], 3306), 2); print('connected', flush=True)\n"
+        "s.settimeout(4)\n"
+        "try:\n    print('end' if s.recv(1) == b'' else 'data')\n"
+        "except TimeoutError:\n    print('silence')\n"
+        "except ConnectionError as e:\n    print('reset')\n"
+    )
+    client = served.region.popen("inside", ["python3", "-c", wait, served.address(2)], stdout=-1, text=True)
+    assert client.stdout is not None
+    assert client.stdout.readline() == "connected\n"
+    served.region.power_cut(served.machines[2])
+    assert client.communicate()[0].strip() == "silence"
+    assert asked(served, served.address(2)) == ""
+    served.region.power_on(served.machines[2])
+    wait_until(lambda: served.ssh(2, "echo up") == "up", "the machine to be back", 30)
+    served.shell(2, f"ip address replace {VIP}/32 dev ens5; {ANSWER}")
+    wait_until(lambda: asked(served, served.address(2)), "its server", 10)
+
+
+def test_a_frozen_machine_is_silent_and_goes_on_where_it_was(served: World) -> None:
+    served.region.freeze(served.machines[1])
+    assert asked(served, served.address(1)) == ""
+    served.region.thaw(served.machines[1])
+    wait_until(lambda: asked(served, served.address(1)) == served.address(1), "the thawed machine", 5)
+
+
+def test_packets_are_lost_as_asked(served: World) -> None:
+    everything = served.rule("ingress", "-1", None, served.group)
+    try:
+        assert vrrp(served, 0, 1)
+        fault = served.region.drop(served.machines[0], served.machines[1], protocol="112", both=False)
+        assert not vrrp(served, 0, 1)
+        assert vrrp(served, 1, 0)
+        assert served.shell(0, f"curl -s -m 1 http://{served.address(1)}:3306/name") != ""
+        served.region.undrop(fault)
+        assert vrrp(served, 0, 1)
+        served.region.drop(served.machines[0], served.machines[1])
+        assert served.shell(0, f"curl -s -m 1 http://{served.address(1)}:3306/name") == ""
+        assert served.shell(1, f"curl -s -m 1 http://{served.address(0)}:3306/name") == ""
+        assert served.shell(2, f"curl -s -m 1 http://{served.address(1)}:3306/name") != ""
+    finally:
+        everything()
+
+
+def test_vpcs_do_not_see_each_other(served: World) -> None:
+    vpc = served.ec2.create_vpc(CidrBlock="10.78.0.0/24")["Vpc"]["VpcId"]
+    served.ec2.create_subnet(VpcId=vpc, CidrBlock="10.78.0.0/25")
+    time.sleep(1)
+    served.region.add_host("elsewhere", "10.78.0.40")
+    undo = served.rule("ingress", "tcp", (3306, 3306), "10.78.0.0/24")
+    try:
+        time.sleep(0.5)
+        assert asked(served, served.address(1), "elsewhere") == ""
+        assert asked(served, served.address(1)) == served.address(1)
+    finally:
+        undo()
+        served.region.remove_host("elsewhere")
