@@ -8,7 +8,10 @@ import pytest
 from localregion.client import wait_until
 from tests.region.conftest import VIP, World
 
-ANSWER = "mkdir -p /tmp/www && cd /tmp/www && hostname >name && nohup python3 -m http.server 3306 >/dev/null 2>&1 &"
+ANSWER = (
+    "mkdir -p /tmp/www; hostname >/tmp/www/name; "
+    "systemd-run --quiet --collect --unit=www --working-directory=/tmp/www python3 -m http.server 3306"
+)
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +24,7 @@ def served(world: World) -> Iterator[World]:
     yield world
     undo()
     for number in range(3):
-        world.shell(number, f"ip address del {VIP}/32 dev ens5; pkill -f 'http.server 3306'")
+        world.shell(number, f"ip address del {VIP}/32 dev ens5; systemctl stop www")
 
 
 def asked(world: World, address: str, host: str = "inside") -> str:
