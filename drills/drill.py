@@ -117,14 +117,15 @@ def drill(region: Region, stack: Stack, fault: Fault, say: Say, *, settle: float
         say(f"{holder}: {fault.what}")
         try:
             wait_until(lambda: client.quiet_since(moment, settle), "the client to recover", 90)
-        finally:
             moved_to = stack.holder(region)
-        say(f"the client carries on; {moved_to} holds the VIP")
+            say(f"the client carries on; {moved_to} holds the VIP")
+            client.stop()
+            events = _events(region, stack, moved_to, moment)
+        finally:
+            fault.heal(region, instance)
     finally:
         client.stop()
     attempts = list(client.attempts)
-    events = _events(region, stack, moved_to, moment)
-    fault.heal(region, instance)
     rejoined = stack.wait_whole(region)
     say(f"{holder} is back and whole after {rejoined:.1f} s; {stack.holder(region)} holds the VIP")
     present = _sql(region, stack, f"SELECT n FROM {TABLE} WHERE run = '{run}'")  # noqa: S608
