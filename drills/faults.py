@@ -34,7 +34,7 @@ def _mend(script: str) -> Callable[[Region, str], None]:
     return heal
 
 
-_KILL = "systemctl kill --kill-whom=all --signal=SIGKILL haproxy"
+_KILL = "pkill --signal KILL --exact haproxy"
 FAULTS = {
     fault.name: fault
     for fault in (
@@ -52,7 +52,7 @@ FAULTS = {
             "keepalived-kill",
             "keepalived is killed once",
             False,
-            _shell("systemctl kill --kill-whom=all --signal=SIGKILL keepalived"),
+            _shell("pkill --signal KILL --exact keepalived"),
             _mend("true"),
         ),
     )
