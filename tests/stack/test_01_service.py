@@ -5,6 +5,8 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
@@ -104,13 +106,15 @@ def test_only_the_ports_that_the_firewall_names_are_open(region: Region, stack: 
 def test_the_deployer_reaches_ssh_and_nothing_else_but_the_statistics(region: Region, stack: Stack) -> None:
     """The local stack's administrators include the deployer's range."""
 
-    def connects(address: str, port: int) -> bool:
+    def connects(port: int, address: str) -> bool:
         with socket.socket() as attempt:
             attempt.settimeout(1)
             return attempt.connect_ex((address, port)) == 0
 
     for machine in stack.machines:
-        found = {port for port in PORTS if connects(machine["address"], port)}
+        with ThreadPoolExecutor(len(PORTS)) as pool:
+            answers = pool.map(partial(connects, address=machine["address"]), PORTS)
+            found = {port for port, answer in zip(PORTS, answers, strict=True) if answer}
         assert found == {22} | ({8888} if "lb" in machine["roles"] else set()), machine["name"]
 
 
