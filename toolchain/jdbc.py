@@ -1,4 +1,4 @@
-"""MySQL Connector/J, with which the tests are a Java client: fetched by Maven, used if its SHA-256 is the pinned one."""
+"""MySQL Connector/J, with which the tests are a Java client: fetched by Maven, used if its sum is the pinned one."""
 
 from pathlib import Path
 
