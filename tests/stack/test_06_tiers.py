@@ -67,7 +67,7 @@ def test_each_vip_leads_to_the_databases_of_its_own_stack(region: Region, stack:
     assert mariadb(region, here, "SELECT @@wsrep_cluster_name") == f"mycat-ha-{stack.name}"
     assert mariadb(region, there, "SELECT @@wsrep_cluster_name", CLIENT) == f"mycat-ha-{tiers.name}"
     mariadb(region, there, "CREATE TABLE IF NOT EXISTS only_there (n INT PRIMARY KEY)", CLIENT)
-    assert "only_there" in mariadb(region, there, "SHOW TABLES", CLIENT).split()
+    wait_until(lambda: "only_there" in mariadb(region, there, "SHOW TABLES", CLIENT).split(), "the table", 10)
     assert "only_there" not in mariadb(region, here, "SHOW TABLES").split()
     assert not connects(region, "client", tiers.vip, tiers.port)
     assert not connects(region, CLIENT, stack.vip, stack.port)

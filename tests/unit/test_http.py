@@ -112,6 +112,7 @@ def test_the_recipes_frontends_in_todays_syntax() -> None:
     assert front.index("use_backend static if rule-1") < front.index("use_backend dynamic if rule-2")
     assert "option dontlognull" in section(text, "defaults common")
     assert "server web1 192.168.106.241:80" in section(text, "backend static")
+    assert "option http-server-close" in section(text, "backend static")
     assert any(line.endswith("rise 2 fall 3 maxconn 3000") for line in section(text, "backend static"))
     assert any(line.endswith("rise 2 fall 3 maxconn 1000") for line in section(text, "backend dynamic"))
     statistics = section(text, "listen http-statistics from http")
