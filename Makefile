@@ -32,6 +32,7 @@ down: ## Destroy the local stack and leave nothing of the region behind
 
 .PHONY: test
 test: install lint ## Every check: lint, unit, rendering, contract, region, stack
+	python3 -m toolchain install --only tests
 	$(in_env) pytest
 
 .PHONY: lint

@@ -6,6 +6,8 @@ import pulumi
 import pulumi_aws as aws
 
 from settings import Machine, Role, Settings
+from settings.http import Http
+from settings.topology import Access
 
 #: Galera's ports: group communication, incremental state transfer, state snapshot transfer.
 GALERA_PORTS = (("tcp", 4567), ("udp", 4567), ("tcp", 4568), ("tcp", 4444))
@@ -77,6 +79,28 @@ class Firewall(pulumi.ComponentResource):
             self._to_range(
                 lb, f"{server.name}", f"External database {server.name}", server.port, f"{server.address}/32"
             )
+        if mail := settings.keepalived.mail:
+            self._to_range(lb, "smtp", "Notification mail", mail.smtp_port, f"{mail.smtp_server}/32")
+        if settings.http:
+            self._http_rules(settings.http, settings.access)
+
+    def _http_rules(self, http: Http, access: Access) -> None:
+        lb = self._groups[Role.LB]
+        for cidr in access.clients:
+            self._from_range(lb, "http-from-clients", "HTTP from clients", http.port, str(cidr))
+        for cidr in access.administrators:
+            self._from_range(
+                lb, "http-health-from-administrators", "HTTP health from monitors", http.health_check_port, str(cidr)
+            )
+            self._from_range(
+                lb, "http-statistics-from-administrators", "HTTP statistics", http.statistics.port, str(cidr)
+            )
+        backends = http.backends.values()
+        for port in sorted({backend.port for backend in backends if backend.machines}):
+            self._between(lb, self._groups[Role.WEB], "http", "HTTP from load balancers", port=port)
+        # A server may stand in several backends; EC2 refuses the same rule twice.
+        for address, port in sorted({(s.address, s.port) for backend in backends for s in backend.external}):
+            self._to_range(lb, "http", "External web server", port, f"{address}/32")
 
     def _database_rules(self) -> None:
         mysql = self._groups[Role.MYSQL]

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import pulumi
 
@@ -54,7 +55,18 @@ def configuration(settings: Settings, machine: MachineSettings) -> str:
         health_port=HEALTH_PORT,
         database_health_port=DATABASE_HEALTH_PORT,
         statistics_password=settings.secrets["statistics"].get_secret_value(),
+        http_servers=http_servers(settings),
     )
+
+
+def http_servers(settings: Settings) -> dict[str, list[dict[str, Any]]]:
+    """The servers of each backend of ``http``, by its name."""
+    addresses = {machine.name: machine.address for machine in settings.machines}
+    return {
+        name: [{"name": machine, "address": addresses[machine], "port": backend.port} for machine in backend.machines]
+        + [{"name": server.name, "address": server.address, "port": server.port} for server in backend.external]
+        for name, backend in (settings.http.backends if settings.http else {}).items()
+    }
 
 
 class Haproxy(pulumi.ComponentResource):

@@ -1,5 +1,6 @@
 """The stack's settings: read from Pulumi's configuration, typed, and checked before any resource is registered."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Self
@@ -8,10 +9,12 @@ import pulumi
 from pydantic import Field, SecretStr, ValidationError, model_validator
 
 from settings.base import Section
+from settings.http import Http
 from settings.services import Database, Haproxy, Keepalived, Mode
 from settings.topology import Access, Instances, Machine, Network, Role, VirtualIp
 
 NAMESPACE = "mycat-ha"
+_OWN_PORTS = {22: "SSH", 8889: "HAProxy's own health check"}
 
 __all__ = ["Machine", "Role", "Settings", "SettingsError"]
 
@@ -29,6 +32,7 @@ class Settings(Section):
     haproxy: Haproxy
     keepalived: Keepalived
     database: Database
+    http: Http | None = None
     tags: dict[str, str] = Field(default_factory=dict)
     secrets: dict[str, SecretStr] = Field(default_factory=dict)
 
@@ -150,16 +154,29 @@ def _database(settings: Settings) -> Iterator[str]:
 
 
 def _ports(settings: Settings) -> Iterator[str]:
-    haproxy = settings.haproxy
+    haproxy, http = settings.haproxy, settings.http
     ports = {
-        "mysql.port": haproxy.mysql.port,
-        "mycat.port": haproxy.mycat.port,
-        "statistics.port": haproxy.statistics.port,
+        "haproxy.mysql.port": haproxy.mysql.port,
+        "haproxy.mycat.port": haproxy.mycat.port,
+        "haproxy.statistics.port": haproxy.statistics.port,
     }
+    if http:
+        ports |= {
+            "http.port": http.port,
+            "http.healthCheckPort": http.health_check_port,
+            "http.statistics.port": http.statistics.port,
+        }
     for port, count in Counter(ports.values()).items():
+        keys = " and ".join(key for key, value in ports.items() if value == port)
         if count > 1:
-            keys = " and ".join(f"haproxy.{key}" for key, value in ports.items() if value == port)
             yield f"{keys}: all are {port}; each frontend needs a port of its own"
+        if port in _OWN_PORTS:
+            yield f"{keys}: {port} is the port of {_OWN_PORTS[port]} on every load balancer"
+
+
+def _http(settings: Settings) -> Iterator[str]:
+    if settings.http:
+        yield from settings.http.problems({machine.name: machine.address for machine in settings.of_role(Role.WEB)})
 
 
 def _secrets(settings: Settings) -> Iterator[str]:
@@ -182,6 +199,8 @@ def _secrets(settings: Settings) -> Iterator[str]:
     vrrp = settings.secrets.get("vrrp")
     if vrrp and len(vrrp.get_secret_value()) > 8:
         yield "secrets.vrrp: longer than 8 characters; VRRPv2 would silently use the first 8 only (RFC 2338, 5.3.6)"
+    if vrrp and not re.fullmatch(r"[A-Za-z0-9+/_.-]*", vrrp.get_secret_value()):
+        yield "secrets.vrrp: only letters, digits and + / _ . - (keepalived.conf takes others as comments or quotes)"
 
 
-_CHECKS: tuple[Callable[[Settings], Iterator[str]], ...] = (_topology, _virtual_ip, _database, _ports, _secrets)
+_CHECKS: tuple[Callable[[Settings], Iterator[str]], ...] = (_topology, _virtual_ip, _database, _ports, _http, _secrets)

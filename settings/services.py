@@ -7,7 +7,8 @@ from pydantic import Field, StringConstraints, model_validator
 
 from settings.base import IPv4Address, Name, Port, Seconds, Section, SourceArchive
 
-Email = Annotated[str, StringConstraints(pattern=r"^[^\s@<>\"]+@[^\s@<>\"]+$")]
+#: Without what keepalived.conf takes as a comment, a quote or a variable.
+Email = Annotated[str, StringConstraints(max_length=254, pattern=r"^[A-Za-z0-9.+_=%/-]+@[A-Za-z0-9.-]+$")]
 
 
 class Timeouts(Section):
@@ -76,13 +77,19 @@ class Mode(StrEnum):
 
 
 class Mail(Section):
-    """keepalived's notification mail on every change of state."""
+    """keepalived's notification mail on every change of state. It is sent once; nothing is queued."""
 
     to: Annotated[tuple[Email, ...], Field(min_length=1)]
     sender: Email
     smtp_server: IPv4Address
     smtp_port: Port = 25
     connect_timeout: Annotated[int, Field(ge=1, le=300)] = 30
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if sum(len(address) + 4 for address in self.to) > 512:
+            raise ValueError("to: too many addresses for keepalived, which writes a mail into 1024 bytes; use a list")
+        return self
 
 
 class Keepalived(SourceArchive):

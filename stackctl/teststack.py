@@ -105,16 +105,26 @@ def _walk(value: Any, change: Callable[[str], str]) -> Any:
 
 
 def assign(settings: dict[str, Any], assignment: str) -> None:
-    """Apply `section.key=value`; the value is YAML. A list's items are named by their number: machines.0.address."""
+    """Apply `section.key=value`, or `section=value` for the whole of it; the value is YAML.
+
+    A list's items are named by their number: machines.0.address.
+    """
     path, separator, text = assignment.partition("=")
-    if not separator or "." not in path:
-        raise StackError(f"--set '{assignment}': write SECTION.KEY=VALUE, such as keepalived.mode=seed")
     section, *keys = path.split(".")
-    holder: Any = settings["config"].setdefault(f"{NAME}:{section}", {})
+    if not separator:
+        raise StackError(f"--set '{assignment}': write SECTION.KEY=VALUE, such as keepalived.mode=seed")
+    config = settings["config"]
     try:
+        value = yaml.safe_load(text)
+        if not keys:
+            if not isinstance(value, dict | list):
+                raise ValueError(f"a whole section is a map or a list; for one setting write {section}.KEY=VALUE")
+            config[f"{NAME}:{section}"] = value
+            return
+        holder: Any = config.setdefault(f"{NAME}:{section}", {})
         for key in keys[:-1]:
             holder = holder[int(key)] if isinstance(holder, list) else holder.setdefault(key, {})
         last: Any = int(keys[-1]) if isinstance(holder, list) else keys[-1]
-        holder[last] = yaml.safe_load(text)
+        holder[last] = value
     except (IndexError, ValueError, AttributeError, TypeError, yaml.YAMLError) as error:
         raise StackError(f"--set '{assignment}': {error}") from None

@@ -52,7 +52,7 @@ def stackctl(region: Region) -> Stackctl:
 @pytest.fixture(scope="session")
 def stack(region: Region, stackctl: Stackctl) -> Iterator[Stack]:
     """The recipe's topology in a range of its own, as ``stackctl create`` makes it."""
-    _forget()
+    forget(NAME)
     stackctl("create", "check", "--from", "local", "--cidr", "192.168.107.0/24", "--owner", "tests", "--expires", "2h")
     stack = Stack.read(NAME)
     region.add_host("client", _address(stack, 41))
@@ -60,16 +60,19 @@ def stack(region: Region, stackctl: Stackctl) -> Iterator[Stack]:
     region.add_host("outsider", "10.66.0.10")
     yield stack
     region.clear_faults()
-    if NAME in _run("pulumi", "stack", "ls", "--json"):
+    if NAME in stack_names():
         stackctl("destroy", NAME)
 
 
-def _forget() -> None:
+def stack_names() -> list[str]:
+    return [entry["name"] for entry in json.loads(_run("pulumi", "stack", "ls", "--json") or "[]")]
+
+
+def forget(name: str) -> None:
     """A stack of an earlier run that was killed: its region is gone, so only its state is left."""
-    names = [entry["name"] for entry in json.loads(_run("pulumi", "stack", "ls", "--json") or "[]")]
-    if NAME in names:
-        _run("pulumi", "stack", "rm", "--yes", "--force", "--preserve-config", "--stack", NAME)
-    (ROOT / f".local/stacks/Pulumi.{NAME}.yaml").unlink(missing_ok=True)
+    if name in stack_names():
+        _run("pulumi", "stack", "rm", "--yes", "--force", "--preserve-config", "--stack", name)
+    (ROOT / f".local/stacks/Pulumi.{name}.yaml").unlink(missing_ok=True)
 
 
 def _address(stack: Stack, last: int) -> str:

@@ -40,3 +40,59 @@ def settings(change: Callable[[dict[str, Any]], Any] | None = None) -> dict[str,
     if change:
         change(raw)
     return raw
+
+
+def static_and_dynamic(raw: dict[str, Any]) -> None:
+    """The recipe's web servers: static files apart from everything else."""
+    raw["machines"] += [
+        {"name": "web1", "address": "192.168.106.241", "roles": ["web"]},
+        {"name": "web2", "address": "192.168.106.242", "roles": ["web"]},
+    ]
+    raw["http"] = {
+        "backends": {
+            "static": {"machines": ["web1"], "serverMaxConnections": 3000},
+            "dynamic": {"machines": ["web2"], "serverMaxConnections": 1000},
+        },
+        "rules": [
+            {
+                "backend": "static",
+                "pathPrefixes": ["/static", "/images", "/javascript", "/stylesheets"],
+                "pathSuffixes": [".jpg", ".gif", ".png", ".css", ".js", ".html"],
+                "hostPrefixes": ["img.", "imgs.", "video.", "videos.", "ftp.", "image.", "download."],
+            },
+            {"backend": "dynamic", "pathSuffixes": [".php"]},
+        ],
+        "defaultBackend": "dynamic",
+    }
+
+
+def four_balancers(raw: dict[str, Any]) -> None:
+    raw["machines"] += [{"name": f"lb{i}", "address": f"192.168.106.20{i}", "roles": ["lb"]} for i in (1, 2)]
+
+
+def dedicated_tiers(raw: dict[str, Any]) -> None:
+    """Two machines that balance, three that store, nothing beside each other."""
+    roles = {"lb1": "lb", "lb2": "lb", "db1": "mysql", "db2": "mysql", "db3": "mysql"}
+    raw["machines"] = [
+        {"name": name, "address": f"192.168.106.{200 + i}", "roles": [role]}
+        for i, (name, role) in enumerate(roles.items())
+    ]
+
+
+def external_databases(raw: dict[str, Any]) -> None:
+    raw["machines"] = [{**machine, "roles": ["lb"]} for machine in raw["machines"][:2]]
+    raw["database"] = {"external": [{"name": "db1", "address": "10.0.0.1"}, {"name": "db2", "address": "10.0.0.2"}]}
+    del raw["secrets"]["database"], raw["secrets"]["health"]
+
+
+def mail(raw: dict[str, Any]) -> None:
+    raw["keepalived"]["mail"] = {
+        "to": ["ops@example.com", "dba@example.com"],
+        "sender": "vrrp@example.com",
+        "smtpServer": "10.0.0.25",
+    }
+
+
+def seed_mode(raw: dict[str, Any]) -> None:
+    raw["keepalived"]["mode"] = "seed"
+    raw["secrets"]["vrrp"] = "1111"

@@ -8,15 +8,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from toolchain import actionlint, cli, golang, plugins, sources, system, venv
+from toolchain import actionlint, cli, golang, jdbc, plugins, sources, system, venv
 from toolchain.environment import environment as variables
 from toolchain.progress import ToolchainError, run, say
 
-PARTS = ("system", "venv", "go", "pulumi", "aws", "command", "sources")
+PARTS = ("system", "venv", "go", "pulumi", "aws", "command", "sources", "tests")
 
 
 def install(only: Sequence[str] = (), meanwhile: str | None = None) -> None:
-    """Obtains every part, or only the named ones with what they need.
+    """Obtains every part but what only the tests need, or only the named ones with what they need.
 
     `meanwhile` is a command line that needs no more than the Python
     environment; it runs in it while the Go builds go on.
@@ -34,6 +34,10 @@ def install(only: Sequence[str] = (), meanwhile: str | None = None) -> None:
         plugins.link_cli(folder)
         return folder
 
+    def clients() -> None:
+        system.install(system.NEEDED_BY_TESTS)
+        jdbc.install()
+
     alone: dict[str, Callable[[], object]] = {
         "system": system.install,
         "venv": environment,
@@ -42,6 +46,7 @@ def install(only: Sequence[str] = (), meanwhile: str | None = None) -> None:
         "aws": lambda: plugins.install_aws(pulumi(), find_go),
         "command": lambda: plugins.install_command(pulumi(), environment()),
         "sources": sources.install,
+        "tests": clients,
     }
     if only:
         for part in only:

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping
 
 from toolchain.progress import ToolchainError, run, say
 
@@ -16,6 +17,12 @@ NEEDED = {
     "nft": "nftables",
     "ssh-keygen": "openssh-client",
     "systemd-nspawn": "systemd-container",
+}
+# What only the tests need: a browser for the statistics page, a Java client for the databases.
+NEEDED_BY_TESTS = {
+    "chromium": "chromium",
+    "javac": "openjdk-17-jdk-headless",
+    "mvn": "maven",
 }
 # Packages without a command of their own.
 ALSO_NEEDED = ("ca-certificates", "python3-venv")
@@ -31,16 +38,16 @@ def _package_installed(package: str) -> bool:
     return state.stdout == "installed"
 
 
-def missing() -> list[str]:
+def missing(commands: Mapping[str, str] = NEEDED) -> list[str]:
     search = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
-    packages = [package for command, package in NEEDED.items() if shutil.which(command, path=search) is None]
+    packages = [package for command, package in commands.items() if shutil.which(command, path=search) is None]
     return packages + [package for package in ALSO_NEEDED if not _package_installed(package)]
 
 
-def install() -> None:
+def install(commands: Mapping[str, str] = NEEDED) -> None:
     if shutil.which("apt-get") is None:
         raise ToolchainError("system: no apt-get: the local region needs a Debian 12 machine (or one made like it)")
-    packages = missing()
+    packages = missing(commands)
     if not packages:
         say("system", "every package is there")
         return

@@ -53,26 +53,36 @@ def settings(change: Callable[[dict[str, Any]], Any] | None = None) -> Settings:
     return Settings.parse(example.settings(change))
 
 
-def external(raw: dict[str, Any]) -> None:
-    raw["machines"] = [{**machine, "roles": ["lb"]} for machine in raw["machines"][:2]]
-    raw["database"] = {"external": [{"name": "db1", "address": "10.0.0.1"}, {"name": "db2", "address": "10.0.0.2"}]}
-
-
 def checked_external(raw: dict[str, Any]) -> None:
-    external(raw)
+    example.external_databases(raw)
     raw["database"]["externalCheckUser"] = "probe"
 
 
-def four_balancers(raw: dict[str, Any]) -> None:
-    raw["machines"] += [{"name": f"lb{i}", "address": f"192.168.106.20{i}", "roles": ["lb"]} for i in (1, 2)]
+def external_web_servers(raw: dict[str, Any]) -> None:
+    server = {"name": "web", "address": "10.0.0.80", "port": 8080}
+    raw["http"] = {"backends": {"servers": {"external": [server], "checkPath": "/health?of=all"}}}
+    raw["http"]["defaultBackend"] = "servers"
+
+
+def hostile_rules(raw: dict[str, Any]) -> None:
+    """Everything that a path may hold, and what looks like an option."""
+    example.static_and_dynamic(raw)
+    hostile = ["-i", "-f", "--", "$HOME", "it's", "%20", "a;b", "a,b", "(x)", "~!*&=+@:"]
+    raw["http"]["rules"][0]["pathSuffixes"] = hostile
+    raw["http"]["rules"][0]["pathPrefixes"] = [f"/{text}" for text in hostile]
+    raw["http"]["statistics"] = {"uri": "/it's?$HOME", "realm": 'it\'s # \\ a "realm" $HOME'}
 
 
 HAPROXY = {
     "the recipe's topology": lambda raw: None,
     "single writer": lambda raw: raw["haproxy"].update(mysql={"singleWriter": True}),
-    "external servers": external,
+    "dedicated tiers": example.dedicated_tiers,
+    "external servers": example.external_databases,
     "external servers with a check user": checked_external,
-    "four balancers": four_balancers,
+    "four balancers": example.four_balancers,
+    "static and dynamic web servers": example.static_and_dynamic,
+    "external web servers": external_web_servers,
+    "hostile rules": hostile_rules,
     "other ports": lambda raw: raw["haproxy"].update(mysql={"port": 13306}, statistics={"port": 18888}),
 }
 
@@ -89,13 +99,18 @@ def test_haproxy_takes_any_password(judge: Judge, password: str) -> None:
     assert judge("haproxy", haproxy.configuration(wanted, wanted.machines[0])) == ""
 
 
+def seed_with_mail(raw: dict[str, Any]) -> None:
+    example.seed_mode(raw)
+    example.mail(raw)
+
+
 KEEPALIVED = {
     "fast": lambda raw: None,
-    "seed": lambda raw: (raw["keepalived"].update(mode="seed"), raw["secrets"].update(vrrp="1111")),
-    "mail": lambda raw: raw["keepalived"].update(
-        mail={"to": ["ops@example.com", "dba@example.com"], "sender": "vrrp@example.com", "smtpServer": "10.0.0.25"}
-    ),
-    "four balancers": four_balancers,
+    "seed": example.seed_mode,
+    "mail": example.mail,
+    "seed with mail": seed_with_mail,
+    "no startup delay": lambda raw: raw["keepalived"].update(startupDelay=0),
+    "four balancers": example.four_balancers,
 }
 
 

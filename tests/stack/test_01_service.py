@@ -1,6 +1,5 @@
 """What the stack offers, and to whom: seen from a client, an administrator, and a stranger."""
 
-import json
 import socket
 import subprocess
 import sys
@@ -12,24 +11,14 @@ import pytest
 
 from drills.stack import Stack
 from localregion.client import Region, RegionError, wait_until
+from tests.stack.clients import administrator, curl, login, mariadb
 
 PORTS = (22, 25, 53, 80, 443, 514, 3306, 3307, 4444, 4567, 4568, 8066, 8888, 8889, 9066, 48700)
 
 
-def query(region: Region, stack: Stack, sql: str, host: str = "client", timeout: float = 20) -> str:
+def query(region: Region, stack: Stack, sql: str) -> str:
     """Through the VIP, as the application user, with the MariaDB command line."""
-    command = [
-        "mariadb",
-        "--batch",
-        "-N",
-        f"-h{stack.vip}",
-        f"-P{stack.port}",
-        f"-u{stack.user}",
-        "--connect-timeout=5",
-    ]
-    script = 'IFS= read -r MYSQL_PWD; export MYSQL_PWD; exec "$@"'
-    argv = ["bash", "-c", script, "-", *command, "-e", sql, stack.schema]
-    return region.exec(host, argv, input=f"{stack.password}\n", timeout=timeout).stdout.strip()
+    return mariadb(region, login(stack, "mysql"), sql)
 
 
 def open_ports(region: Region, host: str, address: str) -> set[int]:
@@ -44,10 +33,6 @@ def open_ports(region: Region, host: str, address: str) -> set[int]:
     )
     said = region.exec(host, [sys.executable, "-c", scan, address, *map(str, PORTS)]).stdout
     return {int(port) for port in said.split()}
-
-
-def curl(region: Region, host: str, *words: str) -> str:
-    return region.exec(host, ["curl", "-s", "-m", "5", *words], check=False).stdout
 
 
 def test_sql_through_the_vip_reaches_every_server(region: Region, stack: Stack) -> None:
@@ -71,15 +56,7 @@ def test_statistics_ask_for_credentials_and_show_the_servers(region: Region, sta
     challenge = curl(region, "office", "-i", stack.statistics_url)
     assert "401" in challenge.splitlines()[0]
     assert 'realm="Hapadmin"' in challenge
-    outputs = json.loads(
-        subprocess.run(
-            ["pulumi", "stack", "output", "--json", "--show-secrets", "--stack", stack.name],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-    )
-    credentials = f"{stack.statistics_user}:{outputs['statisticsPassword']}"
+    credentials = administrator(stack)
     page = curl(region, "office", "-u", credentials, stack.statistics_url)
     for node in stack.of_role("mysql"):
         assert node["name"] in page

@@ -135,8 +135,19 @@ def test_a_machine_that_reboots_has_everything_again(region: Region, stack: Stac
     stack.wait_whole(region)
     units = ["haproxy", "keepalived", "mariadb", "rsyslog", "mycat-ha-health.socket", "reconcile-vip.timer"]
     assert region.exec(machine, ["systemctl", "is-active", *units]).stdout.split() == ["active"] * len(units)
-    assert region.exec(machine, ["sysctl", "-n", "net.ipv4.ip_nonlocal_bind"]).stdout.strip() == "1"
     assert stack.holder(region) != holder
+
+    def shell(script: str) -> str:
+        return region.exec(machine, ["bash", "-c", script]).stdout.strip()
+
+    assert shell("sysctl -n net.ipv4.ip_nonlocal_bind net.ipv4.ip_forward").split() == ["1", "1"]
+    worker = shell("pgrep -u haproxy -x haproxy | tail -n 1")
+    assert shell(f"readlink /proc/{worker}/root") == "/var/lib/haproxy"
+    # A page that nobody has: HAProxy answers with its error page, and writes it down.
+    page = shell("curl -s -m 5 http://127.0.0.1:8888/after-the-reboot")
+    assert page == shell("sed '1,/^\\r*$/d' /etc/haproxy/errorfiles/503.http")
+    logged = "grep -c after-the-reboot /var/log/haproxy.log || true"
+    wait_until(lambda: shell(logged) == "1", "the request in HAProxy's log", 10)
 
 
 def test_a_power_cut_of_all_databases_needs_nobody(region: Region, stack: Stack) -> None:

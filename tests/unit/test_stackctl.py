@@ -284,6 +284,13 @@ class TestTestStacks:
         assert settings["config"]["mycat-ha:machines"][0]["priority"] == 200
         assert settings["config"]["mycat-ha:haproxy"]["mysql"] == {"singleWriter": True}
 
+    def test_take_whole_sections(self) -> None:
+        settings = source()
+        teststack.assign(settings, "machines=[{name: lb1, address: 10.0.0.1, roles: [lb]}]")
+        teststack.assign(settings, "http={port: 8080}")
+        assert settings["config"]["mycat-ha:machines"] == [{"name": "lb1", "address": "10.0.0.1", "roles": ["lb"]}]
+        assert settings["config"]["mycat-ha:http"] == {"port": 8080}
+
     def test_lifetimes(self) -> None:
         assert teststack.lifetime("30m") == timedelta(minutes=30)
         assert teststack.lifetime("8h") == timedelta(hours=8)

@@ -10,13 +10,13 @@ import stat
 import tarfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from toolchain import cli, download, environment, golang, lint, paths, plugins, sources, store, system, venv
+from toolchain import cli, download, environment, golang, jdbc, lint, paths, plugins, sources, store, system, venv
 from toolchain.progress import ToolchainError, run
 
 
@@ -207,10 +207,21 @@ def test_sources_fall_back_to_the_distribution(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_missing_packages_are_named_for_those_who_are_not_root(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(system, "missing", lambda: ["nftables", "debootstrap"])
+    monkeypatch.setattr(system, "missing", lambda commands: ["nftables", "debootstrap"])
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(ToolchainError, match="apt-get install --no-install-recommends nftables debootstrap"):
         system.install()
+
+
+def test_a_jdbc_driver_of_another_sum_is_not_used(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    def maven(part: str, doing: str, argv: Sequence[str], *, cwd: Path) -> str:
+        (cwd / jdbc.NAME).write_bytes(b"another")
+        return ""
+
+    monkeypatch.setattr(jdbc, "run", maven)
+    with pytest.raises(ToolchainError, match=rf"expected {jdbc.SHA256}; not used"):
+        jdbc.install()
+    assert not jdbc.path().exists()
 
 
 def test_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

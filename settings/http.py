@@ -1,0 +1,124 @@
+"""HTTP proxying: one frontend on the VIP, rules that choose a backend, web servers behind."""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from settings.base import IPv4Address, Name, Port, Section
+from settings.services import Check
+
+#: Characters of a path (RFC 3986, 3.3). HAProxy compares it as it was sent, percent-encoded.
+_PATH = r"[A-Za-z0-9._~!$&'()*+,;=:@%/-]"
+PathPrefix = Annotated[str, StringConstraints(pattern=rf"^/{_PATH}*$")]
+PathSuffix = Annotated[str, StringConstraints(pattern=rf"^{_PATH}+$")]
+#: The beginning of a host name (RFC 1123, 2.1).
+HostPrefix = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]*$")]
+#: A request target for a check.
+Target = Annotated[str, StringConstraints(pattern=rf"^/(?:{_PATH}|\?)*$")]
+#: Names that sections of haproxy.cfg have already.
+TAKEN = frozenset({"health", "statistics", "mysql", "mysqlservers", "http-in", "healthcheck", "http-statistics"})
+
+
+class Capture(Section):
+    """The beginning of a request header, for the log line."""
+
+    header: Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9-]*$")]
+    length: Annotated[int, Field(ge=1, le=1024)]
+
+
+class HttpStatistics(Section):
+    """The recipe's second statistics page, with the first one's user and password."""
+
+    port: Port = 1080
+    uri: Target = "/haproxyadmin?stats"
+    realm: Annotated[str, StringConstraints(pattern=r"^[^\r\n]+$")] = "Haproxy Statistics"
+
+
+class HttpServer(Section):
+    """A web server that is not a machine of the stack."""
+
+    name: Name
+    address: IPv4Address
+    port: Port = 80
+
+
+class Backend(Section):
+    """Web servers that take turns: machines of role ``web`` by name, all on ``port``, and others by address."""
+
+    machines: tuple[Name, ...] = ()
+    port: Port = 80
+    external: tuple[HttpServer, ...] = ()
+    server_max_connections: Annotated[int, Field(ge=1)] = 2000
+    #: Without a path a server is healthy when it accepts connections; with one when it answers that with 2xx or 3xx.
+    check_path: Target | None = None
+    check: Check = Check()
+
+    @model_validator(mode="after")
+    def _servers(self) -> Self:
+        names = [*self.machines, *(server.name for server in self.external)]
+        if not names:
+            raise ValueError("no servers: give machines (of role web, by name), external ones, or both")
+        for name in dict.fromkeys(names):
+            if names.count(name) > 1:
+                raise ValueError(f"{names.count(name)} servers are named {name}; each needs a name of its own")
+        return self
+
+
+class Rule(Section):
+    """Requests that match any of the prefixes and suffixes, in whatever case, go to ``backend``."""
+
+    backend: Name
+    path_prefixes: tuple[PathPrefix, ...] = ()
+    path_suffixes: tuple[PathSuffix, ...] = ()
+    host_prefixes: tuple[HostPrefix, ...] = ()
+
+    @model_validator(mode="after")
+    def _matches_something(self) -> Self:
+        if not (self.path_prefixes or self.path_suffixes or self.host_prefixes):
+            raise ValueError("matches nothing: give pathPrefixes, pathSuffixes or hostPrefixes")
+        return self
+
+
+class Http(Section):
+    """Off unless the section is present."""
+
+    port: Port = 80
+    max_connections: Annotated[int, Field(ge=10)] = 4000
+    #: For external monitors: answers through the backends, and with 503 as soon as one of them has no server left.
+    health_check_port: Port = 1099
+    statistics: HttpStatistics = HttpStatistics()
+    captures: tuple[Capture, ...] = (Capture(header="Host", length=20), Capture(header="Referer", length=60))
+    backends: Annotated[dict[Name, Backend], Field(min_length=1)]
+    #: The first rule that matches decides.
+    rules: tuple[Rule, ...] = ()
+    default_backend: Name
+
+    @property
+    def in_use(self) -> list[str]:
+        """The backends that requests can reach."""
+        return sorted({self.default_backend, *(rule.backend for rule in self.rules)})
+
+    def problems(self, web: Mapping[str, IPv4Address]) -> Iterator[str]:
+        """What contradicts itself, or the stack's ``web`` machines (addresses by name)."""
+        known = ", ".join(self.backends)
+        wanted = {f"rules[{i}].backend": rule.backend for i, rule in enumerate(self.rules)}
+        for key, name in {**wanted, "defaultBackend": self.default_backend}.items():
+            if name not in self.backends:
+                yield f"http.{key}: there is no backend {name}; http.backends has {known}"
+        for name, backend in self.backends.items():
+            if name in TAKEN:
+                yield f"http.backends.{name}: HAProxy has a section of this name already; choose another"
+            for index, machine in enumerate(backend.machines):
+                if machine not in web:
+                    yield (
+                        f"http.backends.{name}.machines[{index}]: {machine} is no machine of role web; "
+                        f"those are: {', '.join(web) or 'none'}"
+                    )
+            for index, server in enumerate(backend.external):
+                for machine, address in web.items():
+                    if server.address == address:
+                        yield (
+                            f"http.backends.{name}.external[{index}].address: {address} is machine {machine}; "
+                            "name it in machines, so that the firewall knows"
+                        )

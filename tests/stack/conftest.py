@@ -1,0 +1,67 @@
+"""A second stack beside the first one: dedicated tiers, three balancers as the recipe sets them, web servers."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from drills.stack import Stack
+from localregion.client import Region
+from tests import example
+from tests.conftest import Stackctl, forget, stack_names
+from tests.stack.clients import FOLDER
+
+TIERS = "test-tiers"
+CLIENT = "tiers-client"
+NET = "192.168.108"
+MAIL = f"{NET}.42"
+
+Mailbox = Callable[[], list[dict[str, Any]]]
+
+
+def _settings() -> dict[str, Any]:
+    roles = {"lb": (141, 3), "mycat": (151, 2), "mysql": (161, 3), "web": (171, 2)}
+    names = {"mysql": "node"}  # as in the stack that is copied, whose Mycat knows them by name
+    machines = [
+        {"name": f"{names.get(role, role)}{i + 1}", "address": f"{NET}.{first + i}", "roles": [role]}
+        for role, (first, count) in roles.items()
+        for i in range(count)
+    ]
+    mail = {"to": ["ops@example.com", "dba@example.com"], "sender": "vrrp@example.com", "smtpServer": MAIL}
+    return {
+        "machines": machines,
+        "http": example.settings(example.static_and_dynamic)["http"],
+        "keepalived.mode": "seed",
+        "keepalived.mail": mail,
+    }
+
+
+@pytest.fixture(scope="session")
+def tiers(region: Region, stack: Stack, stackctl: Stackctl) -> Iterator[Stack]:
+    forget(TIERS)
+    words = ["tiers", "--from", "local", "--cidr", f"{NET}.0/24", "--owner", "tests", "--expires", "2h"]
+    for key, value in _settings().items():
+        words += ["--set", f"{key}={json.dumps(value)}"]
+    stackctl("create", *words)
+    tiers = Stack.read(TIERS)
+    region.add_host(CLIENT, f"{NET}.41")
+    yield tiers
+    region.clear_faults()
+    if TIERS in stack_names():
+        stackctl("destroy", TIERS)
+
+
+@pytest.fixture(scope="session")
+def mailbox(region: Region, tiers: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mailbox]:
+    """Every mail so far that the balancers' mail server got."""
+    mails = tmp_path_factory.mktemp("mail") / "mails"
+    region.add_host("mail", MAIL)
+    with mails.open("wb") as output:
+        command = [sys.executable, str(FOLDER / "smtp_sink.py"), MAIL, "25"]
+        sink = region.popen("mail", command, stdin=subprocess.DEVNULL, stdout=output)
+    yield lambda: [json.loads(line) for line in mails.read_text().splitlines()]
+    sink.kill()
+    sink.wait()
