@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import pulumi
 
 from components.config_file import ConfigFile, ConfigFileArgs
-from components.firewall import HEALTH_PORT as DATABASE_HEALTH_PORT
+from components.firewall import HEALTH_PORT as SERVICE_HEALTH_PORT
 from components.machine import Machine
+from components.mycat_files import PORT as MYCAT_PORT
 from components.remote import run
 from components.source_build import SourceBuild, SourceBuildArgs
 from components.template import render
@@ -46,13 +47,22 @@ def configuration(settings: Settings, machine: MachineSettings) -> str:
     servers = settings.database.external or [
         {"name": node.name, "address": node.address, "port": 3306} for node in settings.of_role(Role.MYSQL)
     ]
+    mycat, mycat_check_port, mycats = settings.mycat, SERVICE_HEALTH_PORT, []
+    if mycat and mycat.external:
+        mycat_check_port, mycats = mycat.external_check_port, mycat.external
+    elif mycat:
+        mycats = [
+            {"name": node.name, "address": node.address, "port": MYCAT_PORT} for node in settings.of_role(Role.MYCAT)
+        ]
     return render(
         "haproxy/haproxy.cfg.j2",
         settings=settings,
         machine=machine,
         mysql_servers=servers,
+        mycat_servers=mycats,
+        mycat_check_port=mycat_check_port,
         health_port=HEALTH_PORT,
-        database_health_port=DATABASE_HEALTH_PORT,
+        service_health_port=SERVICE_HEALTH_PORT,
         statistics_password=settings.secrets["statistics"].get_secret_value(),
     )
 
