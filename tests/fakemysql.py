@@ -21,14 +21,17 @@ class SqlError(Exception):
 class FakeMysql:
     """``answers`` gives the rows (of one column) of a statement, or raises SqlError."""
 
-    def __init__(self, password: str, answers: Callable[[str], Rows] | None = None, port: int = 0) -> None:
+    def __init__(
+        self, password: str, answers: Callable[[str], Rows] | None = None, host: str = "127.0.0.1", port: int = 0
+    ) -> None:
         self.password = password
         self.connections = 0
         self.statements: list[str] = []
         self._answers = answers or (lambda statement: ["1"] if statement.upper().startswith("SELECT") else [])
         self._mode = "answering"
         self._open: list[socket.socket] = []
-        self._listener = socket.create_server(("127.0.0.1", port))
+        self._host = host
+        self._listener = socket.create_server((host, port))
         self.port = self._listener.getsockname()[1]
 
     def __enter__(self) -> Self:
@@ -48,7 +51,7 @@ class FakeMysql:
         if mode in {"stopped", "refusing"}:
             self.hang_up()
         elif was == "stopped":
-            self._listener = socket.create_server(("127.0.0.1", self.port))
+            self._listener = socket.create_server((self._host, self.port))
             threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def hang_up(self) -> None:

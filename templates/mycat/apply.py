@@ -19,7 +19,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
@@ -32,6 +31,9 @@ import pymysql
 LIVE, PREVIOUS = Path("/etc/mycat"), Path("/etc/mycat.previous")
 CURRENT = Path("/opt/mycat/current")
 HOME = Path("/var/lib/mycat")
+TRIAL = Path("/run/mycat-try")
+#: The trial ends with this program, however that ends.
+AS_MYCAT = ("setpriv", "--reuid=mycat", "--regid=mycat", "--clear-groups", "--pdeathsig=KILL")
 #: What Mycat itself writes where its configuration is: which write host is in use, and slots of sharded tables.
 OWN = ("dnindex.properties", "ruledata")
 #: What the running Mycat was last made to take; empty while that is in doubt.
@@ -131,7 +133,7 @@ def exchange(one: Path, other: Path) -> None:
 # -- Mycat --------------------------------------------------------------------------------------------------------
 
 
-class Connection(pymysql.Connection[Any]):
+class Connection(pymysql.Connection):  # type: ignore[type-arg]
     """For the manager's port as well, which knows no SET."""
 
     def set_character_set(self, *_: Any, **__: Any) -> None:
@@ -185,22 +187,20 @@ def wait_until_usable(look: Callable[[], str], seconds: float, alive: Callable[[
 def try_out(prefix: str, configuration: Configuration) -> None:
     """Start a Mycat of its own with the configuration, for as long as it takes to answer. Raises RefusedError."""
     mycat = pwd.getpwnam("mycat")
-    with tempfile.TemporaryDirectory(prefix="mycat-try-", dir="/var/tmp") as scratch:
-        home = Path(scratch)
-        os.chown(home, mycat.pw_uid, mycat.pw_gid)
+    shutil.rmtree(TRIAL, ignore_errors=True)
+    TRIAL.mkdir(mode=0o700)
+    os.chown(TRIAL, mycat.pw_uid, mycat.pw_gid)
+    try:
         ports = list(_free_ports(2))
         files = {**configuration.files, "server.xml": _on_loopback(configuration.server, ports)}
-        write(home / "conf", files, home)
-        words = home / "words"
+        write(TRIAL / "conf", files, TRIAL)
+        words = TRIAL / "words"
         with words.open("wb") as log:
             process = subprocess.Popen(
-                [str(PROGRAM[1]), prefix, str(home), "-Xms32m", "-Xmx128m"],
+                [*AS_MYCAT, str(PROGRAM[1]), prefix, str(TRIAL), "-Xms32m", "-Xmx128m"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                user=mycat.pw_uid,
-                group=mycat.pw_gid,
-                extra_groups=(),
             )
         try:
             reason = wait_until_usable(
@@ -211,9 +211,10 @@ def try_out(prefix: str, configuration: Configuration) -> None:
             process.kill()
             process.wait()
         if reason:
-            said = _telling(words.read_text(errors="replace"))
             how = f"it ended with status {status}" if status is not None else f"it does not answer: {reason}"
-            raise RefusedError(f"{how}\n{said}".strip())
+            raise RefusedError(f"{how}\n{_telling(words.read_text(errors='replace'))}".strip())
+    finally:
+        shutil.rmtree(TRIAL, ignore_errors=True)
 
 
 def _free_ports(count: int) -> Iterator[int]:
@@ -296,10 +297,10 @@ class Mycat:
                 raise RefusedError(f"{reason}\n{journal()}".strip())
         except RefusedError as error:
             if before is None:
-                raise RefusedError(f"{error}\nThere is no earlier one to go back to.") from None
+                raise
             _swap(old_prefix)
             if still := self._back_to(before, wanted, way):
-                raise RefusedError(f"{error}\nThe old one does not work either: {still}") from None
+                raise RefusedError(f"{error}\nThe old one is back, but does not work either: {still}") from None
             _note(in_force)
             raise
         _note(digests)
@@ -388,7 +389,7 @@ def main() -> int:
         with contextlib.suppress(RefusedError):
             for secret in Configuration(files).secrets():
                 words = words.replace(secret, "***")
-        print(f"Mycat: the new configuration was refused, the old one stays in force:\n{words}", file=sys.stderr)
+        print(f"Mycat: the new configuration was refused, an old one stays in force:\n{words}", file=sys.stderr)
         return 1
     return 0
 
