@@ -150,15 +150,15 @@ class OtherFunction(Section):
 
 def _kind(value: Any) -> str:
     if isinstance(value, dict):
-        return str(value.get("kind", "class"))
-    return "class" if isinstance(value, OtherFunction) else str(getattr(value, "kind", "class"))
+        return str(value.get("kind", "other"))
+    return str(getattr(value, "kind", "other"))
 
 
 Function = Annotated[
     Annotated[ModLong, Tag("mod-long")]
     | Annotated[HashInt, Tag("hash-int")]
     | Annotated[Range, Tag("range")]
-    | Annotated[OtherFunction, Tag("class")],
+    | Annotated[OtherFunction, Tag("other")],
     Discriminator(
         _kind,
         custom_error_type="function_kind",
