@@ -23,5 +23,11 @@ pulumi.export("statisticsPassword", settings.secret("statistics"))
 pulumi.export("databaseUser", settings.database.user)
 pulumi.export("databaseSchema", settings.database.schema_)
 pulumi.export("databasePassword", settings.secret("database"))
+if settings.mycat:
+    pulumi.export("mycatPort", settings.haproxy.mycat.port)
+    for user in settings.mycat.users[:1]:
+        pulumi.export("mycatUser", user.name)
+        pulumi.export("mycatSchema", settings.mycat.schemas_of(user)[0])
+        pulumi.export("mycatPassword", settings.secret(user.secret))
 pulumi.export("subnetId", network.subnet_id)
 pulumi.export("machines", [cluster.describe(machine) for machine in settings.machines])

@@ -1,5 +1,6 @@
 """The whole: machines by role, the virtual IP in front of them, the databases behind."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from components.health import Health, HealthArgs
 from components.interface import Interface, InterfaceArgs
 from components.load_balancer import LoadBalancer, LoadBalancerArgs
 from components.machine import Machine, MachineArgs
+from components.mycat import Mycat, MycatArgs
 from components.network import Network
 from components.virtual_ip import VirtualIp, VirtualIpArgs
 from settings import Machine as MachineSettings
@@ -26,7 +28,7 @@ class ClusterArgs:
 
 
 class Cluster(pulumi.ComponentResource):
-    """Interfaces, the VIP on the first balancer's, a machine on each, databases, then balancers in a row."""
+    """Interfaces, the VIP on the first balancer's, a machine on each; databases, then Mycats and balancers in a row."""
 
     def __init__(self, name: str, args: ClusterArgs, opts: pulumi.ResourceOptions | None = None):
         super().__init__("mycat-ha:cluster:Cluster", name, {}, opts)
@@ -65,12 +67,17 @@ class Cluster(pulumi.ComponentResource):
                 DatabaseArgs(settings, [(node, self.machines[node.name]) for node in databases]),
                 self._child,
             )
-            for node in databases:
-                health = Health(
-                    f"{node.name}-health", HealthArgs(settings, self.machines[node.name], node), self._child
-                )
-                ready.append(health.listening)
-            ready.extend(tier.ready)
+            ready = [*tier.ready]
+        for node in databases:
+            if Role.MYCAT not in node.roles:
+                ready.append(self._health(node, after=tier.ready).listening)
+        before = ready
+        for node in settings.of_role(Role.MYCAT):
+            mycat = Mycat(
+                f"{node.name}-mycat", MycatArgs(settings, self.machines[node.name], node, after=before), self._child
+            )
+            before = [self._health(node, after=[mycat.applied], triggers=[mycat.version]).listening]
+            ready = [*ready, *before]
 
         for balancer in balancers:
             running = LoadBalancer(
@@ -88,6 +95,19 @@ class Cluster(pulumi.ComponentResource):
             ).running
             ready = [running]
         self.register_outputs({})
+
+    def _health(
+        self,
+        machine: MachineSettings,
+        *,
+        after: Sequence[pulumi.Resource],
+        triggers: Sequence[pulumi.Input[str]] = (),
+    ) -> Health:
+        return Health(
+            f"{machine.name}-health",
+            HealthArgs(self._settings, self.machines[machine.name], machine, after=after, triggers=triggers),
+            self._child,
+        )
 
     def _boot(self, name: str, virtual_ip: VirtualIp) -> dict[str, Machine]:
         settings = self._settings

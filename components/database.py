@@ -9,6 +9,7 @@ from pulumi_command import remote
 
 from components.config_file import ConfigFile, ConfigFileArgs
 from components.machine import Machine
+from components.mycat_files import backends
 from components.remote import run
 from components.template import TEMPLATES, render
 from settings import Machine as MachineSettings
@@ -115,7 +116,7 @@ class Database(pulumi.ComponentResource):
         )
 
     def _users(self, machine: Machine) -> remote.Command:
-        database, secrets = self._settings.database, self._settings.secrets
+        database, secrets, mycat = self._settings.database, self._settings.secrets, self._settings.mycat
         return run(
             f"{machine.name}-mariadb-users",
             machine.connection,
@@ -127,6 +128,9 @@ class Database(pulumi.ComponentResource):
                     user=database.user,
                     password=secrets["database"].get_secret_value(),
                     health_password=secrets["health"].get_secret_value(),
+                    mycat_user=mycat.database_user if mycat and not mycat.external else None,
+                    mycat_password=secrets["mycatDatabase"].get_secret_value() if mycat and not mycat.external else "",
+                    mycat_databases=backends(self._settings).databases if mycat and not mycat.external else (),
                 )
             ),
             triggers=[],

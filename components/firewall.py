@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_aws as aws
 
+from components.mycat_files import PORT as MYCAT_PORT
+from components.mycat_files import backends
 from settings import Machine, Role, Settings
 from settings.http import Http
 from settings.topology import Access
@@ -40,6 +42,8 @@ class Firewall(pulumi.ComponentResource):
         self._machine_rules(settings)
         if Role.LB in self._groups:
             self._balancer_rules(settings)
+        if Role.MYCAT in self._groups:
+            self._mycat_rules(settings)
         if Role.MYSQL in self._groups:
             self._database_rules()
         self.register_outputs({})
@@ -61,7 +65,8 @@ class Firewall(pulumi.ComponentResource):
         haproxy = settings.haproxy
         for cidr in settings.access.clients:
             self._from_range(lb, "mysql-from-clients", "MySQL from clients", haproxy.mysql.port, str(cidr))
-            self._from_range(lb, "mycat-from-clients", "Mycat from clients", haproxy.mycat.port, str(cidr))
+            if settings.mycat:
+                self._from_range(lb, "mycat-from-clients", "Mycat from clients", haproxy.mycat.port, str(cidr))
         for cidr in settings.access.administrators:
             self._from_range(
                 lb,
@@ -79,6 +84,15 @@ class Firewall(pulumi.ComponentResource):
             self._to_range(
                 lb, f"{server.name}", f"External database {server.name}", server.port, f"{server.address}/32"
             )
+        if settings.mycat:
+            check_port = settings.mycat.external_check_port
+            for mycat in settings.mycat.external:
+                target = f"{mycat.address}/32"
+                self._to_range(lb, mycat.name, f"External Mycat {mycat.name}", mycat.port, target)
+                if check_port:
+                    self._to_range(
+                        lb, f"{mycat.name}-health", f"Health checks of external Mycat {mycat.name}", check_port, target
+                    )
         if mail := settings.keepalived.mail:
             self._to_range(lb, "smtp", "Notification mail", mail.smtp_port, f"{mail.smtp_server}/32")
         if settings.http:
@@ -101,6 +115,17 @@ class Firewall(pulumi.ComponentResource):
         # A server may stand in several backends; EC2 refuses the same rule twice.
         for address, port in sorted({(s.address, s.port) for backend in backends for s in backend.external}):
             self._to_range(lb, "http", "External web server", port, f"{address}/32")
+
+    def _mycat_rules(self, settings: Settings) -> None:
+        lb, mycat = self._groups[Role.LB], self._groups[Role.MYCAT]
+        self._between(lb, mycat, "mycat", "Mycat from load balancers", port=MYCAT_PORT)
+        self._between(lb, mycat, "mycat-health", "Mycat health checks from load balancers", port=HEALTH_PORT)
+        if Role.MYSQL in self._groups:
+            self._between(mycat, self._groups[Role.MYSQL], "mysql-mycat", "MySQL from Mycat", port=3306)
+        own = {str(machine.address) for machine in settings.of_role(Role.MYSQL)}
+        for address, port in backends(settings).servers:
+            if address not in own:
+                self._to_range(mycat, "data-host", "External database behind Mycat", port, f"{address}/32")
 
     def _database_rules(self) -> None:
         mysql = self._groups[Role.MYSQL]

@@ -7,8 +7,9 @@ from typing import Any
 import pulumi
 
 from components.config_file import ConfigFile, ConfigFileArgs
-from components.firewall import HEALTH_PORT as DATABASE_HEALTH_PORT
+from components.firewall import HEALTH_PORT as SERVICE_HEALTH_PORT
 from components.machine import Machine
+from components.mycat_files import PORT as MYCAT_PORT
 from components.remote import run
 from components.source_build import SourceBuild, SourceBuildArgs
 from components.template import render
@@ -47,13 +48,19 @@ def configuration(settings: Settings, machine: MachineSettings) -> str:
     servers = settings.database.external or [
         {"name": node.name, "address": node.address, "port": 3306} for node in settings.of_role(Role.MYSQL)
     ]
+    mycat = settings.mycat
+    mycat_servers = (mycat.external if mycat else ()) or [
+        {"name": node.name, "address": node.address, "port": MYCAT_PORT} for node in settings.of_role(Role.MYCAT)
+    ]
     return render(
         "haproxy/haproxy.cfg.j2",
         settings=settings,
         machine=machine,
         mysql_servers=servers,
+        mycat_servers=mycat_servers,
+        mycat_check_port=mycat.external_check_port if mycat and mycat.external else SERVICE_HEALTH_PORT,
         health_port=HEALTH_PORT,
-        database_health_port=DATABASE_HEALTH_PORT,
+        service_health_port=SERVICE_HEALTH_PORT,
         statistics_password=settings.secrets["statistics"].get_secret_value(),
         http_servers=http_servers(settings),
     )

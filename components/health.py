@@ -1,7 +1,8 @@
 """The responder to the load balancers' health checks, on every machine that has something behind them."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import pulumi
@@ -9,10 +10,12 @@ import pulumi
 from components.config_file import ConfigFile, ConfigFileArgs
 from components.firewall import HEALTH_PORT
 from components.machine import Machine
+from components.mycat_files import PORT as MYCAT_PORT
 from components.remote import run
 from components.template import TEMPLATES, render
 from settings import Machine as MachineSettings
 from settings import Role, Settings
+from settings.mycat import HEALTH_USER
 
 _UNIT = "mycat-ha-health"
 
@@ -22,10 +25,17 @@ class HealthArgs:
     settings: Settings
     machine: Machine
     machine_settings: MachineSettings
+    #: What has to run before it is asked for.
+    after: Sequence[pulumi.Resource] = ()
+    #: Ask again when one of these is another one.
+    triggers: Sequence[pulumi.Input[str]] = field(default_factory=tuple)
 
 
 class Health(pulumi.ComponentResource):
-    """A systemd socket on 48700 of the machine's own address; who may reach it is the firewall's business."""
+    """A systemd socket on 48700 of the machine's own address; who may reach it is the firewall's business.
+
+    `up` goes on to what depends on it only when everything here has been answered for.
+    """
 
     def __init__(self, name: str, args: HealthArgs, opts: pulumi.ResourceOptions | None = None):
         super().__init__("mycat-ha:health:Health", name, {}, opts)
@@ -37,7 +47,9 @@ class Health(pulumi.ComponentResource):
             triggers=[machine.instance_id],
             opts=pulumi.ResourceOptions.merge(machine.bound, pulumi.ResourceOptions(parent=self)),
         )
-        after_install = pulumi.ResourceOptions(parent=self, depends_on=[installed])
+        # Not before what is asked: it keeps its connection over a change of a password there, this would not.
+        after_install = pulumi.ResourceOptions(parent=self, depends_on=[installed, *args.after])
+        asked = checks(args.settings, args.machine_settings)
         restart = f"systemctl daemon-reload; systemctl is-active --quiet {_UNIT} || exit 0; systemctl restart {_UNIT}"
 
         def file(suffix: str, path: str, content: pulumi.Input[str], **options: str) -> ConfigFile:
@@ -59,7 +71,7 @@ class Health(pulumi.ComponentResource):
             file(
                 "credentials",
                 "/etc/mycat-ha/health.json",
-                pulumi.Output.secret(json.dumps(checks(args.settings, args.machine_settings))),
+                pulumi.Output.secret(json.dumps(asked)),
                 mode="0640",
                 owner="root:mycat-ha-health",
                 validate='python3 -m json.tool "$STAGED" >/dev/null',
@@ -81,8 +93,8 @@ class Health(pulumi.ComponentResource):
         self.listening = run(
             f"{name}-start",
             machine.connection,
-            f"systemctl daemon-reload; systemctl enable --quiet --now {_UNIT}.socket",
-            triggers=[machine.instance_id],
+            render("health/start.sh.j2", unit=_UNIT, paths=list(asked), address=machine.address, port=HEALTH_PORT),
+            triggers=[machine.instance_id, *args.triggers],
             opts=pulumi.ResourceOptions.merge(
                 machine.bound, pulumi.ResourceOptions(parent=self, depends_on=list(files))
             ),
@@ -93,10 +105,9 @@ class Health(pulumi.ComponentResource):
 def checks(settings: Settings, machine: MachineSettings) -> dict[str, dict[str, Any]]:
     """What is asked on ``machine``: PyMySQL's connection settings by request target."""
     found: dict[str, dict[str, Any]] = {}
+    login = {"user": HEALTH_USER, "password": settings.secrets[HEALTH_USER].get_secret_value()}
     if Role.MYSQL in machine.roles:
-        found["/mysql"] = {
-            "unix_socket": "/run/mysqld/mysqld.sock",
-            "user": "health",
-            "password": settings.secrets["health"].get_secret_value(),
-        }
+        found["/mysql"] = {"unix_socket": "/run/mysqld/mysqld.sock", **login}
+    if Role.MYCAT in machine.roles:
+        found["/mycat"] = {"host": str(machine.address), "port": MYCAT_PORT, **login}
     return found

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Self
 import pulumi
 from pydantic import Field, SecretStr, ValidationError, model_validator
 
-from settings.base import Section
+from settings.base import Section, unprintable
 from settings.http import Http
+from settings.mycat import Mycat, contradictions, refusals
 from settings.services import Database, Haproxy, Keepalived, Mode
 from settings.topology import Access, Instances, Machine, Network, Role, VirtualIp
 
@@ -33,6 +34,7 @@ class Settings(Section):
     keepalived: Keepalived
     database: Database
     http: Http | None = None
+    mycat: Mycat | None = None
     tags: dict[str, str] = Field(default_factory=dict)
     secrets: dict[str, SecretStr] = Field(default_factory=dict)
 
@@ -95,22 +97,29 @@ def _section(config: pulumi.Config, key: str) -> Any:
 
 def _explain(error: ValidationError, raw: Mapping[str, Any]) -> Iterator[str]:
     for item in error.errors(include_url=False):
-        path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"]).lstrip(".")
         message = item["msg"].removeprefix("Value error, ")
+        path, value = _place(item["loc"], raw)
         if not path:  # the checks across sections name their keys themselves
             yield from (f"{NAMESPACE}:{line}" for line in message.splitlines())
             continue
-        value: Any = raw
-        for part in item["loc"]:
-            try:
-                value = value[part]
-            except (KeyError, IndexError, TypeError):
-                value = None
-                break
         shown = (
             "" if value is None or isinstance(value, dict | list) or path.startswith("secrets") else f" (is {value!r})"
         )
         yield f"{NAMESPACE}:{path}: {message}{shown}"
+
+
+def _place(location: tuple[int | str, ...], raw: Any) -> tuple[str, Any]:
+    """The key as it is written in a stack file, and what it has there, or None."""
+    path, value = "", raw
+    for depth, part in enumerate(location):
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):
+            if isinstance(value, dict) and depth < len(location) - 1:
+                continue  # pydantic's name for one of several forms of a value: no key of the file
+            value = None
+        path += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return path.lstrip("."), value
 
 
 def _topology(settings: Settings) -> Iterator[str]:
@@ -153,6 +162,28 @@ def _database(settings: Settings) -> Iterator[str]:
             yield "machines: 2 with role mysql; two Galera nodes lose their quorum with either one, use three (or one)"
 
 
+def _mycat(settings: Settings) -> Iterator[str]:
+    mycat, machines = settings.mycat, settings.of_role(Role.MYCAT)
+    if mycat is None:
+        if machines:
+            yield f"mycat: missing, and machine {machines[0].name} has the role mycat"
+        return
+    if mycat.external and machines:
+        yield f"mycat.external: {len(machines)} machines have the role mycat as well; use one or the other"
+    if not mycat.external and not machines:
+        yield "mycat: no machine has the role mycat; give it to one, or name external servers, or leave the section out"
+    if mycat.database_user in (settings.database.user, "health"):
+        yield f"mycat.databaseUser: {mycat.database_user} is another user of the databases; Mycat needs one of its own"
+    yield from contradictions(mycat, settings.machines)
+    if mycat.directory:
+        health = settings.secrets.get("health")
+        yield from refusals(mycat.directory, health.get_secret_value() if health else "")
+    for index, user in enumerate(mycat.users):
+        secret = settings.secrets.get(user.secret)
+        if secret and secret.get_secret_value() != secret.get_secret_value().strip():
+            yield f"mycat.users[{index}].secret: {user.secret} begins or ends with a blank, which Mycat would ignore"
+
+
 def _ports(settings: Settings) -> Iterator[str]:
     haproxy, http = settings.haproxy, settings.http
     ports = {
@@ -183,6 +214,11 @@ def _secrets(settings: Settings) -> Iterator[str]:
     needed = {"sshPrivateKey": "SSH to the machines", "statistics": "the statistics page"}
     if settings.of_role(Role.MYSQL):
         needed |= {"database": f"database user {settings.database.user}", "health": "the database's health check"}
+    if settings.mycat and settings.of_role(Role.MYCAT):
+        needed["health"] = "the health checks"
+        needed |= {user.secret: f"Mycat's user {user.name}" for user in settings.mycat.users}
+        if settings.mycat.data_hosts or settings.of_role(Role.MYSQL):
+            needed["mycatDatabase"] = f"database user {settings.mycat.database_user} of Mycat"
     if settings.keepalived.mode is Mode.SEED:
         needed["vrrp"] = "VRRPv2's PASS authentication"
     for name, use in needed.items():
@@ -194,7 +230,7 @@ def _secrets(settings: Settings) -> Iterator[str]:
             )
     for name, secret in settings.secrets.items():
         value = secret.get_secret_value()
-        if name != "sshPrivateKey" and (any(ord(c) < 32 for c in value)):
+        if name != "sshPrivateKey" and unprintable(value):
             yield f"secrets.{name}: must not contain control characters or line breaks"
     vrrp = settings.secrets.get("vrrp")
     if vrrp and len(vrrp.get_secret_value()) > 8:
@@ -203,4 +239,12 @@ def _secrets(settings: Settings) -> Iterator[str]:
         yield "secrets.vrrp: only letters, digits and + / _ . - (keepalived.conf takes others as comments or quotes)"
 
 
-_CHECKS: tuple[Callable[[Settings], Iterator[str]], ...] = (_topology, _virtual_ip, _database, _ports, _http, _secrets)
+_CHECKS: tuple[Callable[[Settings], Iterator[str]], ...] = (
+    _topology,
+    _virtual_ip,
+    _database,
+    _mycat,
+    _ports,
+    _http,
+    _secrets,
+)

@@ -3,17 +3,46 @@
 from ipaddress import IPv4Address, IPv4Network
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s'\"]+$")]
+Version = Annotated[str, StringConstraints(pattern=r"^[0-9][0-9A-Za-z.+~-]*$")]
 #: Seconds, whole or not; HAProxy gets it in milliseconds.
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 
-__all__ = ["IPv4Address", "IPv4Network", "Name", "Port", "Seconds", "Section", "Sha256", "SourceArchive", "Url"]
+__all__ = [
+    "IPv4Address",
+    "IPv4Network",
+    "Name",
+    "Port",
+    "Seconds",
+    "Section",
+    "Sha256",
+    "SourceArchive",
+    "Text",
+    "Url",
+    "Version",
+    "unprintable",
+]
+
+
+def unprintable(text: str) -> bool:
+    """Whether ``text`` has control characters, line breaks, or what no XML file can hold (XML 1.0, 2.2 "Char")."""
+    return any(ord(c) < 32 or 0x7F <= ord(c) < 0xA0 or 0xD800 <= ord(c) < 0xE000 or c in "\ufffe\uffff" for c in text)
+
+
+def _printable(text: str) -> str:
+    if unprintable(text):
+        raise ValueError("must not contain control characters or line breaks")
+    return text
+
+
+#: One line that a person can read.
+Text = Annotated[str, AfterValidator(_printable)]
 
 
 class Section(BaseModel):
@@ -29,7 +58,7 @@ class SourceArchive(Section):
     Nothing is unpacked before its sha256 has been checked.
     """
 
-    version: Annotated[str, StringConstraints(pattern=r"^[0-9][0-9A-Za-z.+~-]*$")]
+    version: Version
     sha256: Sha256
     url: Url
     archive: str | None = None

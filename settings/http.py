@@ -17,7 +17,9 @@ HostPrefix = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.-
 #: A request target for a check.
 Target = Annotated[str, StringConstraints(pattern=rf"^/(?:{_PATH}|\?)*$")]
 #: Names that sections of haproxy.cfg have already.
-TAKEN = frozenset({"health", "statistics", "mysql", "mysqlservers", "http-in", "healthcheck", "http-statistics"})
+TAKEN = frozenset(
+    {"health", "statistics", "mysql", "mysqlservers", "mycat", "http-in", "healthcheck", "http-statistics"}
+)
 
 
 class Capture(Section):

@@ -97,15 +97,19 @@ def missing_secrets(settings: Mapping[str, Any]) -> list[str]:
     """Names of the secrets that the settings need and do not have."""
     config = settings.get("config", {})
     needed = [PRIVATE_KEY, "statistics"]
-    machines = config.get(f"{NAME}:machines") or []
-    if any("mysql" in machine.get("roles", ()) for machine in machines if isinstance(machine, dict)):
+    machines = [machine for machine in config.get(f"{NAME}:machines") or [] if isinstance(machine, dict)]
+    if any("mysql" in machine.get("roles", ()) for machine in machines):
         needed += ["database", "health"]
+    if any("mycat" in machine.get("roles", ()) for machine in machines):
+        users = (config.get(f"{NAME}:mycat") or {}).get("users") or []
+        named = [str(user["secret"]) for user in users if isinstance(user, dict) and "secret" in user]
+        needed += ["health", "mycatDatabase", *named]
     if (config.get(f"{NAME}:keepalived") or {}).get("mode") == "seed":
         needed.append("vrrp")
     present = config.get(f"{NAME}:secrets") or {}
     if set(present) == {"secure"}:  # all of them encrypted as one value: only its owner knows what is in it
         return []
-    return [name for name in needed if name not in present]
+    return [name for name in dict.fromkeys(needed) if name not in present]
 
 
 def write_settings(stack: Stack, settings: Mapping[str, Any]) -> None:

@@ -96,3 +96,41 @@ def mail(raw: dict[str, Any]) -> None:
 def seed_mode(raw: dict[str, Any]) -> None:
     raw["keepalived"]["mode"] = "seed"
     raw["secrets"]["vrrp"] = "1111"
+
+
+def with_mycat(raw: dict[str, Any]) -> None:
+    """Mycat on the balancers, with a table of each kind over the three databases."""
+    for machine in raw["machines"][:2]:
+        machine["roles"] = ["lb", "mycat", "mysql"]
+    raw["mycat"] = {
+        "version": "1.6.7.6",
+        "sha256": "c" * 64,
+        "url": "https://example.com/mycat-1.6.7.6.tar.gz",
+        "users": [
+            {"name": "app", "secret": "mycat"},
+            {"name": "report", "secret": "mycatReport", "schemas": ["app"], "readOnly": True},
+        ],
+        "schemas": [
+            {
+                "name": "app",
+                "dataNode": "dn1",
+                "tables": [
+                    {"name": "orders", "primaryKey": "id", "rule": "by-id", "dataNodes": ["dn1", "dn2", "dn3"]},
+                    {"name": "countries", "primaryKey": "id", "global": True, "dataNodes": ["dn1", "dn2", "dn3"]},
+                    {"name": "settings", "dataNodes": ["dn1"]},
+                ],
+            }
+        ],
+        "rules": [{"name": "by-id", "column": "id", "function": "modulo-3"}],
+        "functions": [{"name": "modulo-3", "kind": "mod-long", "count": 3}],
+        "dataNodes": [{"name": f"dn{i}", "dataHost": f"dh{i}", "database": f"app{i}"} for i in (1, 2, 3)],
+        "dataHosts": [
+            {"name": f"dh{i}", "writeHosts": [{"machine": f"node{n}"} for n in order]}
+            for i, order in ((1, (1, 2, 3)), (2, (2, 3, 1)), (3, (3, 1, 2)))
+        ],
+    }
+    raw["secrets"] |= {
+        "mycat": "secret-mycat",
+        "mycatReport": "secret-report",
+        "mycatDatabase": "secret-mycat-database",
+    }

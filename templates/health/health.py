@@ -13,6 +13,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
@@ -31,29 +33,49 @@ class Service:
         self._usable = usable
         self._connection: pymysql.Connection[Any] | None = None
         self._lock = threading.Lock()
-        self._answer = (0.0, "not asked yet")
+        self._worker = ThreadPoolExecutor(1)
+        self._asking: Future[str] | None = None
+        self._asked = -FRESH
 
     def problem(self) -> str:
         """Why clients should not come here; empty if they may."""
-        if time.monotonic() - self._answer[0] < FRESH:
-            return self._answer[1]
-        if not self._lock.acquire(timeout=LIMIT):
-            return "it has not answered in time"
+        with self._lock:
+            answered = self._asking is not None and self._asking.done()
+            if self._asking is None or (answered and time.monotonic() - self._asked >= FRESH):
+                self._asking = self._worker.submit(self._ask)
+            asking = self._asking
         try:
-            if time.monotonic() - self._answer[0] >= FRESH:
-                self._answer = (time.monotonic(), self._ask())
-            return self._answer[1]
-        finally:
-            self._lock.release()
+            return asking.result(LIMIT)
+        except TimeoutError:
+            self._hang_up()
+            return "it has not answered in time"
+
+    def _hang_up(self) -> None:
+        """A server that sends a little now and then would keep the worker for ever."""
+        connection = self._connection
+        if connection is not None and (channel := connection._sock) is not None:  # type: ignore[attr-defined]
+            with suppress(OSError):
+                channel.shutdown(socket.SHUT_RDWR)
 
     def _ask(self) -> str:
+        try:
+            return self._try()
+        finally:
+            self._asked = time.monotonic()
+
+    def _try(self) -> str:
         for again in (True, False):
             fresh = self._connection is None
             try:
                 if self._connection is None:
-                    self._connection = pymysql.connect(
-                        connect_timeout=PATIENCE, read_timeout=PATIENCE, write_timeout=PATIENCE, **self._settings
+                    self._connection = pymysql.Connection(
+                        connect_timeout=PATIENCE,
+                        read_timeout=PATIENCE,
+                        write_timeout=PATIENCE,
+                        defer_connect=True,
+                        **self._settings,
                     )
+                    self._connection.connect()
                 return self._usable(self)
             except Exception as error:
                 connection, self._connection = self._connection, None
@@ -99,6 +121,7 @@ def mycat(service: Service) -> str:
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 2
+    wbufsize = -1  # head and body in one: the balancer hangs up after the head
     services: ClassVar[dict[str, Service]] = {}
     aliases: ClassVar[dict[str, str]] = {"*": "/mycat", "/": "/mycat"}
 

@@ -57,7 +57,6 @@ def test_every_rule_has_a_description_and_the_open_ports_are_these(run_program: 
     assert {opening(rule) for rule in recorded.of_type(INGRESS)} == {
         (machine, "tcp", 22, "100.64.0.0/10"),
         (lb, "tcp", 3306, "10.20.0.0/24"),
-        (lb, "tcp", 3307, "10.20.0.0/24"),
         (lb, "tcp", 8888, "10.30.0.0/24"),
         (lb, "112", None, lb),
         (mysql, "tcp", 3306, lb),
@@ -71,9 +70,88 @@ def test_every_rule_has_a_description_and_the_open_ports_are_these(run_program: 
     assert anywhere == {80, 443}
 
 
-def test_no_secret_is_in_a_command_line_an_environment_or_a_trigger(run_program: Run) -> None:
-    secrets = example.settings()["secrets"].values()
-    for command in run_program().of_type(COMMAND):
+def opened(recorded: Recorder, kind: str) -> set[tuple[str, int | None, str]]:
+    return {
+        (
+            rule.inputs["securityGroupId"].removeprefix("firewall-").removesuffix("-id"),
+            rule.inputs.get("fromPort"),
+            rule.inputs.get("cidrIpv4") or rule.inputs["referencedSecurityGroupId"],
+        )
+        for rule in recorded.of_type(kind)
+    }
+
+
+def test_mycat_opens_its_ports_to_balancers_and_the_databases_to_itself(run_program: Run) -> None:
+    without, recorded = run_program(), run_program(example.settings(example.with_mycat))
+    lb, mycat, mysql = "firewall-lb-id", "firewall-mycat-id", "firewall-mysql-id"
+    assert opened(recorded, INGRESS) - opened(without, INGRESS) == {
+        ("lb", 3307, "10.20.0.0/24"),
+        ("mycat", 8066, lb),
+        ("mycat", 48700, lb),
+        ("mysql", 3306, mycat),
+    }
+    assert opened(recorded, EGRESS) - opened(without, EGRESS) == {
+        ("lb", 8066, mycat),
+        ("lb", 48700, mycat),
+        ("mycat", 3306, mysql),
+    }
+    rules = recorded.of_type(INGRESS) + recorded.of_type(EGRESS)
+    assert all(rule.inputs["description"] for rule in rules)
+    assert recorded.named("node1-eni").inputs["securityGroups"] == [
+        "firewall-machine-id", "firewall-lb-id", "firewall-mycat-id", "firewall-mysql-id",
+    ]  # fmt: skip
+
+
+def test_databases_elsewhere_behind_mycat_are_let_out_to(run_program: Run) -> None:
+    def change(raw: dict[str, Any]) -> None:
+        example.with_mycat(raw)
+        raw["mycat"]["dataHosts"][0]["writeHosts"] = [{"address": "10.50.0.7", "port": 3310}]
+
+    assert ("mycat", 3310, "10.50.0.7/32") in opened(run_program(example.settings(change)), EGRESS)
+
+
+def test_external_mycat_is_let_out_to_and_nothing_is_installed(run_program: Run) -> None:
+    def change(raw: dict[str, Any]) -> None:
+        raw["mycat"] = {"external": [{"name": "m1", "address": "10.50.0.7"}]}
+
+    recorded = run_program(example.settings(change))
+    assert opened(recorded, EGRESS) >= {("lb", 8066, "10.50.0.7/32"), ("lb", 48700, "10.50.0.7/32")}
+    assert ("lb", 3307, "10.20.0.0/24") in opened(recorded, INGRESS)
+    assert not [r for r in recorded.of_type(COMMAND) if "mycat" in r.name]
+
+
+def test_mycats_configuration_goes_in_by_standard_input_in_one_piece(run_program: Run) -> None:
+    recorded = run_program(example.settings(example.with_mycat))
+    command = recorded.named("node1-mycat-configuration").inputs
+    assert command["create"] == "sudo -n /usr/local/lib/mycat-ha/mycat-apply /opt/software/prefix 192.168.106.251"
+    bundle = json.loads(command["stdin"]["value"])
+    assert sorted(bundle) == ["log4j2.xml", "rule.xml", "schema.xml", "server.xml"]
+    assert ">192.168.106.251<" in bundle["server.xml"]
+    other = json.loads(recorded.named("node2-mycat-configuration").inputs["stdin"]["value"])
+    assert bundle["schema.xml"] == other["schema.xml"]
+    assert ">192.168.106.252<" in other["server.xml"]
+    assert not [r for r in recorded.of_type(COMMAND) if r.name.startswith("node3-mycat")]
+
+
+def test_mycat_is_asked_for_where_it_runs(run_program: Run) -> None:
+    recorded = run_program(example.settings(example.with_mycat))
+
+    def asked(node: str) -> set[str]:
+        return set(json.loads(recorded.named(f"{node}-health-credentials-file").inputs["stdin"]["value"]))
+
+    assert (asked("node1"), asked("node3")) == ({"/mysql", "/mycat"}, {"/mysql"})
+    sql = recorded.named("node1-mariadb-users").inputs["stdin"]["value"]
+    assert "CREATE USER IF NOT EXISTS 'mycat'@'%' IDENTIFIED VIA mysql_native_password" in sql
+    assert "GRANT ALL PRIVILEGES ON `app2`.* TO 'mycat'@'%'" in sql
+    config = recorded.named("node3-mariadb-config-file").inputs["stdin"]["value"]
+    assert "lower_case_table_names = 1" in config
+
+
+@pytest.mark.parametrize("mycat", [False, True], ids=["without Mycat", "with Mycat"])
+def test_no_secret_is_in_a_command_line_an_environment_or_a_trigger(run_program: Run, mycat: bool) -> None:
+    raw = example.settings(example.with_mycat if mycat else None)
+    secrets = raw["secrets"].values()
+    for command in run_program(raw).of_type(COMMAND):
         visible = json.dumps({k: v for k, v in command.inputs.items() if k not in {"stdin", "connection"}})
         for secret in secrets:
             assert secret not in visible, command.name

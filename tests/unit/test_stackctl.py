@@ -140,6 +140,14 @@ class TestGeneratedSettings:
 
         assert configuration.missing_secrets(source(external)) == ["sshPrivateKey", "statistics"]
 
+    def test_have_a_password_for_each_user_of_mycat(self, tree: Path) -> None:
+        pulumi = stack_in(tree, "local", source(example.with_mycat))
+        configuration.prepare(pulumi)
+        settings = Settings.parse(decrypted(pulumi))
+        assert set(settings.secrets) == {
+            "sshPrivateKey", "statistics", "database", "health", "mycatDatabase", "mycat", "mycatReport",
+        }  # fmt: skip
+
     def test_are_not_made_for_a_complete_file(self, tree: Path) -> None:
         first = stack_in(tree, "staging", source())
         configuration.prepare(first)

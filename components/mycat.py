@@ -1,0 +1,114 @@
+"""Mycat on a machine: from a pinned distribution, configured without dropping clients, run by systemd."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pulumi
+
+from components.config_file import ConfigFile, ConfigFileArgs
+from components.machine import Machine
+from components.mycat_files import configuration
+from components.remote import run
+from components.source_build import SourceBuild, SourceBuildArgs
+from components.template import TEMPLATES, render
+from settings import Machine as MachineSettings
+from settings import Settings
+
+TOOLS = "/usr/local/lib/mycat-ha"
+#: What Mycat runs on, and what the tool talks to it with.
+PACKAGES = ("openjdk-17-jre-headless", "python3-pymysql")
+
+
+@dataclass
+class MycatArgs:
+    settings: Settings
+    machine: Machine
+    machine_settings: MachineSettings
+    #: What has to work before anything that runs here is changed: the databases, the Mycat before this one.
+    after: Sequence[pulumi.Resource] = ()
+
+
+class Mycat(pulumi.ComponentResource):
+    """Mycat running with the stack's configuration, and answering.
+
+    The distribution is unpacked like a build, in a prefix named after its checksum. Its configuration is one bundle,
+    because its files only make sense together.
+    """
+
+    #: Different whenever something that Mycat runs with is.
+    version: pulumi.Output[str]
+
+    def __init__(self, name: str, args: MycatArgs, opts: pulumi.ResourceOptions | None = None):
+        super().__init__("mycat-ha:mycat:Mycat", name, {}, opts)
+        mycat, machine = args.settings.mycat, args.machine
+        assert mycat is not None
+        child = pulumi.ResourceOptions(parent=self)
+        build = SourceBuild(
+            name,
+            SourceBuildArgs(
+                machine=machine,
+                software="mycat",
+                source=mycat.source,
+                build=render("mycat/build.sh.j2"),
+                packages=PACKAGES,
+            ),
+            child,
+        )
+        system = run(
+            f"{name}-system",
+            machine.connection,
+            render("mycat/system.sh.j2"),
+            triggers=[machine.instance_id],
+            opts=pulumi.ResourceOptions.merge(machine.bound, child),
+        )
+        unit = (TEMPLATES / "mycat/mycat.service").read_text()
+        start = render("mycat/run.sh.j2", heap_mib=mycat.heap_mib, direct_memory_mib=mycat.direct_memory_mib)
+        files = [
+            ConfigFile(
+                f"{name}-{suffix}",
+                ConfigFileArgs(machine=machine, path=path, content=content, mode=mode, validate=validate, apply=apply),
+                pulumi.ResourceOptions(parent=self, depends_on=[system]),
+            )
+            for suffix, path, content, mode, validate, apply in (
+                ("run", f"{TOOLS}/mycat-run", start, "0755", 'bash -n "$STAGED"', ""),
+                (
+                    "apply",
+                    f"{TOOLS}/mycat-apply",
+                    (TEMPLATES / "mycat/apply.py").read_text(),
+                    "0755",
+                    'python3 -c "import ast, sys; ast.parse(open(sys.argv[1]).read())" "$STAGED"',
+                    "",
+                ),
+                ("unit", "/etc/systemd/system/mycat.service", unit, "0644", "", "systemctl daemon-reload"),
+            )
+        ]
+        bundle = json.dumps(
+            {
+                # The distribution's own writes where Mycat here may not write.
+                "log4j2.xml": (TEMPLATES / "mycat/log4j2.xml").read_text(),
+                **configuration(args.settings, args.machine_settings),
+            },
+            sort_keys=True,
+        )
+        self.applied = run(
+            f"{name}-configuration",
+            machine.connection,
+            build.prefix.apply(lambda prefix: f"{TOOLS}/mycat-apply {prefix} {machine.address}"),
+            stdin=bundle,
+            shell=False,
+            triggers=[machine.instance_id, _digest(unit, start)],
+            # Mycat may refuse a second change of data nodes until statements from before the first must have ended.
+            timeout=f"{mycat.sql_execute_timeout + 600}s",
+            opts=pulumi.ResourceOptions.merge(
+                machine.bound, pulumi.ResourceOptions(parent=self, depends_on=[*files, *args.after])
+            ),
+        )
+        # Of passwords too, and so a secret itself.
+        self.version = pulumi.Output.secret(build.prefix.apply(lambda prefix: _digest(prefix, bundle, unit, start)))
+        self.register_outputs({})
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()

@@ -1,0 +1,127 @@
+"""The health responder, as its own process, before servers that answer, refuse, hang and drip."""
+
+import http.client
+import json
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fakemysql import FakeMysql
+
+RESPONDER = Path(__file__).parents[2] / "templates/health/health.py"
+
+
+class Responder:
+    """The program, started as systemd starts it: with the listening socket as descriptor 3."""
+
+    def __init__(self, settings: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.port = listener.getsockname()[1]
+            # The shell puts the socket where systemd would.
+            script = f'exec "$@" 3<&{listener.fileno()}'
+            self._process = subprocess.Popen(
+                ["bash", "-c", script, "-", sys.executable, str(RESPONDER), str(settings)],
+                pass_fds=[listener.fileno()],
+                stderr=subprocess.PIPE,
+            )
+
+    def ask(self, method: str = "OPTIONS", target: str = "*") -> tuple[int, str, float]:
+        """Status, words, seconds."""
+        started = time.monotonic()
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        connection.request(method, target, headers={"Host": "www"})
+        response = connection.getresponse()
+        words = response.read().decode()
+        connection.close()
+        return response.status, words, time.monotonic() - started
+
+    def stop(self) -> str:
+        """What it has said; a check is nothing to talk about."""
+        self._process.terminate()
+        return self._process.communicate(timeout=10)[1].decode()
+
+
+@pytest.fixture
+def mycat() -> Iterator[FakeMysql]:
+    with FakeMysql(password="secret") as server:
+        yield server
+
+
+@pytest.fixture
+def responder(mycat: FakeMysql, tmp_path: Path) -> Iterator[Responder]:
+    settings = tmp_path / "health.json"
+    login = {"host": "127.0.0.1", "port": mycat.port, "user": "health", "password": "secret"}
+    settings.write_text(json.dumps({"/mycat": login}))
+    responder = Responder(settings)
+    yield responder
+    assert responder.stop() == ""
+
+
+@pytest.mark.parametrize(
+    ("method", "target"), [("OPTIONS", "*"), ("GET", "/"), ("GET", "/mycat"), ("OPTIONS", "/mycat")]
+)
+def test_a_mycat_that_answers_is_healthy(responder: Responder, method: str, target: str) -> None:
+    assert responder.ask(method, target)[:2] == (200, "ok\n")
+
+
+def test_the_rest_is_not_here(responder: Responder) -> None:
+    assert responder.ask("GET", "/mysql")[0] == 404
+    assert responder.ask("GET", "/nonsense")[0] == 404
+
+
+def test_many_balancers_cost_one_connection(responder: Responder, mycat: FakeMysql) -> None:
+    for _ in range(20):
+        assert responder.ask()[0] == 200
+    assert mycat.connections == 1
+
+
+def test_a_restart_in_between_is_not_a_failure(responder: Responder, mycat: FakeMysql) -> None:
+    assert responder.ask()[0] == 200
+    mycat.hang_up()
+    time.sleep(0.25)
+    assert responder.ask()[0] == 200
+    assert mycat.connections == 2
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["kept connection", "first connection"])
+@pytest.mark.parametrize("mode", ["frozen", "dripping", "refusing", "stopped", "wrong password"])
+def test_no_answer_is_an_answer_in_time_and_it_recovers(
+    responder: Responder, mycat: FakeMysql, mode: str, known: bool
+) -> None:
+    if known:
+        assert responder.ask()[0] == 200
+    if mode == "wrong password":
+        mycat.password = "another"
+        mycat.hang_up()
+    else:
+        mycat.become(mode)
+    time.sleep(0.25)
+    for _ in range(3):
+        status, words, seconds = responder.ask()
+        assert status == 503, words
+        assert seconds < 1.3
+        time.sleep(0.25)
+    mycat.password = "secret"
+    mycat.become("answering")
+    deadline = time.monotonic() + 5
+    while responder.ask()[0] != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_balancer_that_hangs_up_after_the_head_or_says_nothing_disturbs_nobody(responder: Responder) -> None:
+    idle = socket.create_connection(("127.0.0.1", responder.port))
+    for _ in range(20):
+        hasty = socket.create_connection(("127.0.0.1", responder.port))
+        hasty.sendall(b"OPTIONS * HTTP/1.1\r\nHost: www\r\n\r\n")
+        assert hasty.recv(12) == b"HTTP/1.1 200"
+        hasty.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        hasty.close()
+    assert responder.ask()[0] == 200
+    idle.close()
