@@ -47,20 +47,18 @@ def configuration(settings: Settings, machine: MachineSettings) -> str:
     servers = settings.database.external or [
         {"name": node.name, "address": node.address, "port": 3306} for node in settings.of_role(Role.MYSQL)
     ]
-    mycat, mycat_check_port, mycats = settings.mycat, SERVICE_HEALTH_PORT, []
-    if mycat and mycat.external:
-        mycat_check_port, mycats = mycat.external_check_port, mycat.external
-    elif mycat:
-        mycats = [
-            {"name": node.name, "address": node.address, "port": MYCAT_PORT} for node in settings.of_role(Role.MYCAT)
-        ]
+    mycat = settings.mycat
+    external_mycats = mycat.external if mycat else ()
+    mycats = external_mycats or [
+        {"name": node.name, "address": node.address, "port": MYCAT_PORT} for node in settings.of_role(Role.MYCAT)
+    ]
     return render(
         "haproxy/haproxy.cfg.j2",
         settings=settings,
         machine=machine,
         mysql_servers=servers,
         mycat_servers=mycats,
-        mycat_check_port=mycat_check_port,
+        mycat_check_port=mycat.external_check_port if mycat and mycat.external else SERVICE_HEALTH_PORT,
         health_port=HEALTH_PORT,
         service_health_port=SERVICE_HEALTH_PORT,
         statistics_password=settings.secrets["statistics"].get_secret_value(),
