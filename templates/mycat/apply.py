@@ -36,6 +36,7 @@ TRIAL = Path("/run/mycat-try")
 AS_MYCAT = ("setpriv", "--reuid=mycat", "--regid=mycat", "--clear-groups", "--pdeathsig=KILL")
 #: What Mycat itself writes where its configuration is: which write host is in use, and slots of sharded tables.
 OWN = ("dnindex.properties", "ruledata")
+REQUIRED = ("server.xml", "schema.xml", "rule.xml")
 #: What the running Mycat was last made to take; empty while that is in doubt.
 IN_FORCE = Path("/var/lib/mycat-ha/mycat.json")
 PROGRAM = (Path("/etc/systemd/system/mycat.service"), Path("/usr/local/lib/mycat-ha/mycat-run"))
@@ -106,8 +107,12 @@ def _digest(*parts: Any) -> str:
 # -- files --------------------------------------------------------------------------------------------------------
 
 
-def write(directory: Path, files: dict[str, str], own: Path) -> None:
-    """A configuration that Mycat's user can read and not change, and links to what it does write."""
+def write(directory: Path, files: dict[str, str], prefix: str, own: Path) -> None:
+    """A configuration that Mycat's user can read and not change.
+
+    Links lead to what it does write, and to files of the distribution's that are not among ``files``: Mycat looks for
+    some of them, such as its character sets, beside its own.
+    """
     group = pwd.getpwnam("mycat").pw_gid
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(mode=0o750)
@@ -121,6 +126,9 @@ def write(directory: Path, files: dict[str, str], own: Path) -> None:
         os.chown(path, 0, group)
     for name in OWN:
         (directory / name).symlink_to(own / name)
+    for path in sorted(Path(prefix, "conf").glob("*")):
+        if path.is_file() and path.name not in {*files, *OWN, *REQUIRED}:
+            (directory / path.name).symlink_to(path)
 
 
 def exchange(one: Path, other: Path) -> None:
@@ -133,7 +141,7 @@ def exchange(one: Path, other: Path) -> None:
 # -- Mycat --------------------------------------------------------------------------------------------------------
 
 
-class Connection(pymysql.Connection):  # type: ignore[type-arg]
+class Connection(pymysql.Connection):
     """For the manager's port as well, which knows no SET."""
 
     def set_character_set(self, *_: Any, **__: Any) -> None:
@@ -193,7 +201,7 @@ def try_out(prefix: str, configuration: Configuration) -> None:
     try:
         ports = list(_free_ports(2))
         files = {**configuration.files, "server.xml": _on_loopback(configuration.server, ports)}
-        write(TRIAL / "conf", files, TRIAL)
+        write(TRIAL / "conf", files, prefix, TRIAL)
         words = TRIAL / "words"
         with words.open("wb") as log:
             process = subprocess.Popen(
@@ -282,7 +290,7 @@ class Mycat:
         if before and in_force.get("restart") == digests["restart"] and not self._problem(before):
             way = "reload" if in_force.get("all") == digests["all"] else "all"
         old_prefix = os.readlink(CURRENT) if CURRENT.is_symlink() else ""
-        write(PREVIOUS, files, HOME)
+        write(PREVIOUS, files, self._prefix, HOME)
         _note({})
         _swap(self._prefix)
         try:
@@ -333,7 +341,9 @@ class Mycat:
                 return
             except (pymysql.Error, OSError) as error:
                 words = _words(error)
-            if BUSY not in words or time.monotonic() > deadline:
+            if BUSY in words and time.monotonic() > deadline:
+                raise RefusedError(f"{statement}: {words} (connections with transactions: show @@backend.old)")
+            if BUSY not in words:
                 raise RefusedError(f"{statement}: {words}\n{journal()}".strip())
             time.sleep(2)
 
@@ -351,7 +361,7 @@ class Mycat:
 def _before() -> Configuration | None:
     """The configuration that is in place, if it makes sense."""
     try:
-        return Configuration({path.name: path.read_text() for path in LIVE.iterdir() if path.name not in OWN})
+        return Configuration({path.name: path.read_text() for path in LIVE.iterdir() if not path.is_symlink()})
     except (OSError, RefusedError):
         return None
 

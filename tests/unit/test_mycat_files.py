@@ -12,7 +12,8 @@ from components import mycat_files
 from settings import Settings
 from settings.base import unprintable
 from tests import example
-from tests.unit.test_mycat_settings import after, put
+from tests.unit.test_mycat_settings import after
+from tests.unit.test_settings import put
 
 NMTOKEN = re.compile(r"[\w.:-]+")
 #: Attributes that Mycat's document types declare, and the ones of them that are required or name tokens.

@@ -56,7 +56,7 @@ def without(path: str) -> Change:
     return change
 
 
-def external(raw: dict[str, Any]) -> None:
+def external(raw: dict[str, Any]) -> Any:
     for machine in raw["machines"]:
         machine["roles"] = [role for role in machine["roles"] if role != "mycat"]
     raw["mycat"] = {"external": [{"name": "m1", "address": "10.0.0.1"}, {"name": "m2", "address": "10.0.0.2"}]}
@@ -207,11 +207,11 @@ def test_a_short_one_is_enough() -> None:
         # external
         (put("mycat/external", [{"name": "m", "address": "10.0.0.1"}]), ["mycat: external", "version"]),
         (
-            lambda raw: (external(raw), raw["machines"][0]["roles"].append("mycat")),
+            lambda raw: [external(raw), raw["machines"][0]["roles"].append("mycat")],
             ["mycat.external: 1 machines have the role mycat"],
         ),
         (
-            lambda raw: (external(raw), raw["mycat"]["external"][0].update(port=8067)),
+            lambda raw: [external(raw), raw["mycat"]["external"][0].update(port=8067)],
             ["mycat: external", "same port", "externalCheckPort"],
         ),
     ],
