@@ -73,10 +73,10 @@ def test_statistics_ask_for_credentials_and_show_the_servers(region: Region, sta
 @pytest.mark.parametrize("host", ["client", "office", "outsider"])
 def test_only_the_ports_that_the_firewall_names_are_open(region: Region, stack: Stack, host: str) -> None:
     """A balancer with a database on it has 3306 on its own address as well; a security group cannot tell addresses."""
-    expected = {"client": {3306}, "office": {3306, 8888}, "outsider": set()}[host]
+    expected = {"client": {3306, 3307}, "office": {3306, 3307, 8888}, "outsider": set()}[host]
     assert open_ports(region, host, stack.vip) == expected
     for machine in stack.machines:
-        allowed = expected if "lb" in machine["roles"] else set()
+        allowed = expected - {3307} if "lb" in machine["roles"] else set()
         assert open_ports(region, host, machine["address"]) == allowed, machine["name"]
 
 
@@ -103,8 +103,8 @@ def test_between_machines_only_what_the_roles_need(region: Region, stack: Stack)
             balancer["instanceId"], ["bash", "-c", script.format(database["address"], port)], check=False
         )
         assert (done.returncode == 0) is possible, port
-    # node3 is no balancer: nobody's statistics and nobody's health port.
-    for port in (8888, 48700, 22):
+    # node3 is no balancer: nobody's statistics, nobody's Mycat and nobody's health port.
+    for port in (8888, 8066, 9066, 48700, 22):
         done = region.exec(
             database["instanceId"], ["bash", "-c", script.format(balancer["address"], port)], check=False
         )
