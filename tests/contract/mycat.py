@@ -1,0 +1,205 @@
+"""Mycat and its databases as processes of this machine, on loopback: what the contract tests ask."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tarfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pymysql
+
+DATABASES = ("app1", "app2", "app3")
+ANYBODY = "nobody"  # mariadbd refuses to be root
+START_SECONDS = 30.0
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def connect(port: int, user: str, password: str, schema: str | None = None) -> "pymysql.Connection[Any]":
+    return pymysql.connect(
+        host="127.0.0.1",
+        port=port,
+        user=user,
+        password=password,
+        database=schema,
+        connect_timeout=10,
+        read_timeout=20,
+        autocommit=True,
+    )
+
+
+def ask(connection: "pymysql.Connection[Any]", statement: str) -> list[tuple[Any, ...]]:
+    with connection.cursor() as cursor:
+        cursor.execute(statement)
+        return list(cursor.fetchall())
+
+
+@dataclass
+class Database:
+    """A MariaDB server with the databases app1 to app3, a data directory of its own, and the login app/app."""
+
+    folder: Path
+    port: int = field(default_factory=free_port)
+    _process: "subprocess.Popen[bytes] | None" = None
+
+    def start(self) -> None:
+        program = shutil.which("mariadbd", path=f"{os.environ['PATH']}:/usr/sbin")
+        assert program
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    *(program, "--no-defaults", f"--datadir={self.folder / 'data'}", f"--socket={self.folder / 's'}"),
+                    *(f"--port={self.port}", "--bind-address=127.0.0.1", "--lower-case-table-names=1"),
+                    *("--innodb-buffer-pool-size=16M", "--innodb-flush-log-at-trx-commit=0"),
+                    *([f"--user={ANYBODY}"] if os.geteuid() == 0 else []),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        _wait(self._up, lambda: (self.folder / "log").read_text(), self._process)
+
+    def _up(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 1):
+                return True
+        except OSError:
+            return False
+
+    def stop(self) -> None:
+        if self._process:
+            self._process.terminate()
+            self._process.wait(START_SECONDS)
+            self._process = None
+
+    def ask(self, statement: str, database: str | None = None) -> list[tuple[Any, ...]]:
+        with connect(self.port, "app", "app", database) as connection:
+            return ask(connection, statement)
+
+
+def install_database(folder: Path) -> Path:
+    """A data directory that servers are started from copies of."""
+    folder.mkdir()
+    as_root = os.geteuid() == 0
+    if as_root:
+        shutil.chown(folder, ANYBODY)
+    install = ["mariadb-install-db", "--no-defaults", f"--datadir={folder / 'data'}", "--skip-test-db"]
+    install += ["--auth-root-authentication-method=normal", "--lower-case-table-names=1"]
+    subprocess.run([*install, *([f"--user={ANYBODY}"] if as_root else [])], check=True, capture_output=True)
+    server = Database(folder)
+    server.start()
+    with pymysql.connect(unix_socket=str(folder / "s"), user="root") as root:
+        for name in DATABASES:
+            ask(root, f"CREATE DATABASE {name}")
+        ask(root, "GRANT ALL ON *.* TO app@'%' IDENTIFIED BY 'app'")
+    server.stop()
+    return folder
+
+
+def copy_database(installed: Path, folder: Path) -> Database:
+    subprocess.run(["cp", "-a", installed, folder], check=True)
+    return Database(folder)
+
+
+@dataclass
+class Mycat:
+    """A Mycat from an unpacked distribution, in a home of its own with the given configuration."""
+
+    distribution: Path
+    home: Path
+    port: int = field(default_factory=free_port)
+    manager: int = field(default_factory=free_port)
+    _process: "subprocess.Popen[bytes] | None" = None
+
+    def configure(self, **files: str) -> None:
+        """The distribution's conf with the texts of ``server``, ``schema`` and ``rule`` in it."""
+        conf = self.home / "conf"
+        if not conf.exists():
+            shutil.copytree(self.distribution / "conf", conf)
+            (self.home / "logs").mkdir()
+        for name, text in files.items():
+            (conf / f"{name}.xml").write_text(text)
+
+    def launch(self) -> "subprocess.Popen[bytes]":
+        """The process, as the machines' unit starts it; its words are in ``said``."""
+        with (self.home / "said").open("ab") as said:
+            self._process = subprocess.Popen(
+                [
+                    *("java", "-server", "-Xms32m", "-Xmx256m", "-XX:MaxDirectMemorySize=64m", "-XX:+UseSerialGC"),
+                    *("--add-exports", "java.base/sun.nio.ch=ALL-UNNAMED", f"-DMYCAT_HOME={self.home}"),
+                    *("-cp", f"{self.home}/conf:{self.distribution}/lib/*", "io.mycat.MycatStartup", "start"),
+                ],
+                cwd=self.home,
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+            )
+        return self._process
+
+    def start(self) -> None:
+        _wait(self._answers, self.words, self.launch())
+
+    def _answers(self) -> bool:
+        try:
+            with self.login("root", "r00t"):
+                return True
+        except pymysql.Error:
+            return False
+
+    def words(self) -> str:
+        """Everything that it has said, wherever."""
+        files = (self.home / "said", self.home / "logs/mycat.log", self.home / "logs/wrapper.log")
+        return "\n".join(file.read_text(errors="replace") for file in files if file.exists())
+
+    def stop(self) -> None:
+        if self._process and self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            self._process.wait(START_SECONDS)
+
+    def login(self, user: str, password: str, schema: str | None = None) -> "pymysql.Connection[Any]":
+        return connect(self.port, user, password, schema)
+
+    def manage(self, statement: str) -> list[tuple[Any, ...]]:
+        with Manager(host="127.0.0.1", port=self.manager, user="root", password="r00t", autocommit=None) as manager:
+            return ask(manager, statement)
+
+
+class Manager(pymysql.Connection):  # type: ignore[type-arg]
+    """For the manager's port, which knows no SET."""
+
+    def set_character_set(self, *_: Any, **__: Any) -> None:
+        pass
+
+
+@contextmanager
+def running(mycat: Mycat, **files: str) -> Iterator[Mycat]:
+    mycat.configure(**files)
+    try:
+        mycat.start()
+        yield mycat
+    finally:
+        mycat.stop()
+
+
+def unpack(archive: Path, folder: Path) -> Path:
+    with tarfile.open(archive) as packed:
+        packed.extractall(folder, filter="data")
+    return folder / "mycat"
+
+
+def _wait(condition: Any, words: Any, process: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not condition():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise AssertionError(f"it does not answer (exit status {process.poll()}): {words()[-3000:]}")
+        time.sleep(0.05)
