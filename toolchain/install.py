@@ -8,11 +8,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from toolchain import actionlint, cli, golang, jdbc, plugins, sources, system, venv
+from toolchain import actionlint, cli, golang, jdbc, mycat, plugins, sources, system, venv
 from toolchain.environment import environment as variables
 from toolchain.progress import ToolchainError, run, say
 
-PARTS = ("system", "venv", "go", "pulumi", "aws", "command", "sources", "tests")
+PARTS = ("system", "venv", "go", "pulumi", "aws", "command", "sources", "mycat", "tests")
 
 
 def install(only: Sequence[str] = (), meanwhile: str | None = None) -> None:
@@ -46,6 +46,7 @@ def install(only: Sequence[str] = (), meanwhile: str | None = None) -> None:
         "aws": lambda: plugins.install_aws(pulumi(), find_go),
         "command": lambda: plugins.install_command(pulumi(), environment()),
         "sources": sources.install,
+        "mycat": mycat.install,
         "tests": clients,
     }
     if only:
@@ -62,6 +63,7 @@ def install(only: Sequence[str] = (), meanwhile: str | None = None) -> None:
             pool.submit(lambda: plugins.install_aws(the_cli.result(), find_go)),
             pool.submit(lambda: plugins.install_command(the_cli.result(), the_venv.result())),
             pool.submit(sources.install),
+            pool.submit(mycat.install),
             pool.submit(actionlint.install, find_go),
         ]
         if meanwhile:

@@ -18,10 +18,13 @@ NEEDED = {
     "ssh-keygen": "openssh-client",
     "systemd-nspawn": "systemd-container",
 }
-# What only the tests need: a browser for the statistics page, a Java client for the databases.
+JDK = {"javac": "openjdk-17-jdk-headless"}
+# What only the tests need: a browser for the statistics page, a Java client for the databases, and for the contract
+# tests of Mycat databases on this machine.
 NEEDED_BY_TESTS = {
+    **JDK,
     "chromium": "chromium",
-    "javac": "openjdk-17-jdk-headless",
+    "mariadbd": "mariadb-server-core",
     "mvn": "maven",
 }
 # Packages without a command of their own.

@@ -177,6 +177,9 @@ final class Routing {
             throws SqlError {
         boolean read = READS.contains(first);
         if (DDL.contains(first)) {
+            if (tokens.stream().limit(3).anyMatch(token -> token.is("INDEX"))) {
+                throw SqlError.standIn("like Mycat itself it does not cover CREATE INDEX and DROP INDEX");
+            }
             return new Routing(schema, Answers.FIRST, table.nodes, sql);
         }
         if (table.rule == null) {

@@ -41,6 +41,8 @@ final class Session implements Runnable {
     private int charset;
     private boolean autocommit = true;
     private boolean transaction;
+    /** Whether a part of the transaction went with a connection. */
+    private boolean lost;
     /** Why the transaction can only be rolled back. */
     private String broken;
     private long lastInsertId;
@@ -174,11 +176,14 @@ final class Session implements Runnable {
                     packets.write(Packets.end(status()));
                     break;
                 case 31:
-                    finish("ROLLBACK");
+                    // What was open on them is rolled back.
                     backends.values().forEach(Backend::close);
                     backends.clear();
                     settings.clear();
                     autocommit = true;
+                    transaction = false;
+                    lost = false;
+                    broken = null;
                     done();
                     break;
                 default:
@@ -316,7 +321,8 @@ final class Session implements Runnable {
     private void finish(String how) throws SqlError {
         transaction = false;
         broken = null;
-        SqlError failed = null;
+        SqlError failed = lost ? new SqlError(1105, "receive rollback,but find backend con is closed or quit") : null;
+        lost = false;
         for (Iterator<Backend> each = backends.values().iterator(); each.hasNext();) {
             Backend backend = each.next();
             if (!backend.enlisted) {
@@ -331,7 +337,7 @@ final class Session implements Runnable {
                 failed = error instanceof SqlError ? (SqlError) error : new SqlError(1184, error.toString());
             }
         }
-        if (failed != null && how.equals("COMMIT")) {
+        if (failed != null) {
             throw failed;
         }
     }
@@ -350,7 +356,7 @@ final class Session implements Runnable {
             }
         } catch (SqlError error) {
             if (transaction || !autocommit) {
-                broken = error.getMessage();
+                broken = " errno:" + error.code + " " + error.getMessage();
             }
             throw error;
         }
@@ -429,6 +435,7 @@ final class Session implements Runnable {
         } catch (IOException error) {
             backends.remove(node);
             backend.close();
+            lost |= backend.enlisted;
             if (socket.isClosed()) {
                 throw error;
             }
@@ -446,11 +453,12 @@ final class Session implements Runnable {
     private Backend backend(Configuration configuration, String name) throws SqlError {
         Backend.DataNode node = configuration.nodes.get(name);
         Backend backend = backends.get(name);
-        boolean lost = backend != null && !backend.usable();
-        if (backend != null && (lost || node == null || backend.host != node.host && !backend.enlisted)) {
+        boolean gone = backend != null && !backend.usable();
+        if (backend != null && (gone || node == null || backend.host != node.host && !backend.enlisted)) {
             boolean mattered = backend.enlisted;
             backends.remove(name).close();
             if (mattered) {
+                lost = true;
                 throw new SqlError(1184, "the connection to " + backend.writer.name + " is lost");
             }
             backend = null;
