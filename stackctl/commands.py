@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -18,7 +18,9 @@ from stackctl import configuration, healing, inventory, protection, region, test
 from stackctl.inventory import Found
 from stackctl.project import NAME, Stack, StackError, console, output, read_yaml, say, sources
 from stackctl.pulumi import Pulumi, now, stack_names
+from toolchain import mycat
 from toolchain.paths import ROOT
+from toolchain.progress import ToolchainError
 
 LEFTOVERS = 3  # exit code: the stack was destroyed, but the region still has something of it
 #: What a preview depends on, besides the stack's own settings.
@@ -58,7 +60,7 @@ def main() -> int:
         os.environ["PULUMI_BACKEND_URL"] = shared
     try:
         return app(standalone_mode=False) or 0
-    except StackError as error:
+    except (StackError, ToolchainError) as error:
         console.print(f"error: {error}", markup=False)
         return 1
     except typer.Exit as end:
@@ -87,7 +89,7 @@ def preview(
 ) -> None:
     """Complete the stack's settings and run `pulumi preview`. Changes nothing in the region."""
     pulumi = _open(stack, region_env)
-    configuration.prepare(pulumi, _archives(archives, region_env))
+    configuration.prepare(pulumi, _archives(archives, region_env), _mycat(region_env))
     raise typer.Exit(pulumi.stream("preview", *(extra or ())))
 
 
@@ -184,7 +186,7 @@ def create(
         teststack.assign(wanted, setting)
     earlier = read_yaml(stack.generated) if stack.generated.exists() else {}
     configuration.write_settings(stack, configuration.complete(wanted, earlier, None))
-    configuration.prepare(pulumi, _archives(archives, region_env))
+    configuration.prepare(pulumi, _archives(archives, region_env), _mycat(region_env))
     # On the stack before anything of it exists: a sweep must be able to tell even if `up` never gets far.
     for key, value in marks.items():
         pulumi.tag(key, value)
@@ -290,8 +292,13 @@ def _archives(archives: Path | None, region_env: str | None) -> Path | None:
     return archives or (sources() if region_env else None)
 
 
+def _mycat(region_env: str | None) -> Callable[[], mycat.Archive] | None:
+    """The toolchain's, for a local region only: anywhere else what the settings name is what runs."""
+    return mycat.archive if region_env else None
+
+
 def _up(pulumi: Pulumi, region_env: str | None, archives: Path | None, extra: list[str] | None) -> int:
-    configuration.prepare(pulumi, _archives(archives, region_env))
+    configuration.prepare(pulumi, _archives(archives, region_env), _mycat(region_env))
     if region_env and pulumi.tags().get(LOCAL_REGION) != region_env:
         pulumi.tag(LOCAL_REGION, region_env)
     refresh_first = _heal(pulumi, region_env)

@@ -3,7 +3,7 @@
 import copy
 import secrets
 import string
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,10 +20,12 @@ from cryptography.hazmat.primitives.serialization import (
 
 from stackctl.project import NAME, Stack, StackError, read_yaml, say, write_private
 from stackctl.pulumi import Pulumi
+from toolchain.mycat import Archive
 
 #: How a stack's secrets are encrypted; these keys belong together with the encrypted values.
 ENCRYPTION = ("secretsprovider", "encryptionsalt", "encryptedkey")
 PRIVATE_KEY = "sshPrivateKey"
+MYCAT = f"{NAME}:mycat"
 PASSWORD_LENGTH = 24
 #: VRRPv2 uses the first 8 characters only (RFC 2338, 5.3.6).
 VRRP_LENGTH = 8
@@ -34,9 +36,10 @@ HEADER = """\
 """
 
 
-def prepare(pulumi: Pulumi, archives: Path | None = None) -> None:
+def prepare(pulumi: Pulumi, archives: Path | None = None, mycat: Callable[[], Archive] | None = None) -> None:
     """See to it that the stack exists and that its configuration is complete.
 
+    ``mycat`` is asked for the Mycat that takes the place of the one in the settings, if there is one.
     What was generated once stays: a second call changes nothing. A committed file that lacks nothing is used as it is.
     """
     stack = pulumi.stack
@@ -50,6 +53,8 @@ def prepare(pulumi: Pulumi, archives: Path | None = None) -> None:
         )
     source = read_yaml(stack.source) if stack.source.exists() else {}
     wanted = complete(source, read_yaml(stack.generated) if stack.generated.exists() else {}, archives)
+    if mycat and _has_mycat(wanted):
+        replace_mycat(wanted, mycat())
     missing = missing_secrets(wanted)
     key = _key_pair(stack, wanted, missing)
     if wanted == source and not missing:
@@ -91,6 +96,20 @@ def complete(source: Mapping[str, Any], earlier: Mapping[str, Any], archives: Pa
             if archive.is_file():
                 section.setdefault("archive", str(archive))
     return wanted
+
+
+def _has_mycat(settings: Mapping[str, Any]) -> bool:
+    return "url" in (settings["config"].get(MYCAT) or {})
+
+
+def replace_mycat(settings: dict[str, Any], archive: Archive) -> None:
+    """Let the stack run the given Mycat, and say which one that is: no release has a checksum to write down."""
+    settings["config"][MYCAT] |= {
+        "version": archive.version,
+        "sha256": archive.sha256,
+        "archive": str(archive.path),
+    }
+    say(archive.words())
 
 
 def missing_secrets(settings: Mapping[str, Any]) -> list[str]:
