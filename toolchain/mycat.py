@@ -39,9 +39,9 @@ class Archive:
         if not self.stand_in:
             return f"Mycat from {self.path}"
         return (
-            f"NOT MYCAT but a stand-in for it (no package registry has Mycat): {self.path}. It knows server.xml's users, "
-            "the schemas, and sends statements to the data nodes that schema.xml names, sharded by PartitionByMod; it "
-            f"refuses what it cannot do. For a real one set {SETTING}=path to its tar.gz"
+            f"NOT MYCAT but a stand-in for it, since no package registry has Mycat: {self.path}. It covers logins as "
+            "server.xml's users, the schemas, and statements to the data nodes that schema.xml names, sharded by "
+            f"PartitionByMod; it refuses all else. For a real one set {SETTING}=path to its tar.gz"
         )
 
 
@@ -86,9 +86,11 @@ def _build(target: Path) -> None:
         "version.txt": f"A stand-in for Mycat {VERSION}; not Mycat.\n".encode(),
     }
     # No times, no owners: the same classes make the same archive.
-    with target.open("wb") as raw, gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as packed, tarfile.open(
-        fileobj=packed, mode="w"
-    ) as tar:
+    with (
+        target.open("wb") as raw,
+        gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as packed,
+        tarfile.open(fileobj=packed, mode="w") as tar,
+    ):
         for folder in ("mycat", *(f"mycat/{name}" for name in FOLDERS)):
             info = tarfile.TarInfo(folder)
             info.type, info.mode = tarfile.DIRTYPE, 0o755

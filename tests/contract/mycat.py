@@ -68,7 +68,7 @@ class Database:
                 stdout=log,
                 stderr=log,
             )
-        _wait(self._up, lambda: (self.folder / "log").read_text(), self._process)
+        _wait(self._up, (self.folder / "log").read_text, self._process)
 
     def _up(self) -> bool:
         try:
@@ -178,7 +178,7 @@ class Mycat:
             return ask(manager, statement)
 
 
-class Manager(pymysql.Connection):  # type: ignore[type-arg]
+class Manager(pymysql.Connection):
     """For the manager's port, which knows no SET."""
 
     def set_character_set(self, *_: Any, **__: Any) -> None:

@@ -76,7 +76,8 @@ def schema_xml(*ports: int, note: str = "dn2") -> str:
 <schema name="OTHER" checkSQLschema="true" sqlMaxLimit="-1" dataNode="dn3"/>
 {nodes}
 <dataHost name="h1" maxCon="50" minCon="2" balance="0" writeType="0" dbType="mysql" dbDriver="native" switchType="1"
- slaveThreshold="100" maxRetryCount="1" tempReadHostAvailable="1"><heartbeat>select user()</heartbeat>{writers}</dataHost>
+ slaveThreshold="100" maxRetryCount="1" tempReadHostAvailable="1">
+<heartbeat>select user()</heartbeat>{writers}</dataHost>
 </mycat:schema>
 """
 
@@ -230,8 +231,7 @@ class TestStatements:
             "SHOW COLLATION",
             "select @@version_comment limit 1",
             "select USER()",
-            "SELECT @@session.auto_increment_increment AS auto_increment_increment, @@character_set_client AS "
-            "character_set_client, @@max_allowed_packet AS max_allowed_packet, @@tx_isolation AS transaction_isolation",
+            "SELECT @@session.auto_increment_increment AS a, @@character_set_client AS c, @@max_allowed_packet AS m",
             "/* a comment */SELECT @@session.tx_isolation",
         ):
             ask(client, statement)
@@ -271,7 +271,9 @@ class TestStatements:
     def test_of_a_sharded_table(self, client: "pymysql.Connection[Any]", database: Database) -> None:
         ask(client, "INSERT INTO orders (text, id) VALUES ('a, (b)', 1)")
         with client.cursor() as cursor:
-            assert cursor.execute("INSERT INTO orders (id, text) VALUES (2, 'two'), (3, NULL), (-4, now()), (5, '5')") == 4
+            assert (
+                cursor.execute("INSERT INTO orders (id, text) VALUES (2, 'two'), (3, NULL), (-4, now()), (5, '5')") == 4
+            )
         assert everywhere(database, "orders") == {"app1": [3], "app2": [-4, 1], "app3": [2, 5]}
         assert ask(client, "SELECT text FROM orders WHERE id = 1") == [("a, (b)",)]
         assert ask(client, "SELECT id FROM orders WHERE text = '5' AND orders.id = 5") == [(5,)]
@@ -333,7 +335,12 @@ class TestStatements:
         ask(client, "INSERT INTO note VALUES (1, 'x')")
         with mycat.login("reader", "reader") as reader:
             assert ask(reader, "SELECT id FROM note") == [(1,)], "in the schema that is the user's default"
-            for statement in ("INSERT INTO note VALUES (2, 'x')", "DELETE FROM note", "DROP TABLE note", "TRUNCATE note"):
+            for statement in (
+                "INSERT INTO note VALUES (2, 'x')",
+                "DELETE FROM note",
+                "DROP TABLE note",
+                "TRUNCATE note",
+            ):
                 assert refused(reader, statement) == (1495, "User readonly")
             ask(reader, "SET NAMES utf8")
         assert ask(client, "SELECT id FROM note") == [(1,)]
@@ -374,14 +381,16 @@ class TestTransactions:
 class TestFailures:
     def test_with_every_database_down(self, other: Mycat) -> None:
         """It starts, and answers what it can by itself: that is what the health checks look at."""
-        with running(other, server=server_xml(other), schema=schema_xml(1), rule=RULE):
-            with other.login("root", "r00t", "APP") as client:
-                for statement in ("SELECT 1", "select 1", "SELECT 1 FROM dual"):
-                    assert ask(client, statement) == [("1",)]
-                assert len(ask(client, "SHOW DATABASES")) == 2
-                for statement in ("SELECT * FROM note", "INSERT INTO note (id) VALUES (1)", "SELECT now()"):
-                    assert refused(client, statement)[0] == 1184
-                client.ping()
+        with (
+            running(other, server=server_xml(other), schema=schema_xml(1), rule=RULE),
+            other.login("root", "r00t", "APP") as client,
+        ):
+            for statement in ("SELECT 1", "select 1", "SELECT 1 FROM dual"):
+                assert ask(client, statement) == [("1",)]
+            assert len(ask(client, "SHOW DATABASES")) == 2
+            for statement in ("SELECT * FROM note", "INSERT INTO note (id) VALUES (1)", "SELECT now()"):
+                assert refused(client, statement)[0] == 1184
+            client.ping()
 
     def test_the_next_write_host_takes_over(self, other: Mycat, installed: Path, database: Database) -> None:
         first = copy_database(installed, installed.with_name("second"))
@@ -419,7 +428,8 @@ class TestFailures:
                 ask(client, statement)
                 return
             except pymysql.OperationalError as error:
-                assert error.args[0] in (1003, 1184), error
+                if error.args[0] not in (1003, 1184):
+                    raise
                 time.sleep(0.2)
         pytest.fail("no write host after 10 s")
 
@@ -436,7 +446,11 @@ class TestReload:
                 other.login("root", "r00t", "APP") as client,
             ):
                 ask(client, "INSERT INTO note (id) VALUES (1)")
-                for broken in ("<broken", good.replace('dataNode="dn2"', 'dataNode="dn9"'), good.replace("by-id", "by-x")):
+                for broken in (
+                    "<broken",
+                    good.replace('dataNode="dn2"', 'dataNode="dn9"'),
+                    good.replace("by-id", "by-x"),
+                ):
                     other.configure(schema=broken)
                     for statement in ("reload @@config", "reload @@config_all"):
                         with pytest.raises(pymysql.Error, match=r"1003.*Reload config failure"):
@@ -452,7 +466,9 @@ class TestReload:
                 with pytest.raises(pymysql.OperationalError):
                     other.login("only", "0nly")
 
-                other.configure(schema=schema_xml(database.port).replace('dn2" dataHost', 'dn7" dataHost').replace("dn2", "dn7"))
+                other.configure(
+                    schema=schema_xml(database.port).replace('dn2" dataHost', 'dn7" dataHost').replace("dn2", "dn7")
+                )
                 other.manage("reload @@config_all")
                 ask(client, "INSERT INTO note (id) VALUES (3)")
                 assert everywhere(database, "note")["app2"] == [1, 3]
@@ -530,7 +546,8 @@ class TestStandIn:
         [
             '<firewall><whitehost><host host="127.0.0.1" user="root"/></whitehost></firewall>' + USERS,
             USERS.replace(
-                '<property name="password">0nly', '<property name="usingDecrypt">1</property><property name="password">0nly'
+                '<property name="password">0nly',
+                '<property name="usingDecrypt">1</property><property name="password">0nly',
             ),
         ],
         ids=["firewall", "decrypt"],

@@ -27,6 +27,7 @@ from stackctl.inventory import Found
 from stackctl.project import Stack, StackError
 from stackctl.pulumi import Pulumi, now
 from tests import example
+from toolchain.mycat import Archive
 
 ROOT = Path(__file__).resolve().parents[2]
 STACKS = sorted(path.name.split(".")[1] for path in (ROOT / "stacks").glob("Pulumi.*.yaml"))
@@ -198,6 +199,48 @@ class TestGeneratedSettings:
         pulumi.stack.source.write_text("config: [")
         with pytest.raises(StackError, match=r"Pulumi\.local\.yaml: not YAML"):
             configuration.prepare(pulumi)
+
+
+class TestMycat:
+    """Which one a stack runs: the settings', or in a local region the toolchain's."""
+
+    def archive(self, stand_in: bool) -> Archive:
+        return Archive(Path("/cache/mycat.tar.gz"), "d" * 64, "1.6.7.6", stand_in)
+
+    @pytest.mark.parametrize("stand_in", [True, False])
+    def test_of_a_local_region_is_the_toolchains(
+        self, tree: Path, capfd: pytest.CaptureFixture[str], stand_in: bool
+    ) -> None:
+        pulumi = stack_in(tree, "local", source(example.with_mycat))
+        configuration.prepare(pulumi, None, lambda: self.archive(stand_in))
+        settings = decrypted(pulumi)
+        assert settings["mycat"]["archive"] == "/cache/mycat.tar.gz"
+        assert settings["mycat"]["sha256"] == "d" * 64
+        assert Settings.parse(settings)
+        said = " ".join(capfd.readouterr().err.split())
+        assert ("NOT MYCAT but a stand-in" in said) == stand_in
+        assert "/cache/mycat.tar.gz" in said
+
+    def test_follows_the_toolchain(self, tree: Path) -> None:
+        pulumi = stack_in(tree, "test-x", None)
+        pulumi.stack.generated.parent.mkdir(parents=True)
+        pulumi.stack.generated.write_text(yaml.safe_dump(source(example.with_mycat)))
+        configuration.prepare(pulumi, None, lambda: self.archive(stand_in=True))
+        configuration.prepare(pulumi, None, lambda: Archive(Path("/real.tar.gz"), "e" * 64, "1.6.7.5", stand_in=False))
+        given = decrypted(pulumi)["mycat"]
+        assert (given["archive"], given["sha256"], given["version"]) == ("/real.tar.gz", "e" * 64, "1.6.7.5")
+
+    def test_anywhere_else_is_the_settings(self, tree: Path) -> None:
+        assert commands._mycat(None) is None
+        pulumi = stack_in(tree, "staging", source(example.with_mycat))
+        configuration.prepare(pulumi, None, commands._mycat(None))
+        assert decrypted(pulumi)["mycat"]["sha256"] == "c" * 64
+
+    def test_is_not_made_for_a_stack_without(self, tree: Path) -> None:
+        def never() -> Archive:
+            raise AssertionError("nobody needs it")
+
+        configuration.prepare(stack_in(tree, "local", source()), None, never)
 
 
 class TestCommittedStacks:

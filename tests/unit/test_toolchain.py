@@ -16,7 +16,21 @@ from pathlib import Path
 
 import pytest
 
-from toolchain import cli, download, environment, golang, jdbc, lint, paths, plugins, sources, store, system, venv
+from toolchain import (
+    cli,
+    download,
+    environment,
+    golang,
+    jdbc,
+    lint,
+    mycat,
+    paths,
+    plugins,
+    sources,
+    store,
+    system,
+    venv,
+)
 from toolchain.progress import ToolchainError, run
 
 
@@ -269,3 +283,48 @@ def test_shell_scripts_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     files = [path for path in tmp_path.iterdir() if path.is_file()]
     found = sorted(path.name for path in files if lint._is_shell(Path(path.name)))
     assert found == ["library.sh", "script"]
+
+
+def test_a_real_mycat_is_taken_by_one_setting(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    archive = tmp_path / "Mycat-server-1.6.7.5-release-20200422133810-linux.tar.gz"
+    monkeypatch.setenv(mycat.SETTING, str(archive))
+    with pytest.raises(ToolchainError, match=rf"MYCAT_ARCHIVE={archive} is not a file"):
+        mycat.install()
+    archive.write_bytes(b"content")
+    found = mycat.install()
+    assert found == mycat.Archive(archive, hashlib.sha256(b"content").hexdigest(), "1.6.7.5", stand_in=False)
+    assert f"Mycat from {archive}" in capfd.readouterr().err
+
+
+def test_a_stand_in_for_mycat_is_built_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    compiler = 'while [ "$1" != -d ]; do shift; done; echo class >"$2/MycatStartup.class"'
+    program(tmp_path / "bin" / "javac", compiler)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    monkeypatch.delenv(mycat.SETTING, raising=False)
+    first = mycat.install()
+    assert first.stand_in
+    assert first.path.is_relative_to(cache / "tools")
+    assert "NOT MYCAT but a stand-in for it" in capfd.readouterr().err
+    with tarfile.open(first.path) as archive:
+        names = set(archive.getnames())
+    assert {f"mycat/{folder}" for folder in mycat.FOLDERS} < names
+    assert f"mycat/lib/Mycat-server-{mycat.VERSION}-standin.jar" in names
+
+    monkeypatch.setenv("MYCAT_HA_CACHE", str(tmp_path / "another"))
+    again = mycat.archive()
+    assert again.path.name == first.path.name
+    assert again.sha256 == first.sha256, "the same source makes the same archive"
+
+
+def test_the_stand_in_gets_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(mycat.SETTING, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    asked: list[dict[str, str]] = []
+    monkeypatch.setattr(system, "install", asked.append)
+    with pytest.raises(ToolchainError, match="no javac on PATH"):
+        mycat.archive()
+    assert asked == [{"javac": "openjdk-17-jdk-headless"}]
