@@ -247,6 +247,15 @@ class TestStatements:
         ask(client, "DELETE FROM note")
         assert ask(client, "SELECT * FROM note") == []
 
+    @pytest.mark.parametrize("table", TABLES)
+    def test_that_insert_or_update(self, client: "pymysql.Connection[Any]", table: str) -> None:
+        for text in ("first", "second"):
+            ask(
+                client,
+                f"INSERT INTO {table} (id, text) VALUES (4, '{text}') ON DUPLICATE KEY UPDATE text = VALUES(text)",
+            )
+            assert ask(client, f"SELECT id, text FROM {table} WHERE id = 4") == [(4, text)]
+
     def test_with_any_character(self, client: "pymysql.Connection[Any]") -> None:
         ask(client, "SET NAMES utf8mb4")
         ask(client, "INSERT INTO note (id, text) VALUES (1, 'Grüße')")
@@ -295,6 +304,7 @@ class TestStatements:
             ("INSERT INTO orders (id, text) SELECT 3, 'x'", 1064, "not supported"),
             ("UPDATE orders SET id = 9 WHERE id = 1", 1064, "Sharding column can't be updated ORDERS->ID"),
             ("REPLACE INTO note VALUES (1, 'x')", 1064, "ReplaceStatement can't be supported"),
+            ("REPLACE INTO orders (id, text) VALUES (1, 'x')", 1064, "ReplaceStatement can't be supported"),
             ("SELECT * FROM unlisted", 1064, "can't find table define in schema UNLISTED"),
             ("INSERT INTO unlisted VALUES (1)", 1064, "can't find table define in schema UNLISTED"),
             ("SELECT * FROM app1.note", 1064, "can't find table define in schema APP1.NOTE"),
@@ -318,6 +328,7 @@ class TestStatements:
             ask(client, "INSERT INTO anything VALUES (7)")
             assert ask(client, "SELECT * FROM anything") == [(7,)]
             assert everywhere(database, "anything") == {"app3": [7]}
+            ask(client, "REPLACE INTO anything VALUES (8)")
             assert ask(client, "SELECT id FROM APP.note") == []
             ask(client, "DROP TABLE anything")
         assert everywhere(database, "anything") == {}

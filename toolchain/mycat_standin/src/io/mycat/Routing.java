@@ -125,6 +125,10 @@ final class Routing {
             List<Token> tokens, List<String[]> names) throws SqlError {
         String first = tokens.get(0).upper;
         boolean read = READS.contains(first) || first.equals("SET");
+        if (first.equals("REPLACE") && !schema.tables.isEmpty()) {
+            throw SqlError.parse(" ReplaceStatement can't be supported,use insert into ...on duplicate key update... "
+                    + "instead ");
+        }
         String anywhere = schema.node != null ? schema.node : schema.tables.values().iterator().next().nodes.get(0);
         Map<String, Table> tables = new TreeMap<>();
         boolean unlisted = false;
@@ -159,10 +163,6 @@ final class Routing {
                 throw SqlError.parse("the stand-in for Mycat does not know the statement " + first);
             }
             return new Routing(schema, Answers.FIRST, List.of(anywhere), limited(schema, first, tokens, sql));
-        }
-        if (first.equals("REPLACE")) {
-            throw SqlError.parse(" ReplaceStatement can't be supported,use insert into ...on duplicate key update... "
-                    + "instead ");
         }
         if (!read && !DML.contains(first) && !DDL.contains(first)) {
             throw SqlError.standIn("it does not cover " + first);
