@@ -201,6 +201,12 @@ class TestGeneratedSettings:
             configuration.prepare(pulumi)
 
 
+def known_mycat(settings: dict[str, Any]) -> None:
+    """No release of Mycat has a checksum to commit: who deploys, or the toolchain, puts it in."""
+    if configuration.MYCAT in settings["config"]:
+        configuration.replace_mycat(settings, Archive(Path("/mycat.tar.gz"), "d" * 64, "1.6.7.6", stand_in=False))
+
+
 class TestMycat:
     """Which one a stack runs: the settings', or in a local region the toolchain's."""
 
@@ -247,6 +253,7 @@ class TestCommittedStacks:
     @pytest.mark.parametrize("name", STACKS)
     def test_are_complete_but_for_what_is_generated(self, name: str) -> None:
         content = yaml.safe_load((ROOT / "stacks" / f"Pulumi.{name}.yaml").read_text())
+        known_mycat(content)
         raw = {key.partition(":")[2]: value for key, value in content["config"].items() if key.startswith("mycat-ha:")}
         raw["secrets"] = dict.fromkeys(configuration.missing_secrets(content), "generated")
         raw["access"].setdefault("sshPublicKey", "ssh-ed25519 AAAA generated")
@@ -304,6 +311,7 @@ class TestTestStacks:
     @pytest.mark.parametrize("name", STACKS)
     def test_can_be_made_from_every_committed_stack(self, name: str) -> None:
         content = yaml.safe_load((ROOT / "stacks" / f"Pulumi.{name}.yaml").read_text())
+        known_mycat(content)
         derived = teststack.derive(content, IPv4Network("10.77.3.0/24"), self.TAGS)
         raw = {key.partition(":")[2]: value for key, value in derived["config"].items() if key.startswith("mycat-ha:")}
         raw["secrets"] = dict.fromkeys(configuration.missing_secrets(derived), "generated")
