@@ -196,6 +196,18 @@ table ip {table} {{
         )
 
     def _add_vpc(self, vpc: Vpc) -> None:
+        """Wholly or not at all, so that what went wrong is said again when it is tried again."""
+        try:
+            self._connect_vpc(vpc)
+        except (CommandError, NetworkError):
+            ip(self.backbone, "link", "delete", f"v-{vpc.id[-12:]}", check=False)
+            ip(None, "netns", "delete", self.namespace(vpc.id), check=False)
+            raise
+        self._rules[vpc.id] = ""
+        self._routes[vpc.id] = {}
+        self._backbone_rules()
+
+    def _connect_vpc(self, vpc: Vpc) -> None:
         namespace = self.namespace(vpc.id)
         link = f"v-{vpc.id[-12:]}"
         ip(None, "netns", "add", namespace)
@@ -226,9 +238,6 @@ table ip {table} {{
             raise NetworkError(
                 f"this machine has a route for {vpc.cidr} already: choose another range ({error})"
             ) from error
-        self._rules[vpc.id] = ""
-        self._routes[vpc.id] = {}
-        self._backbone_rules()
 
     def _remove_vpc(self, vpc_id: str) -> None:
         vpc = next((vpc for vpc in self._layout.vpcs if vpc.id == vpc_id), None)

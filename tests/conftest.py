@@ -34,6 +34,7 @@ def region() -> Iterator[Region]:
     region.stop()
     region.start()
     yield region
+    (ROOT / ".local/test-region.log").write_text(region.log())
     region.stop()
 
 
