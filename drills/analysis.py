@@ -17,13 +17,17 @@ class Attempt:
     error: str | None
 
 
+#: Seconds from which an attempt that succeeds in the end counts as held up all the same.
+SLOW = 0.5
+
+
 @dataclass(frozen=True)
 class Outage:
     """What one kind of client saw of a fault.
 
-    ``downtime``: from the fault to the end of the first success after the last failure, an attempt that hangs being a
-    failure from its start; without any failure, the longest time between two successes. ``gap``: the longest time
-    without a success after the fault.
+    ``downtime``: from the fault until nothing was wrong any more, the end of the last attempt that was held up,
+    or of the first success among the attempts that began after the last one that failed, whichever is later; without
+    any of these, the longest gap. ``gap``: the longest time without a success that reaches beyond the fault.
     """
 
     kind: str
@@ -37,19 +41,19 @@ def outage(attempts: Iterable[Attempt], kind: str, fault: float) -> Outage:
     """Raises ValueError if the client had no success after the fault."""
     mine = sorted((a for a in attempts if a.kind == kind), key=lambda a: a.end)
     after = [a for a in mine if a.end > fault]
-    successes = [a.end for a in after if a.error is None]
+    successes = [a for a in after if a.error is None]
     failures = [a for a in after if a.error is not None]
     if not successes:
         raise ValueError(f"no {kind} succeeded after the fault")
     before = [a.end for a in mine if a.end <= fault and a.error is None]
-    times = [before[-1] if before else fault, *successes]
+    times = [before[-1] if before else fault, *(a.end for a in successes)]
     gap = max(later - earlier for earlier, later in pairwise(times))
-    downtime = gap
+    ends = [a.end for a in successes if a.end - max(a.start, fault) > SLOW]
     if failures:
         # The start of the last attempt that failed: its end only tells how long it was waited for.
         last = max(a.start for a in failures)
-        downtime = min((end for end in successes if end > last), default=successes[-1]) - fault
-    return Outage(kind, max(downtime, 0.0), gap, len(failures), len(after))
+        ends.append(min((a.end for a in successes if a.start > last), default=successes[-1].end))
+    return Outage(kind, max(ends) - fault if ends else gap, gap, len(failures), len(after))
 
 
 @dataclass(frozen=True)

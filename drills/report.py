@@ -48,8 +48,8 @@ def show_all(results: Sequence[Result], console: Console) -> None:
     lost = sum(len(result.ledger.lost) for result in results)
     console.print(f"acknowledged writes: {acknowledged}, lost: [bold]{lost}[/bold]")
     console.print(
-        "downtime: from the fault to the end of the first success after the last failed attempt; "
-        "longest gap: the longest time without a success after the fault"
+        "downtime: from the fault until no attempt fails or is held up for more than half a second any more; "
+        "longest gap: the longest time without a success that reaches beyond the fault"
     )
 
 
