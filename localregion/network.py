@@ -16,8 +16,10 @@ from localregion.kernel import CommandError, ip, ip_batch, nft, run, sysctl
 from localregion.model import Eni, Layout, Rule, SecurityGroup, Subnet, Vpc
 
 METADATA = IPv4Address("169.254.169.254")
-#: The two ends of every link between routers and hosts; they never leave their link.
+#: The two ends of every link between routers; they never leave their link.
 _INNER, _OUTER = "169.254.1.1", "169.254.1.2"
+#: A router's end of the link to a test host: another address, since a router cannot route by one of its own.
+_BESIDE = "169.254.1.3"
 _FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 
 
@@ -415,7 +417,7 @@ table ip {table} {{
             ip_batch(
                 router,
                 [
-                    f"address add {_INNER}/32 dev {link}",
+                    f"address add {_BESIDE}/32 dev {link}",
                     f"link set {link} up",
                     f"route replace {where}/32 dev {link}",
                     _no_delay(link),
@@ -427,7 +429,7 @@ table ip {table} {{
                     "link set lo up",
                     f"address add {where}/32 dev eth0",
                     "link set eth0 up",
-                    f"route add default via {_INNER} dev eth0 onlink",
+                    f"route add default via {_BESIDE} dev eth0 onlink",
                 ],
             )
             self._hosts[name] = Host(name, where, router)
