@@ -15,7 +15,7 @@ from typing import Any
 
 from localregion import image, paths
 from localregion.kernel import kill, wait_for
-from localregion.machine import Machines
+from localregion.machine import Machines, raise_limits, restore_limits
 from localregion.network import Network
 
 
@@ -43,6 +43,7 @@ class Region:
         image.ensure(say)
         self._sweep()
         self._state.mkdir(parents=True, mode=0o700)
+        raise_limits(self._state.parent)
         with (self._state / "log").open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "localregion.daemon", self.name],
@@ -95,6 +96,7 @@ class Region:
         network.down()
         shutil.rmtree(self._state, ignore_errors=True)
         shutil.rmtree(self._control.parent, ignore_errors=True)
+        restore_limits(self._state.parent)
         for parent in (self._state.parent, self._control.parent.parent):
             with suppress(OSError):
                 parent.rmdir()

@@ -20,6 +20,8 @@ from localregion.network import Drop, Network
 REBOOT = 133
 _POWEROFF = signal.SIGRTMIN + 4  # systemd(1), "Signals"
 _REBOOT = signal.SIGRTMIN + 5
+_INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
+_INOTIFY_INSTANCES = 4096  # the kernel's own 128 are used up by some twenty machines
 
 
 @dataclass
@@ -76,7 +78,7 @@ class Machines:
         (directory / "pid").write_text(str(nspawn.pid))
         try:
             init = wait_for(lambda: self._init_of(nspawn), f"init of {spec.id}", 20)
-        except TimeoutError:
+        except (TimeoutError, RuntimeError):
             kill(nspawn.pid, signal.SIGKILL)
             nspawn.wait()
             self._network.detach(spec.id, spec.eni.id)
@@ -236,6 +238,25 @@ class Machines:
         wait_for(lambda: self._get(instance_id) is None, f"end of {instance_id}", 15)
         namespace = NAMESPACES / self._network.machine_namespace(instance_id)
         wait_for(lambda: not namespace.exists(), f"end of {instance_id}'s network", 15)
+
+
+def raise_limits(states: Path) -> None:
+    """Let the kernel give a systemd to each of many machines: every one takes a few inotify instances, all as root.
+
+    ``states`` is the folder of all regions' states; what was in force before is kept there.
+    """
+    before = int(_INOTIFY.read_text())
+    if before < _INOTIFY_INSTANCES:
+        (states / "inotify").write_text(str(before))
+        _INOTIFY.write_text(str(_INOTIFY_INSTANCES))
+
+
+def restore_limits(states: Path) -> None:
+    """As it was before the first region, once the last one is gone."""
+    saved = states / "inotify"
+    if saved.is_file() and not any(entry.is_dir() for entry in states.iterdir()):
+        _INOTIFY.write_text(saved.read_text())
+        saved.unlink()
 
 
 def _unmount(root: Path) -> None:

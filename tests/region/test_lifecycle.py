@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 
 import boto3
+import pytest
 
-from localregion import paths
+from localregion import machine, paths
 from localregion.client import Region, wait_until
 
 NAME = "brief"
@@ -90,3 +91,22 @@ def test_two_regions_stand_beside_each_other() -> None:
         first.stop()
         second.stop()
     assert remains() == []
+
+
+def test_the_kernels_limits_are_as_before_once_the_last_region_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit, states = tmp_path / "max_user_instances", tmp_path / "states"
+    limit.write_text("128\n")
+    monkeypatch.setattr(machine, "_INOTIFY", limit)
+    for name in ("one", "two"):
+        (states / name).mkdir(parents=True)
+        machine.raise_limits(states)
+    assert int(limit.read_text()) > 1000
+    (states / "one").rmdir()
+    machine.restore_limits(states)
+    assert int(limit.read_text()) > 1000
+    (states / "two").rmdir()
+    machine.restore_limits(states)
+    assert limit.read_text().strip() == "128"
+    assert list(states.iterdir()) == []

@@ -247,11 +247,11 @@ def test_vpcs_do_not_see_each_other(served: World) -> None:
 
 def test_a_second_vpc_can_be_made_beside_hosts_outside(world: World) -> None:
     """And what stands in it is reached from outside, not from the other VPC."""
-    vpc = world.ec2.create_vpc(CidrBlock="10.79.0.0/24")["Vpc"]["VpcId"]
-    subnet = world.ec2.create_subnet(VpcId=vpc, CidrBlock="10.79.0.0/24")["Subnet"]["SubnetId"]
+    vpc = world.ec2.create_vpc(CidrBlock="10.80.0.0/24")["Vpc"]["VpcId"]
+    subnet = world.ec2.create_subnet(VpcId=vpc, CidrBlock="10.80.0.0/24")["Subnet"]["SubnetId"]
     try:
-        world.region.add_host("second", "10.79.0.40")
-        knock = ["curl", "-s", "-m", "2", "http://10.79.0.40"]
+        world.region.add_host("second", "10.80.0.40")
+        knock = ["curl", "-s", "-m", "2", "http://10.80.0.40"]
         assert world.region.exec("outside", knock, check=False).returncode == 7  # refused: nobody listens there
         assert world.region.exec("inside", knock, check=False).returncode == 28  # nobody answers
     finally:
