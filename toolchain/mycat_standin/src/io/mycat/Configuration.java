@@ -10,6 +10,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
+import java.util.Set;
 import java.util.stream.Collectors;
 import javax.xml.parsers.DocumentBuilder;
 import javax.xml.parsers.DocumentBuilderFactory;
@@ -212,10 +213,20 @@ final class Configuration {
         return name;
     }
 
+    /** The sharding functions that Mycat comes with; a statement that needs another than the first is refused. */
+    private static final Set<String> FUNCTIONS = Set.of("PartitionByMod", "AutoPartitionByLong", "LatestMonthPartion",
+            "PartitionByCRC32PreSlot", "PartitionByDate", "PartitionByFileMap", "PartitionByHashMod",
+            "PartitionByHotDate", "PartitionByJumpConsistentHash", "PartitionByLong", "PartitionByMonth",
+            "PartitionByMonthAndHistory", "PartitionByMurmurHash", "PartitionByPattern", "PartitionByPrefixPattern",
+            "PartitionByRangeDateHash", "PartitionByRangeMod", "PartitionByString", "PartitionDirectBySubString");
+
     private static Map<String, Rule> rules(Element root) {
         Map<String, Element> functions = new LinkedHashMap<>();
         for (Element element : children(root, "function")) {
             known(element, "name class");
+            if (!FUNCTIONS.contains(element.getAttribute("class").replace("io.mycat.route.function.", ""))) {
+                throw new Refused("java.lang.ClassNotFoundException: " + element.getAttribute("class"));
+            }
             once(functions.put(element.getAttribute("name"), element),
                     "rule function " + element.getAttribute("name") + " duplicated!");
         }
