@@ -189,27 +189,11 @@ def hostile_passwords(raw: dict[str, Any]) -> None:
     raw["secrets"] |= {"health": "".join(HOSTILE), "mycatDatabase": "".join(HOSTILE)}
 
 
-def unknown_class(raw: dict[str, Any]) -> None:
-    example.with_mycat(raw)
-    raw["mycat"]["functions"][0] = {"name": "modulo-3", "class": "io.mycat.route.function.NoSuchThing"}
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (example.with_mycat, ""),
-        (every_kind_of_function, ""),
-        (hostile_passwords, ""),
-        (unknown_class, "io.mycat.route.function.NoSuchThing"),
-    ],
-)
-def test_mycat_takes_every_variant_and_names_what_it_does_not_know(
-    region: Region, stack: Stack, change: Callable[[dict[str, Any]], Any], words: str
-) -> None:
+@pytest.mark.parametrize("change", [example.with_mycat, every_kind_of_function, hostile_passwords])
+def test_mycat_takes_every_variant(region: Region, stack: Stack, change: Callable[[dict[str, Any]], Any]) -> None:
     wanted = settings(change)
     files = mycat_files.configuration(wanted, wanted.machines[0])
     script = 'exec /usr/local/lib/mycat-ha/mycat-apply "$(readlink /opt/mycat/current)" 127.0.0.1 --try'
     machine = stack.of_role("mycat")[0]["instanceId"]
     done = region.exec(machine, ["bash", "-c", script], input=json.dumps(files), timeout=120, check=False)
-    assert (done.returncode == 0) is (not words), done.stderr
-    assert words in done.stderr
+    assert done.returncode == 0, done.stderr
