@@ -17,6 +17,7 @@ from settings import Machine as MachineSettings
 from settings import Settings
 
 TOOLS = "/usr/local/lib/mycat-ha"
+SYSCTL = "/etc/sysctl.d/91-mycat.conf"
 #: What Mycat runs on, and what the tool talks to it with.
 PACKAGES = ("openjdk-17-jre-headless", "python3-pymysql")
 
@@ -82,6 +83,7 @@ class Mycat(pulumi.ComponentResource):
                     "",
                 ),
                 ("unit", "/etc/systemd/system/mycat.service", unit, "0644", "", "systemctl daemon-reload"),
+                ("sysctl", SYSCTL, render("mycat/sysctl.conf.j2"), "0644", "", f"sysctl --quiet --load={SYSCTL}"),
             )
         ]
         bundle = json.dumps(

@@ -29,7 +29,8 @@ class Service:
     """One service, its connection, and its last answer."""
 
     def __init__(self, settings: dict[str, Any], usable: Callable[["Service"], str]) -> None:
-        self._settings = settings
+        # PyMySQL would make Latin-1 of it.
+        self._settings = {**settings, "password": settings["password"].encode()}
         self._usable = usable
         self._connection: pymysql.Connection[Any] | None = None
         self._lock = threading.Lock()

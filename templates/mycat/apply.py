@@ -1,10 +1,11 @@
 #!/usr/bin/python3
-"""mycat-apply PREFIX ADDRESS: put a configuration of Mycat in force without losing a working one.
+"""mycat-apply PREFIX ADDRESS [--try]: put a configuration of Mycat in force without losing a working one.
 
 The configuration comes as JSON on standard input, the text of each file by its name; it has passwords in it. It is
 staged beside the running one; tried with a Mycat of its own on loopback (PREFIX/lib); swapped in one step; reloaded, or
 restarted where Mycat can take the change no other way; and asked for. If that fails the old one is back and in force.
-ADDRESS is where Mycat answers if server.xml does not say so. Exit status 1: refused, with Mycat's words.
+ADDRESS is where Mycat answers if server.xml does not say so. With --try nothing is changed after the trial. Exit
+status 1: refused, with Mycat's words.
 """
 
 import contextlib
@@ -153,7 +154,7 @@ def ask(address: str, port: int, password: str, statement: str, patience: float 
         host=address,
         port=port,
         user=USER,
-        password=password,
+        password=password.encode(),  # PyMySQL would make Latin-1 of it
         connect_timeout=patience,
         read_timeout=patience,
         write_timeout=patience,
@@ -393,7 +394,10 @@ def _swap(prefix: str) -> None:
 def main() -> int:
     files = json.load(sys.stdin)
     try:
-        Mycat(prefix=sys.argv[1], address=sys.argv[2]).apply(files)
+        if sys.argv[3:] == ["--try"]:
+            try_out(sys.argv[1], Configuration(files))
+        else:
+            Mycat(prefix=sys.argv[1], address=sys.argv[2]).apply(files)
     except RefusedError as error:
         words = str(error)
         with contextlib.suppress(RefusedError):

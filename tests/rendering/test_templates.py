@@ -1,12 +1,13 @@
 """Rendered configurations, judged by the programs that have to read them: the pinned builds on a real machine."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pulumi
 import pytest
 
-from components import database, haproxy, keepalived
+from components import database, haproxy, keepalived, mycat_files
 from components.template import sql_string
 from drills.stack import Stack
 from localregion.client import Region
@@ -73,6 +74,10 @@ def hostile_rules(raw: dict[str, Any]) -> None:
     raw["http"]["statistics"] = {"uri": "/it's?$HOME", "realm": 'it\'s # \\ a "realm" $HOME'}
 
 
+def external_mycat(raw: dict[str, Any]) -> Any:
+    raw["mycat"] = {"external": [{"name": "m1", "address": "10.0.0.1"}, {"name": "m2", "address": "10.0.0.2"}]}
+
+
 HAPROXY = {
     "the recipe's topology": lambda raw: None,
     "single writer": lambda raw: raw["haproxy"].update(mysql={"singleWriter": True}),
@@ -84,6 +89,12 @@ HAPROXY = {
     "external web servers": external_web_servers,
     "hostile rules": hostile_rules,
     "other ports": lambda raw: raw["haproxy"].update(mysql={"port": 13306}, statistics={"port": 18888}),
+    "Mycat": example.with_mycat,
+    "external Mycat": external_mycat,
+    "external Mycat without a responder": lambda raw: [
+        external_mycat(raw),
+        raw["mycat"].update(externalCheckPort=None),
+    ],
 }
 
 
@@ -148,3 +159,41 @@ def test_mariadb_reads_a_password_as_it_was_written(region: Region, stack: Stack
         machine, ["mariadb", "-N", "--default-character-set=utf8mb4"], input=f"SELECT HEX({sql_string(password)})"
     )
     assert bytes.fromhex(said.stdout.strip()).decode() == password
+
+
+def every_kind_of_function(raw: dict[str, Any]) -> None:
+    example.with_mycat(raw)
+    nodes = ["dn1", "dn2", "dn3"]
+    functions: list[dict[str, Any]] = [
+        {"name": "numbers", "kind": "hash-int", "map": {"1": 0, "2": 1}, "defaultNode": 2},
+        {"name": "words", "kind": "hash-int", "map": {"K\u00f6ln": 0, "\u5317\u4eac": 1, "a b": 2}},
+        {
+            "name": "ranges",
+            "kind": "range",
+            "ranges": [{"from": i * 10, "to": i * 10 + 9, "node": i} for i in range(3)],
+        },
+        {"name": "other", "class": "io.mycat.route.function.PartitionByMurmurHash", "properties": {"count": "3"}},
+    ]
+    raw["mycat"]["functions"] += functions
+    for function in functions:
+        name = function["name"]
+        raw["mycat"]["rules"].append({"name": name, "column": "id", "function": name})
+        raw["mycat"]["schemas"][0]["tables"].append({"name": f"t_{name}", "rule": name, "dataNodes": nodes})
+
+
+def hostile_passwords(raw: dict[str, Any]) -> None:
+    example.with_mycat(raw)
+    for number, password in enumerate([*HOSTILE, "<a/>", "]]>", "&amp;", "-->"]):
+        raw["secrets"][f"hostile{number}"] = password
+        raw["mycat"]["users"].append({"name": f"u{number}", "secret": f"hostile{number}"})
+    raw["secrets"] |= {"health": "".join(HOSTILE), "mycatDatabase": "".join(HOSTILE)}
+
+
+@pytest.mark.parametrize("change", [example.with_mycat, every_kind_of_function, hostile_passwords])
+def test_mycat_takes_every_variant(region: Region, stack: Stack, change: Callable[[dict[str, Any]], Any]) -> None:
+    wanted = settings(change)
+    files = mycat_files.configuration(wanted, wanted.machines[0])
+    script = 'exec /usr/local/lib/mycat-ha/mycat-apply "$(readlink /opt/mycat/current)" 127.0.0.1 --try'
+    machine = stack.of_role("mycat")[0]["instanceId"]
+    done = region.exec(machine, ["bash", "-c", script], input=json.dumps(files), timeout=120, check=False)
+    assert done.returncode == 0, done.stderr

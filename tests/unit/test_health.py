@@ -15,6 +15,7 @@ import pytest
 from tests.fakemysql import FakeMysql
 
 RESPONDER = Path(__file__).parents[2] / "templates/health/health.py"
+PASSWORD = "secret-€"
 
 
 class Responder:
@@ -49,14 +50,14 @@ class Responder:
 
 @pytest.fixture
 def mycat() -> Iterator[FakeMysql]:
-    with FakeMysql(password="secret") as server:
+    with FakeMysql(PASSWORD) as server:
         yield server
 
 
 @pytest.fixture
 def responder(mycat: FakeMysql, tmp_path: Path) -> Iterator[Responder]:
     settings = tmp_path / "health.json"
-    login = {"host": "127.0.0.1", "port": mycat.port, "user": "health", "password": "secret"}
+    login = {"host": "127.0.0.1", "port": mycat.port, "user": "health", "password": PASSWORD}
     settings.write_text(json.dumps({"/mycat": login}))
     responder = Responder(settings)
     yield responder
@@ -107,7 +108,7 @@ def test_no_answer_is_an_answer_in_time_and_it_recovers(
         assert status == 503, words
         assert seconds < 1.3
         time.sleep(0.25)
-    mycat.password = "secret"
+    mycat.password = PASSWORD
     mycat.become("answering")
     deadline = time.monotonic() + 5
     while responder.ask()[0] != 200:
