@@ -37,7 +37,7 @@ def demo(stack_name: StackName = "local", region_name: RegionName = "local") -> 
         f"""
 To connect (passwords: python3 -m toolchain exec -- pulumi stack output --show-secrets --stack {stack.name}):
   databases    mariadb --host={stack.vip} --port={stack.port} --user={stack.user} --password {stack.schema}
-               from a client host: python3 -m toolchain exec -- python -m localregion exec drill -- mariadb ...
+{_mycat(stack)}               from a client host: python3 -m toolchain exec -- python -m localregion exec drill -- mariadb ...
   statistics   {stack.statistics_url}   user {stack.statistics_user}
   machines     python3 -m toolchain exec -- python -m localregion ps
   again        python3 -m toolchain exec -- python -m drills run power-cut
@@ -46,6 +46,13 @@ To connect (passwords: python3 -m toolchain exec -- pulumi stack output --show-s
     )
     if result.ledger.lost:
         raise SystemExit(f"{len(result.ledger.lost)} acknowledged writes were lost")
+
+
+def _mycat(stack: Stack) -> str:
+    if stack.mycat_port is None:
+        return ""
+    where = f"--host={stack.vip} --port={stack.mycat_port} --user={stack.mycat_user}"
+    return f"  Mycat        mariadb {where} --password {stack.mycat_schema}\n"
 
 
 @app.command()

@@ -12,6 +12,7 @@ from drills.analysis import spread
 from drills.drill import Result
 
 mpl.use("Agg")
+LANES = 12
 NAMES = {"read": "new connection with a read", "write": "write (acknowledged)", "session": "kept session"}
 
 
@@ -62,7 +63,7 @@ def write(results: Sequence[Result], directory: Path) -> None:
 
 
 def picture(result: Result, path: Path) -> None:
-    """Every attempt as a line from its start to its end, green if it succeeded; events of the failover above."""
+    """Every attempt as a line from its beginning to its end, green if it succeeded; the failover's events above."""
     from matplotlib import pyplot as plt  # noqa: PLC0415  (after the backend is chosen)
 
     figure, axes = plt.subplots(figsize=(11, 4.5))
@@ -72,11 +73,10 @@ def picture(result: Result, path: Path) -> None:
         start, stop = attempt.start - result.moment, attempt.end - result.moment
         if stop < -1 or start > end:
             continue
-        row = kinds.index(attempt.kind)
+        # Attempts overlap while they are held up: each goes one lane further up, and starts again from below.
+        place = kinds.index(attempt.kind) + (attempt.n % LANES - (LANES - 1) / 2) * 0.7 / LANES
         colour = "tab:green" if attempt.error is None else "tab:red"
-        axes.plot(
-            [start, max(stop, start + 0.01)], [row, row], color=colour, linewidth=9, alpha=0.5, solid_capstyle="butt"
-        )
+        axes.plot([start, max(stop, start + 0.01)], [place, place], color=colour, linewidth=2, solid_capstyle="butt")
     axes.axvline(0, color="black", linewidth=1.2)
     axes.text(0, len(kinds) - 0.35, f" {result.machine}: {result.fault}", fontsize=8, va="bottom")
     for place, (at, what) in enumerate(event for event in result.events if event[0] < end):

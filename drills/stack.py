@@ -20,6 +20,10 @@ class Stack:
     statistics_url: str
     statistics_user: str
     machines: tuple[dict[str, Any], ...]
+    #: None: the stack has no Mycat.
+    mycat_port: int | None = None
+    mycat_user: str = ""
+    mycat_schema: str = ""
 
     @classmethod
     def read(cls, name: str) -> "Stack":
@@ -39,6 +43,9 @@ class Stack:
             statistics_url=outputs["statisticsUrl"],
             statistics_user=outputs["statisticsUser"],
             machines=tuple(outputs["machines"]),
+            mycat_port=outputs.get("mycatPort"),
+            mycat_user=outputs.get("mycatUser", ""),
+            mycat_schema=outputs.get("mycatSchema", ""),
         )
 
     def of_role(self, role: str) -> list[dict[str, Any]]:
