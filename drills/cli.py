@@ -36,8 +36,8 @@ def demo(stack_name: StackName = "local", region_name: RegionName = "local") -> 
     console.print(
         f"""
 To connect (passwords: python3 -m toolchain exec -- pulumi stack output --show-secrets --stack {stack.name}):
-  databases    mariadb --host={stack.vip} --port={stack.port} --user={stack.user} --password {stack.schema}
-{_mycat(stack)}               from a client host: python3 -m toolchain exec -- python -m localregion exec drill -- mariadb ...
+  databases    mariadb --host={stack.vip} --port={stack.port} --user={stack.user} --password {stack.schema}{_mycat(stack)}
+               from a client host: python3 -m toolchain exec -- python -m localregion exec drill -- mariadb ...
   statistics   {stack.statistics_url}   user {stack.statistics_user}
   machines     python3 -m toolchain exec -- python -m localregion ps
   again        python3 -m toolchain exec -- python -m drills run power-cut
@@ -52,7 +52,7 @@ def _mycat(stack: Stack) -> str:
     if stack.mycat_port is None:
         return ""
     where = f"--host={stack.vip} --port={stack.mycat_port} --user={stack.mycat_user}"
-    return f"  Mycat        mariadb {where} --password {stack.mycat_schema}\n"
+    return f"\n  Mycat        mariadb {where} --password {stack.mycat_schema}"
 
 
 @app.command()
