@@ -33,10 +33,11 @@ def demo(stack_name: StackName = "local", region_name: RegionName = "local") -> 
     picture = Path(".local/failover.png")
     report.picture(result, picture)
     console.print(f"picture: {picture}")
+    more = _mycat(stack)
     console.print(
         f"""
 To connect (passwords: python3 -m toolchain exec -- pulumi stack output --show-secrets --stack {stack.name}):
-  databases    mariadb --host={stack.vip} --port={stack.port} --user={stack.user} --password {stack.schema}{_mycat(stack)}
+  databases    mariadb --host={stack.vip} --port={stack.port} --user={stack.user} --password {stack.schema}{more}
                from a client host: python3 -m toolchain exec -- python -m localregion exec drill -- mariadb ...
   statistics   {stack.statistics_url}   user {stack.statistics_user}
   machines     python3 -m toolchain exec -- python -m localregion ps
