@@ -337,8 +337,12 @@ def test_a_trial_does_not_outlive_the_tool(machine: Machine) -> None:
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         trial = int(process.stdout.readline())
+        deadline = time.monotonic() + 10
+        while not Path(f"/proc/{trial}/cmdline").read_bytes().startswith(b"sleep"):  # setpriv has done its work
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         process.kill()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 10
     while Path(f"/proc/{trial}/stat").exists() and " Z " not in Path(f"/proc/{trial}/stat").read_text():
         assert time.monotonic() < deadline
         time.sleep(0.05)
