@@ -1,11 +1,13 @@
 """A second stack beside the first one: dedicated tiers, three balancers as the recipe sets them, web servers."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import boto3
 import pytest
 
 from drills.stack import Stack
@@ -37,6 +39,14 @@ def _settings() -> dict[str, Any]:
         "keepalived.mode": "seed",
         "keepalived.mail": mail,
     }
+
+
+@pytest.fixture
+def aws(region: Region, monkeypatch: pytest.MonkeyPatch) -> boto3.Session:
+    """The region's administrator; not boto3's default session, which keeps what it first found."""
+    for name, value in region.env().items():
+        monkeypatch.setitem(os.environ, name, value)
+    return boto3.Session()
 
 
 @pytest.fixture(scope="session")

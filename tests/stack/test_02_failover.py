@@ -1,6 +1,5 @@
 """Failovers: the VIP moves when it must, stays when it can, and no acknowledged write is lost."""
 
-import os
 import time
 from itertools import pairwise
 
@@ -93,17 +92,12 @@ def test_a_claim_needs_no_metadata_service(region: Region, stack: Stack) -> None
         region.exec(stack.machine(holder)["instanceId"], ["systemctl", "start", "keepalived"])
 
 
-def test_an_address_that_has_drifted_away_comes_back(
-    region: Region, stack: Stack, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_address_that_has_drifted_away_comes_back(region: Region, stack: Stack, aws: boto3.Session) -> None:
     stack.wait_whole(region)
     time.sleep(4)
     holder = stack.holder(region)
     peer = next(m for m in stack.of_role("lb") if m["name"] != holder)
-    for name, value in region.env().items():
-        monkeypatch.setitem(os.environ, name, value)
-    ec2 = boto3.client("ec2")
-    ec2.assign_private_ip_addresses(
+    aws.client("ec2").assign_private_ip_addresses(
         NetworkInterfaceId=peer["eniId"], PrivateIpAddresses=[stack.vip], AllowReassignment=True
     )
     assert stack.holder(region) == peer["name"]

@@ -1,7 +1,6 @@
 """Two stacks in one region; and on the second: the recipe's own keepalived, its web servers, its test, its end."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -20,13 +19,6 @@ from tests.stack.clients import FOLDER, Repeated, administrator, connects, curl,
 from tests.stack.conftest import CLIENT, NET, TIERS, Mailbox
 
 OFFICE = "office"
-
-
-@pytest.fixture
-def aws(region: Region, monkeypatch: pytest.MonkeyPatch) -> boto3.Session:
-    for name, value in region.env().items():
-        monkeypatch.setitem(os.environ, name, value)
-    return boto3.Session()
 
 
 def shell(region: Region, tiers: Stack, machine: str, script: str) -> str:
