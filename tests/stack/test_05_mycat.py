@@ -342,7 +342,8 @@ def test_one_that_fails_leaves_rotation_and_comes_back(mycat: Mycat, how: str) -
     with mycat.session(on=other):
         break_it(mycat, victim, how)
         try:
-            assert mycat.health(victim) == UNHEALTHY
+            # The responder's last answer is good for 200 ms.
+            wait_until(lambda: mycat.health(victim) == UNHEALTHY, "the responder to notice", 3)
             wait_until(lambda: mycat.down(victim), "the broken one to leave rotation", 15)
             assert mycat.queries_work()
         finally:
