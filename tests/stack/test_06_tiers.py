@@ -227,7 +227,7 @@ def test_the_recipes_own_test(region: Region, tiers: Stack) -> None:
     assert shown(region, tiers) == taken_by
     late = [at - stopped for at, worked in attempts if not worked and not 0 <= at - stopped < 8]
     assert not late
-    assert len([at for at, worked in attempts if worked and at > stopped + 8]) > 5
+    assert [at for at, worked in attempts if worked and at > stopped + 8]
 
 
 def test_two_power_cuts_leave_the_third_balancer_and_each_is_in_the_mail(

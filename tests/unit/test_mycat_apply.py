@@ -282,6 +282,8 @@ def test_it_gives_up_when_mycat_stays_busy_for_longer_than_it_can(
     machine.apply(machine.files(lambda raw: raw["mycat"].update(sqlExecuteTimeout=1)))
     before = machine.state()
     (machine.home / "busy").touch()
+    # The clock leaps, so the trial, which takes its own time, is left out.
+    monkeypatch.setattr(machine.tool, "try_out", lambda *_: None)
     clock = iter(range(0, 10**6, 7))
     monkeypatch.setattr(machine.tool.time, "monotonic", lambda: float(next(clock)))
     monkeypatch.setattr(machine.tool.time, "sleep", lambda _: None)
