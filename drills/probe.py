@@ -87,6 +87,8 @@ class Probe:
             read_timeout=timeout,
             write_timeout=timeout,
             autocommit=True,
+            # Not spoken here; and preparing for it costs 26 ms of processor a connection, more than all the rest.
+            ssl_disabled=True,
         )
 
     def _session(self) -> None:
