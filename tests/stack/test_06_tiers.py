@@ -220,14 +220,15 @@ def test_the_recipes_own_test(region: Region, tiers: Stack) -> None:
         wait_until(lambda: shown(region, tiers) == taken_by, "the statistics page on the VIP", 10)
         shell(region, tiers, holder, "systemctl start haproxy keepalived")
         tiers.wait_whole(region)
-        time.sleep(8)  # it listens for 2 s, and would be master 3.4 s later if it heard nothing
+        # It listens for 2 s, and would be master 3.4 s later if it heard nothing; the rest is for the client to go on.
+        time.sleep(12)
     finally:
         attempts = client.stop()
     assert tiers.holder(region) == taken_by
     assert shown(region, tiers) == taken_by
     late = [at - stopped for at, worked in attempts if not worked and not 0 <= at - stopped < 8]
     assert not late
-    assert [at for at, worked in attempts if worked and at > stopped + 8]
+    assert len([at for at, worked in attempts if worked and at > stopped + 8]) > 5
 
 
 def test_two_power_cuts_leave_the_third_balancer_and_each_is_in_the_mail(
