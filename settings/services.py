@@ -144,8 +144,18 @@ class Database(Section):
 
     galera: Galera = Galera()
     external: tuple[ExternalServer, ...] = ()
-    #: How external servers are checked: their handshake, or a login as this user without a password.
+    #: Logs in without a password to check external servers; null: HAProxy looks at their handshake only.
     external_check_user: Identifier | None = None
     schema_: Annotated[Identifier, Field(alias="schema")] = "app"
     user: Identifier = "app"
     kind: Literal["mariadb"] = "mariadb"
+
+    @model_validator(mode="after")
+    def _does_not_lock_itself_out(self) -> Self:
+        if self.external and "external_check_user" not in self.model_fields_set:
+            raise ValueError(
+                "externalCheckUser: missing; name a user without password and rights (CREATE USER haproxy@'...'), as "
+                "whom HAProxy logs in to check external servers. With null it only looks at their handshake: a server "
+                "blocks a balancer that has done that max_connect_errors times, 100 by default, and nothing else"
+            )
+        return self

@@ -81,7 +81,8 @@ def dedicated_tiers(raw: dict[str, Any]) -> None:
 
 def external_databases(raw: dict[str, Any]) -> None:
     raw["machines"] = [{**machine, "roles": ["lb"]} for machine in raw["machines"][:2]]
-    raw["database"] = {"external": [{"name": "db1", "address": "10.0.0.1"}, {"name": "db2", "address": "10.0.0.2"}]}
+    servers = [{"name": "db1", "address": "10.0.0.1"}, {"name": "db2", "address": "10.0.0.2"}]
+    raw["database"] = {"external": servers, "externalCheckUser": "probe"}
     del raw["secrets"]["database"], raw["secrets"]["health"]
 
 

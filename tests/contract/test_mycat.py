@@ -18,68 +18,23 @@ from typing import Any
 import pymysql
 import pytest
 
-from tests.contract.mycat import DATABASES, Database, Mycat, ask, copy_database, install_database, running, unpack
+from tests.servers import (
+    DATABASES,
+    RULE,
+    USERS,
+    Database,
+    Mycat,
+    ask,
+    copy_database,
+    install_database,
+    running,
+    schema_xml,
+    server_xml,
+    unpack,
+)
 from toolchain import mycat as toolchain_mycat
 
-USERS = """\
-<user name="root"><property name="password">r00t</property><property name="schemas">APP,OTHER</property></user>
-<user name="only"><property name="password">0nly</property><property name="schemas">OTHER</property></user>
-<user name="reader"><property name="password">reader</property><property name="schemas">APP</property>
-  <property name="readOnly">true</property><property name="defaultSchema">APP</property></user>
-"""
-RULE = """\
-<?xml version="1.0" encoding="UTF-8"?>
-<!DOCTYPE mycat:rule SYSTEM "rule.dtd">
-<mycat:rule xmlns:mycat="http://io.mycat/">
-<tableRule name="by-id"><rule><columns>id</columns><algorithm>modulo-3</algorithm></rule></tableRule>
-<function name="modulo-3" class="io.mycat.route.function.PartitionByMod"><property name="count">3</property></function>
-</mycat:rule>
-"""
 TABLES = ("orders", "country", "note")
-
-
-def server_xml(mycat: Mycat, users: str = USERS) -> str:
-    properties = {
-        "bindIp": "127.0.0.1",
-        "serverPort": mycat.port,
-        "managerPort": mycat.manager,
-        "useHandshakeV10": 1,
-        "useGlobleTableCheck": 0,
-        "strictTxIsolation": "true",
-        "sqlExecuteTimeout": 300,
-        "dataNodeHeartbeatPeriod": 500,
-        "bufferPoolPageSize": 1048576,
-        "bufferPoolPageNumber": 16,
-    }
-    system = "".join(f'<property name="{name}">{value}</property>' for name, value in properties.items())
-    return (
-        '<?xml version="1.0" encoding="UTF-8"?>\n<!DOCTYPE mycat:server SYSTEM "server.dtd">\n'
-        f'<mycat:server xmlns:mycat="http://io.mycat/"><system>{system}</system>{users}</mycat:server>\n'
-    )
-
-
-def schema_xml(*ports: int, note: str = "dn2") -> str:
-    """APP with a table of each kind; OTHER, whose tables that are not listed are on dn3."""
-    writers = "".join(
-        f'<writeHost host="w{i}" url="127.0.0.1:{port}" user="app" password="app"/>' for i, port in enumerate(ports)
-    )
-    nodes = "".join(f'<dataNode name="dn{i}" dataHost="h1" database="{name}"/>' for i, name in enumerate(DATABASES, 1))
-    return f"""\
-<?xml version="1.0" encoding="UTF-8"?>
-<!DOCTYPE mycat:schema SYSTEM "schema.dtd">
-<mycat:schema xmlns:mycat="http://io.mycat/">
-<schema name="APP" checkSQLschema="true" sqlMaxLimit="-1">
-<table name="orders" primaryKey="id" dataNode="dn1,dn2,dn3" rule="by-id"/>
-<table name="country" primaryKey="id" dataNode="dn1,dn2,dn3" type="global"/>
-<table name="note" primaryKey="id" dataNode="{note}"/>
-</schema>
-<schema name="OTHER" checkSQLschema="true" sqlMaxLimit="-1" dataNode="dn3"/>
-{nodes}
-<dataHost name="h1" maxCon="50" minCon="2" balance="0" writeType="0" dbType="mysql" dbDriver="native" switchType="1"
- slaveThreshold="100" maxRetryCount="1" tempReadHostAvailable="1">
-<heartbeat>select user()</heartbeat>{writers}</dataHost>
-</mycat:schema>
-"""
 
 
 @pytest.fixture(scope="module")

@@ -54,9 +54,9 @@ def settings(change: Callable[[dict[str, Any]], Any] | None = None) -> Settings:
     return Settings.parse(example.settings(change))
 
 
-def checked_external(raw: dict[str, Any]) -> None:
+def unchecked_external(raw: dict[str, Any]) -> None:
     example.external_databases(raw)
-    raw["database"]["externalCheckUser"] = "probe"
+    raw["database"]["externalCheckUser"] = None
 
 
 def external_web_servers(raw: dict[str, Any]) -> None:
@@ -83,7 +83,7 @@ HAPROXY = {
     "single writer": lambda raw: raw["haproxy"].update(mysql={"singleWriter": True}),
     "dedicated tiers": example.dedicated_tiers,
     "external servers": example.external_databases,
-    "external servers with a check user": checked_external,
+    "external servers without a check user": unchecked_external,
     "four balancers": example.four_balancers,
     "static and dynamic web servers": example.static_and_dynamic,
     "external web servers": external_web_servers,

@@ -101,6 +101,25 @@ def connects(region: Region, host: str, address: str, port: int) -> bool:
     return region.exec(host, ["bash", "-c", script], check=False).returncode == 0
 
 
+def haproxy(region: Region, stack: Stack, command: str) -> str:
+    """The statistics socket of the balancer that holds the VIP."""
+    script = (
+        "import socket, sys\n"
+        "s = socket.socket(socket.AF_UNIX); s.connect('/run/haproxy/admin.sock')\n"
+        "s.sendall(sys.argv[1].encode() + b'\\n')\n"
+        "print(b''.join(iter(lambda: s.recv(65536), b'')).decode())\n"
+    )
+    holder = stack.machine(stack.holder(region))["instanceId"]
+    return region.exec(holder, ["python3", "-c", script, command]).stdout
+
+
+def servers(region: Region, stack: Stack, backend: str) -> dict[str, tuple[str, int]]:
+    """State and number of sessions so far of each server of a backend, for the balancer that holds the VIP."""
+    lines = haproxy(region, stack, "show stat").splitlines()
+    rows = [line.split(",") for line in lines if line.startswith(f"{backend},")]
+    return {row[1]: (row[17], int(row[7])) for row in rows if row[1] != "BACKEND"}
+
+
 def administrator(stack: Stack) -> str:
     """User and password of the statistics pages, as curl takes them."""
     return f"{stack.statistics_user}:{outputs(stack.name)['statisticsPassword']}"

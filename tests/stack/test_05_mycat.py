@@ -7,7 +7,7 @@ import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import yaml
 from drills.stack import Stack
 from localregion.client import Region, RegionError, wait_until
 from tests.conftest import ROOT, Stackctl
+from tests.stack.clients import Login, haproxy, login, mariadb, servers
 
 CREATE = ("check", "--from", "local", "--cidr", "192.168.107.0/24", "--owner", "tests")
 LOCAL = yaml.safe_load((ROOT / "stacks/Pulumi.local.yaml").read_text())["config"]["mycat-ha:mycat"]
@@ -30,17 +31,11 @@ class Mycat:
 
     region: Region
     stack: Stack
-    port: int
-    user: str
-    schema: str
-    password: str
+    login: Login
 
-    def query(self, sql: str, *, user: str = "", password: str = "", timeout: float = 20) -> str:
-        """Through the VIP with the MariaDB command line, in a connection of its own."""
-        command = ["mariadb", "--batch", "-N", f"-h{self.stack.vip}", f"-P{self.port}", "--connect-timeout=5"]
-        script = 'IFS= read -r MYSQL_PWD; export MYSQL_PWD; exec "$@"'
-        argv = ["bash", "-c", script, "-", *command, f"-u{user or self.user}", "-e", sql, self.schema]
-        return self.region.exec("client", argv, input=f"{password or self.password}\n", timeout=timeout).stdout.strip()
+    def query(self, sql: str, *, timeout: float = 20, **other: Any) -> str:
+        """Through the VIP, in a connection of its own, as the application's user unless another login is given."""
+        return mariadb(self.region, replace(self.login, **other), sql, timeout=timeout)
 
     def queries_work(self) -> bool:
         try:
@@ -66,25 +61,12 @@ class Mycat:
         options = "-s -m 2 -o /dev/null -w '%{http_code}' -X OPTIONS --request-target '*'"
         return self.shell(asker, f"curl {options} {url} || true")
 
-    def haproxy(self, command: str) -> str:
-        """The statistics socket of the balancer that holds the VIP."""
-        script = (
-            "import socket, sys\n"
-            "s = socket.socket(socket.AF_UNIX); s.connect('/run/haproxy/admin.sock')\n"
-            "s.sendall(sys.argv[1].encode() + b'\\n')\n"
-            "print(b''.join(iter(lambda: s.recv(65536), b'')).decode())\n"
-        )
-        holder = self.stack.machine(self.stack.holder(self.region))["instanceId"]
-        return self.region.exec(holder, ["python3", "-c", script, command]).stdout
-
     def servers(self) -> dict[str, tuple[str, int]]:
-        """State and number of sessions so far of each server in rotation."""
-        rows = [line.split(",") for line in self.haproxy("show stat").splitlines() if line.startswith("mycat_servers,")]
-        return {row[1]: (row[17], int(row[7])) for row in rows if row[1] != "BACKEND"}
+        return servers(self.region, self.stack, "mycat_servers")
 
     def up(self, *names: str) -> bool:
-        servers = self.servers()
-        return all(servers[name][0] == "UP" for name in names or self.machines())
+        found = self.servers()
+        return all(found[name][0] == "UP" for name in names or self.machines())
 
     def down(self, name: str) -> bool:
         """Out of rotation; `UP 1/3` is still in it."""
@@ -119,6 +101,11 @@ class Mycat:
         root = ET.fromstring(self.configuration(self.machines()[0])["server.xml"])
         return root.findtext(f"./user[@name='{user}']/property[@name='password']") or ""
 
+    def as_line(self) -> str:
+        """The login as the Python clients read it."""
+        at = self.login
+        return f"{at.address} {at.port} {at.user} {at.password} {at.schema}\n"
+
     def client(self, body: str) -> "subprocess.Popen[str]":
         """A Python program on the client host that can `connect()` and goes on until it is told that it is `done`."""
         head = (
@@ -139,7 +126,7 @@ class Mycat:
             text=True,
         )
         assert client.stdin is not None
-        client.stdin.write(f"{self.stack.vip} {self.port} {self.user} {self.password} {self.schema}\n")
+        client.stdin.write(self.as_line())
         client.stdin.flush()
         return client
 
@@ -148,7 +135,7 @@ class Mycat:
         """A client with one connection to the Mycat on ``on``, which is at work all the time; no statement may fail."""
         others = [name for name in self.machines() if name != on]
         for name in others:
-            self.haproxy(f"set server mycat_servers/{name} state drain")
+            haproxy(self.region, self.stack, f"set server mycat_servers/{name} state drain")
         client = self.client(
             "c = connect(); k = c.cursor(); n = 0; print('connected', flush=True)\n"
             "while not done.is_set():\n"
@@ -159,7 +146,7 @@ class Mycat:
         try:
             connected = client.stdout.readline()
             for name in others:
-                self.haproxy(f"set server mycat_servers/{name} state ready")
+                haproxy(self.region, self.stack, f"set server mycat_servers/{name} state ready")
             assert connected == "connected\n"
             yield
             said, failed = client.communicate("end\n", timeout=30)
@@ -172,19 +159,7 @@ class Mycat:
 
 @pytest.fixture(scope="module")
 def mycat(region: Region, stack: Stack) -> Mycat:
-    done = subprocess.run(
-        ["pulumi", "stack", "output", "--json", "--show-secrets", "--stack", stack.name],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    outputs = json.loads(done.stdout)
-    found = Mycat(
-        region,
-        stack,
-        port=outputs["mycatPort"],
-        user=outputs["mycatUser"],
-        schema=outputs["mycatSchema"],
-        password=outputs["mycatPassword"],
-    )
+    found = Mycat(region, stack, login(stack, "mycat"))
     found.wait_whole()
     found.query(
         "CREATE TABLE IF NOT EXISTS orders (id INT PRIMARY KEY, what VARCHAR(40));"
@@ -250,8 +225,7 @@ def test_a_python_client_gets_what_it_has_written(mycat: Mycat) -> None:
         "k.execute('SELECT what FROM orders WHERE id = 30')\n"
         "assert k.fetchall() == (('\\u65e5\\u672c \\'quoted\\'',),)\n"
     )
-    login = f"{mycat.stack.vip} {mycat.port} {mycat.user} {mycat.password} {mycat.schema}\n"
-    mycat.region.exec("client", [sys.executable, "-c", script], input=login)
+    mycat.region.exec("client", [sys.executable, "-c", script], input=mycat.as_line())
     assert database(mycat, "SELECT COUNT(*) FROM app1.orders WHERE id = 30") == "1"
 
 
@@ -307,7 +281,7 @@ def test_it_runs_as_its_own_user_and_cannot_change_its_configuration(mycat: Myca
 
 
 def test_no_password_is_in_its_journal_or_command_lines(mycat: Mycat) -> None:
-    secrets = [mycat.password, mycat.user_password("report"), mycat.user_password("health")]
+    secrets = [mycat.login.password, mycat.user_password("report"), mycat.user_password("health")]
     schema = ET.fromstring(mycat.configuration("node1")["schema.xml"])
     secrets += {host.get("password", "") for host in schema.iter("writeHost")}
     for machine in mycat.stack.machines:
@@ -412,22 +386,41 @@ def test_a_database_that_loses_its_power_is_survived(mycat: Mycat) -> None:
 # -- changes ------------------------------------------------------------------------------------------------------
 
 
-def with_table(name: str) -> str:
+def with_table(name: str, **more: Any) -> str:
     """The local stack's tables and one more, as a setting."""
-    tables = [*LOCAL["schemas"][0]["tables"], {"name": name, "rule": "by-id", "dataNodes": ["dn1", "dn2", "dn3"]}]
-    return f"mycat.schemas.0.tables={json.dumps(tables)}"
+    return f"mycat.schemas.0.tables={json.dumps([*LOCAL['schemas'][0]['tables'], {'name': name, **more}])}"
 
 
 def test_a_new_table_is_taken_without_dropping_a_client(mycat: Mycat, stackctl: Stackctl) -> None:
     processes = [mycat.process(name) for name in mycat.machines()]
     with mycat.session(on="node1"), mycat.session(on="node2"):
-        stackctl("create", *CREATE, "--set", with_table("invoices"))
+        stackctl("create", *CREATE, "--set", with_table("invoices", rule="by-id", dataNodes=["dn1", "dn2", "dn3"]))
     assert [mycat.process(name) for name in mycat.machines()] == processes
     mycat.query("CREATE TABLE IF NOT EXISTS invoices (id INT PRIMARY KEY)")
     mycat.put("invoices", id=1)
     assert database(mycat, "SELECT COUNT(*) FROM app2.invoices") == "1"
     stackctl("create", *CREATE)
     assert " unchanged" in stackctl("create", *CREATE)
+    mycat.wait_whole()
+
+
+def test_a_new_data_node_is_taken_without_dropping_a_client(mycat: Mycat, stackctl: Stackctl) -> None:
+    """With its database, which was not there before."""
+    processes = [mycat.process(name) for name in mycat.machines()]
+    nodes = [*LOCAL["dataNodes"], {"name": "dn4", "dataHost": "dh2", "database": "app4"}]
+    more = ("--set", f"mycat.dataNodes={json.dumps(nodes)}", "--set", with_table("archive", dataNodes=["dn4"]))
+    with mycat.session(on="node1"), mycat.session(on="node2"):
+        stackctl("create", *CREATE, *more)
+    assert [mycat.process(name) for name in mycat.machines()] == processes
+    mycat.query("CREATE TABLE IF NOT EXISTS archive (id INT PRIMARY KEY)")
+    mycat.put("archive", id=7)
+    assert database(mycat, "SELECT id FROM app4.archive") == "7"
+    # Mycat may refuse the next change of data nodes for sqlExecuteTimeout, unless it has been started anew.
+    for name in mycat.machines():
+        for change, state in ((break_it, UNHEALTHY), (mend_it, HEALTHY)):
+            change(mycat, name, "stopped")
+            wait_until(lambda: mycat.health(name) == state, f"{name} to be started anew", 30)  # noqa: B023  (at once)
+    stackctl("create", *CREATE)
     mycat.wait_whole()
 
 
@@ -476,7 +469,7 @@ def test_a_broken_configuration_is_refused_on_the_machine(mycat: Mycat) -> None:
     assert done.returncode == 1
     assert "the new configuration was refused" in done.stderr
     assert "dh9" in done.stderr
-    assert mycat.password not in done.stderr
+    assert mycat.login.password not in done.stderr
     assert (mycat.configuration(name), mycat.process(name)) == before
     assert mycat.queries_work()
 

@@ -32,6 +32,9 @@ def put(path: str, value: Any) -> Change:
     return change
 
 
+EXTERNAL = {"external": [{"name": "x", "address": "10.0.0.1"}]}
+
+
 def test_the_example_is_accepted() -> None:
     settings = Settings.parse(example.settings())
     assert [settings.priority(machine) for machine in settings.of_role(Role.LB)] == [150, 100]
@@ -77,7 +80,8 @@ def test_the_example_is_accepted() -> None:
         (put("network/subnetCidr", "192.168.106.0/25"), ["network", "overlap"]),
         (put("network/subnetId", "subnet-0123"), ["network", "subnetId"]),
         (put("secrets/database", ""), ["secrets.database", "missing"]),
-        (put("database/external", [{"name": "x", "address": "10.0.0.1"}]), ["database.external", "role mysql"]),
+        (put("database", {**EXTERNAL, "externalCheckUser": None}), ["database.external", "role mysql"]),
+        (put("database", EXTERNAL), ["database", "externalCheckUser", "missing", "max_connect_errors"]),
         (put("database/galera", {"suspectTimeout": 5}), ["database.galera", "suspectTimeout"]),
         (put("surprise", {}), ["surprise"]),
     ],
@@ -110,12 +114,8 @@ def test_every_problem_is_reported_at_once() -> None:
 
 
 def test_external_servers_replace_the_database_machines() -> None:
-    def change(raw: dict[str, Any]) -> None:
-        raw["machines"] = [{**machine, "roles": ["lb"]} for machine in raw["machines"][:2]]
-        raw["database"] = {"external": [{"name": "db1", "address": "10.0.0.1"}]}
-        del raw["secrets"]["database"], raw["secrets"]["health"]
-
-    assert Settings.parse(example.settings(change)).database.external[0].port == 3306
+    settings = Settings.parse(example.settings(example.external_databases))
+    assert settings.database.external[0].port == 3306
 
 
 anything = st.recursive(

@@ -54,7 +54,7 @@ def test_external_databases_are_the_only_ones_that_balancers_reach(run_program: 
     settings = Settings.parse(example.settings(example.external_databases))
     text = haproxy.configuration(settings, settings.machines[0])
     assert "server db2 10.0.0.2:3306" in text
-    assert "option mysql-check" in text
+    assert "option mysql-check user probe\n" in text
 
 
 def test_more_balancers_than_two(run_program: Run) -> None:

@@ -1,4 +1,7 @@
-"""Mycat and its databases as processes of this machine, on loopback: what the contract tests ask."""
+"""Mycat and databases as processes of this computer: on loopback, or in the network of one of the region's hosts.
+
+What they are set to serve is the same for all: the logins `USERS`, the schemas of `schema_xml`, the rule `RULE`.
+"""
 
 import os
 import shutil
@@ -17,17 +20,33 @@ import pymysql
 
 DATABASES = ("app1", "app2", "app3")
 ANYBODY = "nobody"  # mariadbd refuses to be root
+LOOPBACK = "127.0.0.1"
 START_SECONDS = 30.0
+
+USERS = """\
+<user name="root"><property name="password">r00t</property><property name="schemas">APP,OTHER</property></user>
+<user name="only"><property name="password">0nly</property><property name="schemas">OTHER</property></user>
+<user name="reader"><property name="password">reader</property><property name="schemas">APP</property>
+  <property name="readOnly">true</property><property name="defaultSchema">APP</property></user>
+"""
+RULE = """\
+<?xml version="1.0" encoding="UTF-8"?>
+<!DOCTYPE mycat:rule SYSTEM "rule.dtd">
+<mycat:rule xmlns:mycat="http://io.mycat/">
+<tableRule name="by-id"><rule><columns>id</columns><algorithm>modulo-3</algorithm></rule></tableRule>
+<function name="modulo-3" class="io.mycat.route.function.PartitionByMod"><property name="count">3</property></function>
+</mycat:rule>
+"""
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server((LOOPBACK, 0)) as listener:
         return int(listener.getsockname()[1])
 
 
 def connect(port: int, user: str, password: str, schema: str | None = None) -> "pymysql.Connection[Any]":
     return pymysql.connect(
-        host="127.0.0.1",
+        host=LOOPBACK,
         port=port,
         user=user,
         password=password,
@@ -50,29 +69,28 @@ class Database:
 
     folder: Path
     port: int = field(default_factory=free_port)
+    address: str = LOOPBACK
     _process: "subprocess.Popen[bytes] | None" = None
     _connection: "pymysql.Connection[Any] | None" = None
 
-    def start(self) -> None:
+    def command(self) -> list[str]:
         program = shutil.which("mariadbd", path=f"{os.environ['PATH']}:/usr/sbin")
         assert program
+        return [
+            *(program, "--no-defaults", f"--datadir={self.folder / 'data'}", f"--socket={self.folder / 's'}"),
+            *(f"--port={self.port}", f"--bind-address={self.address}", "--lower-case-table-names=1"),
+            *("--innodb-buffer-pool-size=16M", "--innodb-flush-method=nosync"),
+            *([f"--user={ANYBODY}"] if os.geteuid() == 0 else []),
+        ]
+
+    def start(self) -> None:
         with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [
-                    *(program, "--no-defaults", f"--datadir={self.folder / 'data'}", f"--socket={self.folder / 's'}"),
-                    *(f"--port={self.port}", "--bind-address=127.0.0.1", "--lower-case-table-names=1"),
-                    *("--innodb-buffer-pool-size=16M", "--innodb-flush-method=nosync"),
-                    *([f"--user={ANYBODY}"] if os.geteuid() == 0 else []),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+            self._process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         _wait(self._up, (self.folder / "log").read_text, self._process)
 
     def _up(self) -> bool:
         try:
-            with socket.create_connection(("127.0.0.1", self.port), 1):
+            with socket.create_connection((self.address, self.port), 1):
                 return True
         except OSError:
             return False
@@ -123,6 +141,7 @@ class Mycat:
     home: Path
     port: int = field(default_factory=free_port)
     manager: int = field(default_factory=free_port)
+    address: str = LOOPBACK
     _process: "subprocess.Popen[bytes] | None" = None
 
     def configure(self, **files: str) -> None:
@@ -134,19 +153,19 @@ class Mycat:
         for name, text in files.items():
             (conf / f"{name}.xml").write_text(text)
 
+    def command(self) -> list[str]:
+        """As the machines' unit starts it; it has to run in ``home``."""
+        return [
+            *("java", "-server", "-Xms32m", "-Xmx256m", "-XX:MaxDirectMemorySize=64m", "-XX:+UseSerialGC"),
+            *("--add-exports", "java.base/sun.nio.ch=ALL-UNNAMED", f"-DMYCAT_HOME={self.home}"),
+            *("-cp", f"{self.home}/conf:{self.distribution}/lib/*", "io.mycat.MycatStartup", "start"),
+        ]
+
     def launch(self) -> "subprocess.Popen[bytes]":
-        """The process, as the machines' unit starts it; its words are in ``said``."""
+        """The process; its words are in ``said``."""
         with (self.home / "said").open("ab") as said:
             self._process = subprocess.Popen(
-                [
-                    *("java", "-server", "-Xms32m", "-Xmx256m", "-XX:MaxDirectMemorySize=64m", "-XX:+UseSerialGC"),
-                    *("--add-exports", "java.base/sun.nio.ch=ALL-UNNAMED", f"-DMYCAT_HOME={self.home}"),
-                    *("-cp", f"{self.home}/conf:{self.distribution}/lib/*", "io.mycat.MycatStartup", "start"),
-                ],
-                cwd=self.home,
-                stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said,
+                self.command(), cwd=self.home, stdin=subprocess.DEVNULL, stdout=said, stderr=said
             )
         return self._process
 
@@ -174,7 +193,7 @@ class Mycat:
         return connect(self.port, user, password, schema)
 
     def manage(self, statement: str) -> list[tuple[Any, ...]]:
-        with Manager(host="127.0.0.1", port=self.manager, user="root", password="r00t", autocommit=None) as manager:
+        with Manager(host=LOOPBACK, port=self.manager, user="root", password="r00t", autocommit=None) as manager:
             return ask(manager, statement)
 
 
@@ -183,6 +202,50 @@ class Manager(pymysql.Connection):
 
     def set_character_set(self, *_: Any, **__: Any) -> None:
         pass
+
+
+def server_xml(mycat: Mycat, users: str = USERS) -> str:
+    properties = {
+        "bindIp": mycat.address,
+        "serverPort": mycat.port,
+        "managerPort": mycat.manager,
+        "useHandshakeV10": 1,
+        "useGlobleTableCheck": 0,
+        "strictTxIsolation": "true",
+        "sqlExecuteTimeout": 300,
+        "dataNodeHeartbeatPeriod": 500,
+        "bufferPoolPageSize": 1048576,
+        "bufferPoolPageNumber": 16,
+    }
+    system = "".join(f'<property name="{name}">{value}</property>' for name, value in properties.items())
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>\n<!DOCTYPE mycat:server SYSTEM "server.dtd">\n'
+        f'<mycat:server xmlns:mycat="http://io.mycat/"><system>{system}</system>{users}</mycat:server>\n'
+    )
+
+
+def schema_xml(*ports: int, note: str = "dn2", address: str = LOOPBACK) -> str:
+    """APP with a table of each kind; OTHER, whose tables that are not listed are on dn3."""
+    writers = "".join(
+        f'<writeHost host="w{i}" url="{address}:{port}" user="app" password="app"/>' for i, port in enumerate(ports)
+    )
+    nodes = "".join(f'<dataNode name="dn{i}" dataHost="h1" database="{name}"/>' for i, name in enumerate(DATABASES, 1))
+    return f"""\
+<?xml version="1.0" encoding="UTF-8"?>
+<!DOCTYPE mycat:schema SYSTEM "schema.dtd">
+<mycat:schema xmlns:mycat="http://io.mycat/">
+<schema name="APP" checkSQLschema="true" sqlMaxLimit="-1">
+<table name="orders" primaryKey="id" dataNode="dn1,dn2,dn3" rule="by-id"/>
+<table name="country" primaryKey="id" dataNode="dn1,dn2,dn3" type="global"/>
+<table name="note" primaryKey="id" dataNode="{note}"/>
+</schema>
+<schema name="OTHER" checkSQLschema="true" sqlMaxLimit="-1" dataNode="dn3"/>
+{nodes}
+<dataHost name="h1" maxCon="50" minCon="2" balance="0" writeType="0" dbType="mysql" dbDriver="native" switchType="1"
+ slaveThreshold="100" maxRetryCount="1" tempReadHostAvailable="1">
+<heartbeat>select user()</heartbeat>{writers}</dataHost>
+</mycat:schema>
+"""
 
 
 @contextmanager

@@ -1,0 +1,260 @@
+"""Two load balancers, and nothing else of the stack's, before databases, Mycats and a web server that exist already."""
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pymysql
+import pytest
+
+from drills.stack import Stack
+from localregion.client import Region, wait_until
+from stackctl import inventory
+from tests.conftest import Stackctl, forget, stack_names
+from tests.servers import RULE, Database, Mycat, ask, copy_database, install_database, schema_xml, server_xml, unpack
+from tests.stack.clients import FOLDER, Login, connects, curl, mariadb, servers
+from toolchain import mycat as toolchain_mycat
+
+EDGE = "test-edge"
+CLIENT = "edge-client"
+NET = "192.168.109"
+DATABASES = {"db1": f"{NET}.71", "db2": f"{NET}.72"}
+MYCATS = {"mycat1": f"{NET}.81", "mycat2": f"{NET}.82"}
+WEB = f"{NET}.91"
+CREATE = ("edge", "--from", "local", "--cidr", f"{NET}.0/24", "--owner", "tests", "--expires", "2h")
+
+
+@dataclass
+class Server:
+    """A process of this computer in the network of a test host."""
+
+    region: Region
+    host: str
+    argv: list[str]
+    folder: Path
+    _process: "subprocess.Popen[bytes] | None" = field(default=None, init=False)
+
+    def start(self) -> None:
+        with (self.folder / "said").open("ab") as said:
+            self._process = self.region.popen(
+                self.host, self.argv, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=said, stderr=said
+            )
+
+    def stop(self) -> None:
+        if self._process:
+            self._process.terminate()
+            self._process.wait(30)
+            self._process = None
+
+
+Servers = dict[str, Server]
+
+
+def settings(**mycat: Any) -> list[str]:
+    """What is different from the local stack, as stackctl's words."""
+    sections = {
+        "machines": [{"name": f"lb{i}", "address": f"{NET}.25{i}", "roles": ["lb"]} for i in (1, 2)],
+        "database": {
+            "external": [{"name": name, "address": address} for name, address in DATABASES.items()],
+            "externalCheckUser": "haproxy",
+        },
+        "mycat": {"external": [{"name": name, "address": address} for name, address in MYCATS.items()], **mycat},
+        "http": {
+            "backends": {"servers": {"external": [{"name": "web1", "address": WEB, "port": 8080}]}},
+            "defaultBackend": "servers",
+        },
+    }
+    return [word for key, value in sections.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+
+
+@pytest.fixture(scope="module")
+def edge(region: Region, stackctl: Stackctl) -> Iterator[Stack]:
+    forget(EDGE)
+    stackctl("create", *CREATE, *settings())
+    edge = Stack.read(EDGE)
+    region.add_host(CLIENT, f"{NET}.41")
+    yield edge
+    region.clear_faults()
+    if EDGE in stack_names():
+        stackctl("destroy", EDGE)
+
+
+@pytest.fixture(scope="module")
+def external(region: Region, edge: Stack) -> Iterator[Servers]:
+    scratch = Path(tempfile.mkdtemp(prefix="mycat-external-"))
+    scratch.chmod(0o755)  # for mariadbd, which has no rights
+    made: Servers = {}
+    try:
+        for name, argv, folder in _programs(scratch):
+            address = {**DATABASES, **MYCATS, "web1": WEB}.get(name)
+            if address:
+                region.add_host(name, address)
+            made[name] = Server(region, name.partition(" ")[0], argv, folder)
+            made[name].start()
+        for name in DATABASES:
+            _let_haproxy_in(scratch / name / "s")
+        yield made
+    finally:
+        for server in made.values():
+            server.stop()
+        shutil.rmtree(scratch)
+
+
+def _programs(scratch: Path) -> Iterator[tuple[str, list[str], Path]]:
+    """Name, command line and folder of each server; the responder of a Mycat is called after it."""
+    installed = install_database(scratch / "installed")
+    for name, address in DATABASES.items():
+        database: Database = copy_database(installed, scratch / name)
+        database.address, database.port = address, 3306
+        yield name, database.command(), database.folder
+    distribution = unpack(toolchain_mycat.install().path, scratch / "distribution")
+    for name, address in MYCATS.items():
+        (scratch / name).mkdir()
+        mycat = Mycat(distribution, scratch / name, 8066, 9066, address)
+        mycat.configure(server=server_xml(mycat), schema=schema_xml(3306, address=DATABASES["db1"]), rule=RULE)
+        yield name, mycat.command(), mycat.home
+        yield f"{name} responder", [sys.executable, str(FOLDER / "mycat_responder.py"), address], mycat.home
+    (scratch / "web1").mkdir()
+    yield "web1", [sys.executable, str(FOLDER / "web_server.py"), "web1", "8080"], scratch / "web1"
+
+
+def _let_haproxy_in(socket: Path) -> None:
+    wait_until(socket.exists, "the database", 30)
+    with pymysql.connect(unix_socket=str(socket), user="root") as root:
+        ask(root, "CREATE USER haproxy@'%'")
+
+
+def at_databases(edge: Stack) -> Login:
+    return Login(edge.vip, edge.port, "app", "app", "app1")
+
+
+def at_mycat(edge: Stack) -> Login:
+    assert edge.mycat_port
+    return Login(edge.vip, edge.mycat_port, "root", "r00t", "APP")
+
+
+def database_of(region: Region, edge: Stack) -> str:
+    """Which of them answers, by its folder's name."""
+    return mariadb(region, at_databases(edge), "SELECT @@datadir", CLIENT).split("/")[-3]
+
+
+def up(region: Region, edge: Stack, backend: str) -> set[str]:
+    """The servers that are in rotation."""
+    return {name for name, (state, _) in servers(region, edge, backend).items() if state.startswith("UP")}
+
+
+def test_both_databases_are_behind_3306(region: Region, edge: Stack, external: Servers) -> None:
+    wait_until(lambda: up(region, edge, "mysqlservers") == set(DATABASES), "the databases to be in rotation", 30)
+    assert {database_of(region, edge) for _ in range(6)} == set(DATABASES)
+
+
+def test_checks_are_logins_that_no_database_counts_as_errors(region: Region, edge: Stack, external: Servers) -> None:
+    """Else it would block the balancers after max_connect_errors of them."""
+    status = "SELECT variable_value FROM information_schema.global_status WHERE variable_name"
+
+    def counted(folder: Path) -> list[int]:
+        with pymysql.connect(unix_socket=str(folder / "s"), user="root") as root:
+            return [int(ask(root, f"{status} = '{name}'")[0][0]) for name in ("Connections", "Aborted_connects")]
+
+    for name in DATABASES:
+        before = counted(external[name].folder)
+        time.sleep(5)
+        after = counted(external[name].folder)
+        assert after[0] - before[0] > 8, "two balancers, twice a second"
+        assert after[1] == before[1]
+
+
+def test_a_database_that_fails_leaves_rotation_and_comes_back(region: Region, edge: Stack, external: Servers) -> None:
+    external["db2"].stop()
+    try:
+        wait_until(lambda: up(region, edge, "mysqlservers") == {"db1"}, "it to leave rotation", 15)
+        assert {database_of(region, edge) for _ in range(6)} == {"db1"}
+    finally:
+        external["db2"].start()
+    wait_until(lambda: up(region, edge, "mysqlservers") == set(DATABASES), "it to come back", 30)
+    assert {database_of(region, edge) for _ in range(6)} == set(DATABASES)
+
+
+def test_both_mycats_are_behind_3307(region: Region, edge: Stack, external: Servers) -> None:
+    wait_until(lambda: up(region, edge, "mycat_servers") == set(MYCATS), "the Mycats to be in rotation", 60)
+    at = at_mycat(edge)
+    mariadb(region, at, "CREATE TABLE IF NOT EXISTS orders (id INT PRIMARY KEY, text VARCHAR(40))", CLIENT)
+    before = servers(region, edge, "mycat_servers")
+    for number in range(6):
+        mariadb(region, at, f"INSERT INTO orders (id, text) VALUES ({number}, 'number {number}')", CLIENT)
+        assert mariadb(region, at, f"SELECT text FROM orders WHERE id = {number}", CLIENT) == f"number {number}"
+    after = servers(region, edge, "mycat_servers")
+    assert all(after[name][1] > before[name][1] for name in MYCATS)
+    with pymysql.connect(unix_socket=str(external["db1"].folder / "s"), user="root") as root:
+        for place, name in enumerate(("app1", "app2", "app3")):
+            found = ask(root, f"SELECT id FROM {name}.orders ORDER BY id")
+            assert found == [(number,) for number in range(6) if number % 3 == place]
+
+
+def test_a_mycat_that_fails_leaves_rotation_and_comes_back(region: Region, edge: Stack, external: Servers) -> None:
+    external["mycat2"].stop()
+    try:
+        wait_until(lambda: up(region, edge, "mycat_servers") == {"mycat1"}, "it to leave rotation", 15)
+        assert {mariadb(region, at_mycat(edge), "SELECT 1", CLIENT) for _ in range(4)} == {"1"}
+    finally:
+        external["mycat2"].start()
+    wait_until(lambda: up(region, edge, "mycat_servers") == set(MYCATS), "it to come back", 60)
+
+
+def test_a_web_server_is_behind_80(region: Region, edge: Stack, external: Servers) -> None:
+    wait_until(lambda: up(region, edge, "servers") == {"web1"}, "the web server to be in rotation", 30)
+    assert json.loads(curl(region, CLIENT, f"http://{edge.vip}/shop"))["server"] == "web1"
+
+
+def test_balancers_get_out_to_these_ports_only(region: Region, edge: Stack, external: Servers) -> None:
+    for balancer in edge.machines:
+        for address, port in ((DATABASES["db1"], 3306), (MYCATS["mycat1"], 8066), (MYCATS["mycat1"], 48700)):
+            assert connects(region, balancer["instanceId"], address, port), port
+        assert connects(region, CLIENT, MYCATS["mycat1"], 9066)
+        assert not connects(region, balancer["instanceId"], MYCATS["mycat1"], 9066)
+
+
+def test_a_power_cut_leaves_the_other_balancer(region: Region, edge: Stack, external: Servers) -> None:
+    holder = edge.holder(region)
+    region.power_cut(edge.machine(holder)["instanceId"])
+    try:
+        wait_until(lambda: edge.holder(region) != holder, "the VIP to move", 20)
+        for at in (at_databases(edge), at_mycat(edge)):
+            wait_until(lambda: mariadb(region, at, "SELECT 1", CLIENT, check=False) == "1", "SQL", 20)  # noqa: B023
+    finally:
+        region.power_on(edge.machine(holder)["instanceId"])
+    edge.wait_whole(region)
+
+
+def test_mycats_without_a_responder_are_asked_themselves(
+    region: Region, edge: Stack, external: Servers, stackctl: Stackctl
+) -> None:
+    stackctl("create", *CREATE, *settings(externalCheckPort=None))
+    assert connects(region, CLIENT, MYCATS["mycat1"], 48700)
+    for balancer in edge.machines:
+        assert not connects(region, balancer["instanceId"], MYCATS["mycat1"], 48700)
+    for name in MYCATS:
+        external[f"{name} responder"].stop()
+    time.sleep(8)  # more than three checks
+    assert up(region, edge, "mycat_servers") == set(MYCATS)
+    external["mycat1"].stop()
+    try:
+        wait_until(lambda: up(region, edge, "mycat_servers") == {"mycat2"}, "it to leave rotation", 15)
+        assert {mariadb(region, at_mycat(edge), "SELECT 1", CLIENT) for _ in range(4)} == {"1"}
+    finally:
+        external["mycat1"].start()
+    wait_until(lambda: up(region, edge, "mycat_servers") == set(MYCATS), "it to come back", 60)
+
+
+def test_it_goes_without_a_trace(edge: Stack, external: Servers, stackctl: Stackctl, aws: boto3.Session) -> None:
+    assert " unchanged" in stackctl("preview", EDGE, "--", "--expect-no-changes")
+    stackctl("destroy", EDGE)
+    assert inventory.scan(aws, EDGE) == []
