@@ -20,7 +20,7 @@ VIP = "10.77.0.249"
 
 @dataclass
 class World:
-    """The region, its API as administrator, and the ids of what stands in it."""
+    """The region, its API as administrator (boto3's own settings, in the environment), and what stands in it."""
 
     region: Region
     session: boto3.Session
@@ -100,13 +100,16 @@ class World:
         return lambda: revoke(GroupId=self.group, IpPermissions=[permission])
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     region = Region("check")
     region.stop()
     region.start()
     try:
-        yield _build(region, tmp_path_factory.mktemp("world"))
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in region.env().items():
+                patch.setitem(os.environ, name, value)
+            yield _build(region, tmp_path_factory.mktemp("world"))
     finally:
         region.stop()
 
@@ -117,13 +120,7 @@ def _answers(world: World, number: int) -> bool:
 
 def _build(region: Region, directory: Path) -> World:
     env = region.env()
-    os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
-    keys = Path(env["AWS_SHARED_CREDENTIALS_FILE"]).read_text()
-    values = dict(line.split(" = ") for line in keys.splitlines() if " = " in line)
-    session = boto3.Session(values["aws_access_key_id"], values["aws_secret_access_key"], region_name=env["AWS_REGION"])
-    boto3.setup_default_session()
-    os.environ["AWS_ENDPOINT_URL"] = env["AWS_ENDPOINT_URL"]
-    os.environ["NO_PROXY"] = env["NO_PROXY"]
+    session = boto3.Session()
     key = directory / "key"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
     world = World(region, session, key)
