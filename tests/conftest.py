@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from localregion.client import Region
 
 ROOT = Path(__file__).parents[1]
 REGION = "e2e"
-NAME = "test-check"
+NAME, NET = "test-check", "192.168.107"
 Stackctl = Callable[..., str]
 
 
@@ -53,16 +54,32 @@ def stackctl(region: Region) -> Stackctl:
 @pytest.fixture(scope="session")
 def stack(region: Region, stackctl: Stackctl) -> Iterator[Stack]:
     """The recipe's topology in a range of its own, as ``stackctl create`` makes it."""
-    forget(NAME)
-    stackctl("create", "check", "--from", "local", "--cidr", "192.168.107.0/24", "--owner", "tests", "--expires", "2h")
-    stack = Stack.read(NAME)
-    region.add_host("client", _address(stack, 41))
-    region.add_host("office", "10.20.0.10")
-    region.add_host("outsider", "10.66.0.10")
-    yield stack
-    region.clear_faults()
-    if NAME in stack_names():
-        stackctl("destroy", NAME)
+    with created(NAME, NET, region, stackctl) as stack:
+        region.add_host("client", f"{NET}.41")
+        region.add_host("office", "10.20.0.10")
+        region.add_host("outsider", "10.66.0.10")
+        yield stack
+
+
+@contextmanager
+def created(name: str, net: str, region: Region, stackctl: Stackctl, *words: str) -> Iterator[Stack]:
+    """A test stack in NET.0/24; destroyed afterwards, unless a test has done that."""
+    forget(name)
+    stackctl("create", *create_words(name, net), *words)
+    try:
+        yield Stack.read(name)
+    finally:
+        region.clear_faults()
+        if name in stack_names():
+            stackctl("destroy", name)
+
+
+def create_words(name: str, net: str) -> list[str]:
+    """The local stack's settings, in NET.0/24."""
+    return [
+        *(name.removeprefix("test-"), "--from", "local", "--cidr", f"{net}.0/24"),
+        *("--owner", "tests", "--expires", "2h"),
+    ]
 
 
 def stack_names() -> list[str]:
@@ -74,7 +91,3 @@ def forget(name: str) -> None:
     if name in stack_names():
         _run("pulumi", "stack", "rm", "--yes", "--force", "--preserve-config", "--stack", name)
     (ROOT / f".local/stacks/Pulumi.{name}.yaml").unlink(missing_ok=True)
-
-
-def _address(stack: Stack, last: int) -> str:
-    return f"{stack.vip.rsplit('.', 1)[0]}.{last}"

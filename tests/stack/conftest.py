@@ -13,7 +13,7 @@ import pytest
 from drills.stack import Stack
 from localregion.client import Region
 from tests import example
-from tests.conftest import Stackctl, forget, stack_names
+from tests.conftest import Stackctl, created
 from tests.stack.clients import FOLDER
 
 TIERS = "test-tiers"
@@ -51,17 +51,10 @@ def aws(region: Region, monkeypatch: pytest.MonkeyPatch) -> boto3.Session:
 
 @pytest.fixture(scope="session")
 def tiers(region: Region, stack: Stack, stackctl: Stackctl) -> Iterator[Stack]:
-    forget(TIERS)
-    words = ["tiers", "--from", "local", "--cidr", f"{NET}.0/24", "--owner", "tests", "--expires", "2h"]
-    for key, value in _settings().items():
-        words += ["--set", f"{key}={json.dumps(value)}"]
-    stackctl("create", *words)
-    tiers = Stack.read(TIERS)
-    region.add_host(CLIENT, f"{NET}.41")
-    yield tiers
-    region.clear_faults()
-    if TIERS in stack_names():
-        stackctl("destroy", TIERS)
+    words = [word for key, value in _settings().items() for word in ("--set", f"{key}={json.dumps(value)}")]
+    with created(TIERS, NET, region, stackctl, *words) as tiers:
+        region.add_host(CLIENT, f"{NET}.41")
+        yield tiers
 
 
 @pytest.fixture(scope="session")

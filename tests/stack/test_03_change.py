@@ -6,7 +6,7 @@ import pytest
 
 from drills.stack import Stack
 from localregion.client import Region
-from tests.conftest import Stackctl
+from tests.conftest import NAME, NET, Stackctl, create_words
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_a_file_that_does_not_work_is_taken_back(region: Region, stack: Stack) -
 
 
 def test_wrong_settings_change_nothing_and_name_the_key(stack: Stack, stackctl: Stackctl) -> None:
-    words = ["check", "--from", "local", "--cidr", "192.168.107.0/24", "--owner", "tests"]
+    words = create_words(NAME, NET)
     said = stackctl("create", *words, "--set", "vip.address=192.168.107.251", check=False)
     assert "mycat-ha:vip.address: 192.168.107.251 is the address of machine node1" in said
     said = stackctl("create", *words, "--set", "haproxy.sha256=" + "0" * 64, check=False)

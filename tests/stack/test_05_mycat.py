@@ -16,10 +16,10 @@ import yaml
 
 from drills.stack import Stack
 from localregion.client import Region, RegionError, wait_until
-from tests.conftest import ROOT, Stackctl
+from tests.conftest import NAME, NET, ROOT, Stackctl, create_words
 from tests.stack.clients import Login, haproxy, login, mariadb, servers
 
-CREATE = ("check", "--from", "local", "--cidr", "192.168.107.0/24", "--owner", "tests")
+CREATE = create_words(NAME, NET)
 LOCAL = yaml.safe_load((ROOT / "stacks/Pulumi.local.yaml").read_text())["config"]["mycat-ha:mycat"]
 APPLY = "/usr/local/lib/mycat-ha/mycat-apply"
 HEALTHY, UNHEALTHY = "200", "503"

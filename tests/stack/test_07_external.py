@@ -18,7 +18,7 @@ import pytest
 from drills.stack import Stack
 from localregion.client import Region, wait_until
 from stackctl import inventory
-from tests.conftest import Stackctl, forget, stack_names
+from tests.conftest import Stackctl, create_words, created
 from tests.servers import RULE, Database, Mycat, ask, copy_database, install_database, schema_xml, server_xml, unpack
 from tests.stack.clients import FOLDER, Login, connects, curl, mariadb, servers
 from toolchain import mycat as toolchain_mycat
@@ -29,7 +29,6 @@ NET = "192.168.109"
 DATABASES = {"db1": f"{NET}.71", "db2": f"{NET}.72"}
 MYCATS = {"mycat1": f"{NET}.81", "mycat2": f"{NET}.82"}
 WEB = f"{NET}.91"
-CREATE = ("edge", "--from", "local", "--cidr", f"{NET}.0/24", "--owner", "tests", "--expires", "2h")
 
 
 @dataclass
@@ -77,14 +76,9 @@ def settings(**mycat: Any) -> list[str]:
 
 @pytest.fixture(scope="module")
 def edge(region: Region, stackctl: Stackctl) -> Iterator[Stack]:
-    forget(EDGE)
-    stackctl("create", *CREATE, *settings())
-    edge = Stack.read(EDGE)
-    region.add_host(CLIENT, f"{NET}.41")
-    yield edge
-    region.clear_faults()
-    if EDGE in stack_names():
-        stackctl("destroy", EDGE)
+    with created(EDGE, NET, region, stackctl, *settings()) as edge:
+        region.add_host(CLIENT, f"{NET}.41")
+        yield edge
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +231,7 @@ def test_a_power_cut_leaves_the_other_balancer(region: Region, edge: Stack, exte
 def test_mycats_without_a_responder_are_asked_themselves(
     region: Region, edge: Stack, external: Servers, stackctl: Stackctl
 ) -> None:
-    stackctl("create", *CREATE, *settings(externalCheckPort=None))
+    stackctl("create", *create_words(EDGE, NET), *settings(externalCheckPort=None))
     assert connects(region, CLIENT, MYCATS["mycat1"], 48700)
     for balancer in edge.machines:
         assert not connects(region, balancer["instanceId"], MYCATS["mycat1"], 48700)
