@@ -11,7 +11,7 @@ from components.firewall import HEALTH_PORT as SERVICE_HEALTH_PORT
 from components.machine import Machine
 from components.mycat_files import PORT as MYCAT_PORT
 from components.remote import run
-from components.source_build import SourceBuild, SourceBuildArgs
+from components.source_build import SourceBuild
 from components.template import render
 from settings import Machine as MachineSettings
 from settings import Role, Settings
@@ -27,20 +27,6 @@ class HaproxyArgs:
     machine: Machine
     machine_settings: MachineSettings
     build: SourceBuild
-
-
-def build(machine: Machine, settings: Settings, opts: pulumi.ResourceOptions) -> SourceBuild:
-    return SourceBuild(
-        f"{machine.name}-haproxy",
-        SourceBuildArgs(
-            machine=machine,
-            software="haproxy",
-            source=settings.haproxy,
-            build=render("haproxy/build.sh.j2"),
-            packages=PACKAGES,
-        ),
-        opts,
-    )
 
 
 def configuration(settings: Settings, machine: MachineSettings) -> str:

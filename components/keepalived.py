@@ -10,7 +10,7 @@ from components.config_file import ConfigFile, ConfigFileArgs
 from components.haproxy import Haproxy
 from components.machine import Machine
 from components.remote import run
-from components.source_build import SourceBuild, SourceBuildArgs
+from components.source_build import SourceBuild
 from components.template import TEMPLATES, render
 from settings import Machine as MachineSettings
 from settings import Role, Settings
@@ -26,20 +26,6 @@ class KeepalivedArgs:
     build: SourceBuild
     haproxy: Haproxy
     claim: Claim
-
-
-def build(machine: Machine, settings: Settings, opts: pulumi.ResourceOptions) -> SourceBuild:
-    return SourceBuild(
-        f"{machine.name}-keepalived",
-        SourceBuildArgs(
-            machine=machine,
-            software="keepalived",
-            source=settings.keepalived,
-            build=render("keepalived/build.sh.j2"),
-            packages=PACKAGES,
-        ),
-        opts,
-    )
 
 
 def configuration(settings: Settings, machine: MachineSettings, device: str) -> str:

@@ -11,6 +11,7 @@ from components.haproxy import Haproxy, HaproxyArgs
 from components.interface import Interface
 from components.keepalived import Keepalived, KeepalivedArgs
 from components.machine import Machine
+from components.source_build import SourceBuild, SourceBuildArgs
 from components.virtual_ip import VirtualIp
 from settings import Machine as MachineSettings
 from settings import Settings
@@ -35,12 +36,19 @@ class LoadBalancer(pulumi.ComponentResource):
         super().__init__("mycat-ha:load_balancer:LoadBalancer", name, {}, opts)
         settings, machine = args.settings, args.machine
         child = pulumi.ResourceOptions(parent=self)
-        haproxy_build = haproxy.build(machine, settings, child)
-        keepalived_build = keepalived.build(machine, settings, child)
+        builds = {
+            software: SourceBuild(
+                f"{machine.name}-{software}", SourceBuildArgs(machine, software, source, packages), child
+            )
+            for software, source, packages in (
+                ("haproxy", settings.haproxy, haproxy.PACKAGES),
+                ("keepalived", settings.keepalived, keepalived.PACKAGES),
+            )
+        }
 
         running = Haproxy(
             f"{name}-haproxy",
-            HaproxyArgs(settings, machine, args.machine_settings, haproxy_build),
+            HaproxyArgs(settings, machine, args.machine_settings, builds["haproxy"]),
             pulumi.ResourceOptions(parent=self, depends_on=list(args.after)),
         )
         claim = Claim(
@@ -50,7 +58,7 @@ class LoadBalancer(pulumi.ComponentResource):
         )
         self.running = Keepalived(
             f"{name}-keepalived",
-            KeepalivedArgs(settings, machine, args.machine_settings, keepalived_build, running, claim),
+            KeepalivedArgs(settings, machine, args.machine_settings, builds["keepalived"], running, claim),
             pulumi.ResourceOptions(parent=self, depends_on=list(args.after)),
         ).running
         self.register_outputs({})

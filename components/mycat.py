@@ -46,17 +46,7 @@ class Mycat(pulumi.ComponentResource):
         mycat, machine = args.settings.mycat, args.machine
         assert mycat is not None
         child = pulumi.ResourceOptions(parent=self)
-        build = SourceBuild(
-            name,
-            SourceBuildArgs(
-                machine=machine,
-                software="mycat",
-                source=mycat.source,
-                build=render("mycat/build.sh.j2"),
-                packages=PACKAGES,
-            ),
-            child,
-        )
+        build = SourceBuild(name, SourceBuildArgs(machine, "mycat", mycat.source, PACKAGES), child)
         system = run(
             f"{name}-system",
             machine.connection,

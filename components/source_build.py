@@ -18,10 +18,9 @@ from settings.base import SourceArchive
 @dataclass
 class SourceBuildArgs:
     machine: Machine
+    #: Its folder in templates/ has a build.sh.j2: it builds in the source's directory and installs into ``$PREFIX``.
     software: str
     source: SourceArchive
-    #: Shell commands that build in the unpacked source's directory and install into ``$PREFIX``.
-    build: str
     #: Debian packages that the build needs.
     packages: Sequence[str] = field(default_factory=tuple)
 
@@ -38,8 +37,8 @@ class SourceBuild(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: SourceBuildArgs, opts: pulumi.ResourceOptions | None = None):
         super().__init__("mycat-ha:source_build:SourceBuild", name, {}, opts)
-        source = args.source
-        digest = hashlib.sha256("\0".join((source.version, source.sha256, args.build)).encode()).hexdigest()[:12]
+        source, commands = args.source, render(f"{args.software}/build.sh.j2")
+        digest = hashlib.sha256("\0".join((source.version, source.sha256, commands)).encode()).hexdigest()[:12]
         archive_on_machine = f"/var/cache/mycat-ha/{args.software}-{source.version}.tar.gz"
         depends: list[pulumi.Resource] = []
         if source.archive:
@@ -53,7 +52,7 @@ class SourceBuild(pulumi.ComponentResource):
                 source=source,
                 archive=archive_on_machine,
                 digest=digest,
-                build=args.build,
+                build=commands,
                 packages=args.packages,
             ),
             triggers=[args.machine.instance_id],
