@@ -20,9 +20,10 @@ pulumi.export("mysqlPort", settings.haproxy.mysql.port)
 pulumi.export("statisticsUrl", f"http://{settings.vip.address}:{settings.haproxy.statistics.port}/admin?stats")
 pulumi.export("statisticsUser", settings.haproxy.statistics.user)
 pulumi.export("statisticsPassword", settings.secret("statistics"))
-pulumi.export("databaseUser", settings.database.user)
-pulumi.export("databaseSchema", settings.database.schema_)
-pulumi.export("databasePassword", settings.secret("database"))
+if not settings.database.external:
+    pulumi.export("databaseUser", settings.database.user)
+    pulumi.export("databaseSchema", settings.database.schema_)
+    pulumi.export("databasePassword", settings.secret("database"))
 if settings.mycat:
     pulumi.export("mycatPort", settings.haproxy.mycat.port)
     for user in settings.mycat.users[:1]:

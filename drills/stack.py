@@ -14,12 +14,13 @@ class Stack:
     name: str
     vip: str
     port: int
-    user: str
-    password: str
-    schema: str
     statistics_url: str
     statistics_user: str
     machines: tuple[dict[str, Any], ...]
+    #: Empty: the databases are not the stack's, nor are their logins.
+    user: str = ""
+    password: str = ""
+    schema: str = ""
     #: None: the stack has no Mycat.
     mycat_port: int | None = None
     mycat_user: str = ""
@@ -37,12 +38,12 @@ class Stack:
             name=name,
             vip=outputs["vip"],
             port=outputs["mysqlPort"],
-            user=outputs["databaseUser"],
-            password=outputs["databasePassword"],
-            schema=outputs["databaseSchema"],
             statistics_url=outputs["statisticsUrl"],
             statistics_user=outputs["statisticsUser"],
             machines=tuple(outputs["machines"]),
+            user=outputs.get("databaseUser", ""),
+            password=outputs.get("databasePassword", ""),
+            schema=outputs.get("databaseSchema", ""),
             mycat_port=outputs.get("mycatPort"),
             mycat_user=outputs.get("mycatUser", ""),
             mycat_schema=outputs.get("mycatSchema", ""),

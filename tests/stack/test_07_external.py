@@ -20,7 +20,7 @@ from localregion.client import Region, wait_until
 from stackctl import inventory
 from tests.conftest import Stackctl, create_words, created
 from tests.servers import RULE, Database, Mycat, ask, copy_database, install_database, schema_xml, server_xml, unpack
-from tests.stack.clients import FOLDER, Login, connects, curl, mariadb, servers
+from tests.stack.clients import FOLDER, Login, connects, curl, mariadb, outputs, servers
 from toolchain import mycat as toolchain_mycat
 
 EDGE = "test-edge"
@@ -148,6 +148,11 @@ def up(region: Region, edge: Stack, backend: str) -> set[str]:
 def test_both_databases_are_behind_3306(region: Region, edge: Stack, external: Servers) -> None:
     wait_until(lambda: up(region, edge, "mysqlservers") == set(DATABASES), "the databases to be in rotation", 30)
     assert {database_of(region, edge) for _ in range(6)} == set(DATABASES)
+
+
+def test_logins_that_are_not_the_stacks_are_not_among_its_outputs(edge: Stack) -> None:
+    assert (edge.user, edge.password, edge.schema) == ("", "", "")
+    assert not {name for name in outputs(EDGE) if name.startswith(("database", "mycat"))} - {"mycatPort"}
 
 
 def test_checks_are_logins_that_no_database_counts_as_errors(region: Region, edge: Stack, external: Servers) -> None:
