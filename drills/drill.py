@@ -97,7 +97,10 @@ def client_address(stack: Stack) -> str:
 
 
 def drill(region: Region, stack: Stack, fault: Fault, say: Say, *, settle: float = 3) -> Result:
-    """Run one drill. Leaves the stack whole. Raises TimeoutError if the client does not recover, RuntimeError without a login."""
+    """Run one drill. Leaves the stack whole.
+
+    Raises TimeoutError if the client does not recover, RuntimeError if the stack has no databases of its own.
+    """
     if not stack.password:
         raise RuntimeError(f"stack {stack.name} has external databases; a drill writes to databases of the stack's own")
     run = uuid.uuid4().hex[:12]
