@@ -134,12 +134,25 @@ def test_keepalived_takes_every_variant(judge: Judge, variant: str) -> None:
 def test_keepalived_says_no_to_a_keyword_it_does_not_know(judge: Judge) -> None:
     text = keepalived.configuration(settings(), settings().machines[0], "ens5")
     assert "status" in judge("keepalived", text.replace("nopreempt", "nopreemption"))
+    the_recipes = text.replace("    router_id", "    notificationd LVS_DEVEL\n    router_id", 1)
+    assert "Unknown keyword 'notificationd'" in judge("keepalived", the_recipes)
 
 
-def test_haproxy_says_no_to_the_recipes_own_settings(judge: Judge) -> None:
+@pytest.mark.parametrize(
+    ("ours", "the_recipes", "words"),
+    [
+        ("global\n", "global\n    nbproc 1\n", "nbproc is not supported"),
+        ("timeout connect 1000ms", "contimeout 5000", "'contimeout' directive is not supported"),
+        ("timeout client 60000ms", "clitimeout 50000", "'clitimeout' directive is not supported"),
+        ("timeout server 60000ms", "srvtimeout 50000", "'srvtimeout' directive is not supported"),
+        ("option httpchk\n", "option httpchk OPTIONS * HTTP/1.1\\r\\nHost:\\ www\n", "is unsupported"),
+    ],
+    ids=["nbproc", "contimeout", "clitimeout", "srvtimeout", "httpchk"],
+)
+def test_haproxy_says_no_to_the_recipes_own_settings(judge: Judge, ours: str, the_recipes: str, words: str) -> None:
     text = haproxy.configuration(settings(), settings().machines[0])
-    assert "nbproc" in judge("haproxy", text.replace("global\n", "global\n    nbproc 1\n", 1))
-    assert "contimeout" in judge("haproxy", text.replace("timeout connect 1000ms", "contimeout 5000", 1))
+    assert ours in text
+    assert words in judge("haproxy", text.replace(ours, the_recipes, 1))
 
 
 def test_mariadb_takes_the_configuration_and_refuses_a_misspelt_one(

@@ -1,5 +1,6 @@
 """What the stack offers, and to whom: seen from a client, an administrator, and a stranger."""
 
+import re
 import socket
 import subprocess
 import sys
@@ -66,8 +67,9 @@ def test_statistics_ask_for_credentials_and_show_the_servers(region: Region, sta
         "401"
         in curl(region, "office", "-i", "-u", f"{stack.statistics_user}:wrong", stack.statistics_url).splitlines()[0]
     )
-    metrics = curl(region, "office", "-u", credentials, f"http://{stack.vip}:8888/metrics")
-    assert 'haproxy_server_status{proxy="mysqlservers"' in metrics
+    page = f"http://{stack.vip}:8888/metrics"
+    assert 'haproxy_server_status{proxy="mysqlservers"' in curl(region, "office", "-u", credentials, page)
+    assert "401" in curl(region, "office", "-i", page).splitlines()[0]
 
 
 @pytest.mark.parametrize("host", ["client", "office", "outsider"])
@@ -122,6 +124,7 @@ def test_haproxy_is_confined_and_logs_over_loopback(region: Region, stack: Stack
     assert shell(f"readlink /proc/{worker}/root") == "/var/lib/haproxy"
     assert shell("ls -A /var/lib/haproxy") == ""
     assert shell("stat -c '%U %a' /var/lib/haproxy") == "root 755"
+    assert shell("getent passwd haproxy").endswith(":/usr/sbin/nologin")
     assert shell("ss -Hlnu 'sport = :514' | awk '{print $4}'") == "127.0.0.1:514"
     assert "mysqlservers/" in shell("tail -n 200 /var/log/haproxy.log")
     assert shell("grep -c haproxy /var/log/syslog 2>/dev/null || true") in {"", "0"} or "mysqlservers" not in shell(
@@ -133,6 +136,14 @@ def test_haproxy_is_confined_and_logs_over_loopback(region: Region, stack: Stack
     for feature in ("USE_PCRE2=1", "USE_PCRE2_JIT=1", "USE_OPENSSL=1", "USE_ZLIB=1", "USE_LUA=1", "USE_PROMEX=1"):
         assert feature in options
     assert "PCRE2 library supports JIT : yes" in options
+
+
+@pytest.mark.parametrize("software", ["haproxy", "keepalived"])
+def test_a_build_has_a_place_of_its_own_and_belongs_to_root(region: Region, stack: Stack, software: str) -> None:
+    for machine in stack.of_role("lb"):
+        script = f"readlink /opt/{software}/current; find /opt/{software}/current/ ! -user root"
+        said = region.exec(machine["instanceId"], ["bash", "-c", script]).stdout.strip()
+        assert re.fullmatch(rf"/opt/{software}/[0-9.]+-[0-9a-f]{{12}}-debian[0-9]+", said)
 
 
 def test_a_database_that_is_not_usable_leaves_rotation_and_comes_back(region: Region, stack: Stack) -> None:

@@ -98,12 +98,14 @@ def test_the_recipes_frontends_in_todays_syntax() -> None:
     front = section(text, "frontend http-in from http")
     for line in (
         "bind 192.168.106.249:80",
+        "maxconn 4000",
         "option httpclose",
         "option logasap",
         "option forwardfor except 127.0.0.0/8",
         "capture request header Host len 20",
         "capture request header Referer len 60",
         "acl rule-1 path_beg -i -- '/static' '/images' '/javascript' '/stylesheets'",
+        "acl rule-1 path_end -i -- '.jpg' '.gif' '.png' '.css' '.js' '.html'",
         "acl rule-1 hdr_beg(host) -i -- 'img.' 'imgs.' 'video.' 'videos.' 'ftp.' 'image.' 'download.'",
         "acl rule-2 path_end -i -- '.php'",
         "default_backend dynamic",
@@ -112,14 +114,38 @@ def test_the_recipes_frontends_in_todays_syntax() -> None:
     assert front.index("use_backend static if rule-1") < front.index("use_backend dynamic if rule-2")
     assert "option dontlognull" in section(text, "defaults common")
     assert "server web1 192.168.106.241:80" in section(text, "backend static")
-    assert "option http-server-close" in section(text, "backend static")
+    for line in ("balance roundrobin", "option http-server-close"):
+        assert line in section(text, "backend static")
     assert any(line.endswith("rise 2 fall 3 maxconn 3000") for line in section(text, "backend static"))
     assert any(line.endswith("rise 2 fall 3 maxconn 1000") for line in section(text, "backend dynamic"))
     statistics = section(text, "listen http-statistics from http")
-    assert "bind *:1080" in statistics
-    assert "stats uri '/haproxyadmin?stats'" in statistics
-    assert "stats realm 'Haproxy Statistics'" in statistics
-    assert "stats auth 'admin:secret-statistics'" in statistics
+    for line in (
+        "bind *:1080",
+        "stats enable",
+        "stats hide-version",
+        "stats uri '/haproxyadmin?stats'",
+        "stats realm 'Haproxy Statistics'",
+        "stats auth 'admin:secret-statistics'",
+        "stats admin if TRUE",
+    ):
+        assert line in statistics
+
+
+def test_the_recipes_backend_and_a_check_that_asks_for_a_page() -> None:
+    def one(http: dict[str, Any]) -> None:
+        http["backends"] = {"servers": {"machines": ["web1", "web2"], "checkPath": "/ready"}}
+        http.update(rules=[], defaultBackend="servers")
+
+    assert section(rendered(with_http(one)), "backend servers from http") == [
+        "balance roundrobin",
+        "option http-server-close",
+        "option httpchk",
+        "http-check send meth GET uri '/ready' ver HTTP/1.1 hdr Host node1",
+        "http-check expect status 200-399",
+        "default-server check inter 2000ms rise 2 fall 3 maxconn 2000",
+        "server web1 192.168.106.241:80",
+        "server web2 192.168.106.242:80",
+    ]
 
 
 def test_the_health_check_fails_for_every_backend_that_requests_can_reach() -> None:
@@ -130,6 +156,8 @@ def test_the_health_check_fails_for_every_backend_that_requests_can_reach() -> N
     assert "http-request deny deny_status 503 if { nbsrv(static) eq 0 }" in health
     assert "http-request deny deny_status 503 if { nbsrv(dynamic) eq 0 }" in health
     assert not any("nbsrv(next)" in line for line in health)
+    for line in ("bind *:1099", "option httpclose", "option forwardfor except 127.0.0.0/8", "default_backend dynamic"):
+        assert line in health
 
 
 def test_a_quote_in_a_prefix_stays_a_character() -> None:

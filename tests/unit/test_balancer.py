@@ -1,0 +1,402 @@
+"""What a load balancer gets: the recipe's settings in today's words, builds, files, and scripts that meet a failure."""
+
+import os
+import re
+import shlex
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components import haproxy, keepalived
+from components.template import TEMPLATES, render
+from settings import Settings
+from tests import example
+from tests.unit.conftest import Run
+from tests.unit.test_http import section
+
+#: By section: the recipe's words, and the line of haproxy.cfg that stands for them.
+HAPROXY = {
+    "global": {
+        "log 127.0.0.1 local0 info": "log 127.0.0.1:514 local0 info",
+        "maxconn 4096": "maxconn 4096",
+        "chroot /var/lib/haproxy": "chroot /var/lib/haproxy",
+        "user haproxy": "user haproxy",
+        "group haproxy": "group haproxy",
+        "stats socket": "stats socket /run/haproxy/admin.sock mode 600 level admin expose-fd listeners",
+        "node": "node node1",
+        "description": "description 'node1-haproxy'",
+    },
+    "defaults common": {
+        "log global": "log global",
+        "option dontlognull": "option dontlognull",
+        "option redispatch": "option redispatch 1",
+        "retries 3": "retries 3",
+        "maxconn 2000": "maxconn 2000",
+        "timeout http-request 10s": "timeout http-request 10000ms",
+        "timeout queue 1m": "timeout queue 60000ms",
+        "timeout connect 10s": "timeout connect 1000ms",
+        "timeout client 1m": "timeout client 60000ms",
+        "timeout server 1m": "timeout server 60000ms",
+        "timeout http-keep-alive 10s": "timeout http-keep-alive 10000ms",
+        "timeout check 10s": "timeout check 1000ms",
+    },
+    "defaults tcp from common": {"mode tcp": "mode tcp", "option tcplog": "option tcplog"},
+    "defaults http from common": {
+        "mode http": "mode http",
+        "option httplog": "option httplog",
+        "errorfiles": "errorfile 503 /etc/haproxy/errorfiles/503.http",
+    },
+    "listen statistics from http": {
+        "bind *:8888": "bind *:8888",
+        "stats enable": "stats enable",
+        "stats auth admin:admin": "stats auth 'admin:secret-statistics'",
+        "stats uri /admin?stats": "stats uri /admin?stats",
+        "stats hide-version": "stats hide-version",
+        "stats refresh 30s": "stats refresh 30000ms",
+        "stats admin if TRUE": "stats admin if TRUE",
+        "stats realm Hapadmin": "stats realm 'Hapadmin'",
+    },
+    "frontend mysql from tcp": {
+        "bind *:3306": "bind 192.168.106.249:3306",
+        "default_backend mysqlservers": "default_backend mysqlservers",
+    },
+    "backend mysqlservers from tcp": {
+        "balance roundrobin": "balance roundrobin",
+        "check port 3306": "http-check send meth GET uri /mysql ver HTTP/1.1 hdr Host node1",
+        "inter 2000ms rise 2 fall 3 weight 10 maxconn 400": "default-server check inter 500ms fastinter 250ms "
+        "downinter 1000ms rise 2 fall 2 weight 10 maxconn 400 on-marked-down shutdown-sessions",
+        "server mysql3": "server node3 192.168.106.253:3306 port 48700",
+    },
+    "frontend mycat from tcp": {
+        "bind *:3307": "bind 192.168.106.249:3307",
+        "option tcpka": "option tcpka",
+        "listen mycat_servers": "default_backend mycat_servers",
+    },
+    "backend mycat_servers from tcp": {
+        "balance roundrobin": "balance roundrobin",
+        "option tcpka": "option tcpka",
+        "option httpchk OPTIONS": "http-check send meth OPTIONS uri * ver HTTP/1.1 hdr Host www",
+        "2xx": "http-check expect status 200",
+        "server mycat_02": "server node2 192.168.106.252:8066 port 48700",
+        "8066 itself": "http-check connect port 8066",
+        "inter 2000ms rise 2 fall 3 weight 10 maxconn 400": "default-server check inter 2000ms fastinter 500ms "
+        "rise 2 fall 3 weight 10 maxconn 400 on-marked-down shutdown-sessions",
+    },
+}
+KEEPALIVED = {
+    "router_id AcroUC-node1": "router_id node1",
+    "interval 2": "interval 1",
+    "state BACKUP": "state BACKUP",
+    "interface eth0": "interface ens5",
+    "mcast_src_ip 192.168.106.251": "unicast_src_ip 192.168.106.251",
+    "virtual_router_id 249": "virtual_router_id 249",
+    "priority 150": "priority 150",
+    "nopreempt": "nopreempt",
+    "advert_int 1": "advert_int 0.2",
+    "VRRPv2": "vrrp_version 3",
+    "virtual_ipaddress": "192.168.106.249/32 dev ens5",
+    "track_script": "chk_haproxy",
+    "notify_master": 'notify_master "/usr/local/lib/mycat-ha/vrrp-notify master"',
+    "notify_backup": 'notify_backup "/usr/local/lib/mycat-ha/vrrp-notify backup"',
+    "notify_fault": 'notify_fault "/usr/local/lib/mycat-ha/vrrp-notify fault"',
+}
+Change = Callable[[dict[str, Any]], Any]
+
+
+def haproxy_cfg(change: Change = example.with_mycat) -> str:
+    settings = Settings.parse(example.settings(change))
+    return haproxy.configuration(settings, settings.machines[0])
+
+
+def keepalived_conf(machine: int = 0) -> list[str]:
+    settings = Settings.parse(example.settings())
+    text = keepalived.configuration(settings, settings.machines[machine], "ens5")
+    return [line.strip() for line in text.splitlines() if not line.strip().startswith("#")]
+
+
+@pytest.mark.parametrize(
+    ("place", "line"),
+    [
+        pytest.param(place, line, id=f"{place.split(' from ')[0]}: {recipe}")
+        for place, lines in HAPROXY.items()
+        for recipe, line in lines.items()
+    ],
+)
+def test_haproxy_has_the_recipes_setting(place: str, line: str) -> None:
+    assert line in section(haproxy_cfg(), place)
+
+
+def test_haproxy_has_nothing_of_what_is_gone() -> None:
+    words = {word for line in haproxy_cfg().splitlines() if not line.strip().startswith("#") for word in line.split()}
+    assert not words & {"nbproc", "daemon", "pidfile", "contimeout", "clitimeout", "srvtimeout"}
+
+
+def test_without_a_mycat_nothing_listens_for_it() -> None:
+    assert "mycat_servers" not in haproxy_cfg(lambda raw: None)
+
+
+@pytest.mark.parametrize(
+    ("changed", "place", "line"),
+    [
+        ({"maxConnections": 50000}, "global", "maxconn 50000"),
+        ({"defaultMaxConnections": 9000}, "defaults common", "maxconn 9000"),
+        ({"retries": 5}, "defaults common", "retries 5"),
+        ({"timeouts": {"connect": 10}}, "defaults common", "timeout connect 10000ms"),
+        ({"statistics": {"port": 8009}}, "listen statistics", "bind *:8009"),
+        ({"mycat": {"port": 8066}}, "frontend mycat", "bind 192.168.106.249:8066"),
+        (
+            {"mycat": {"weight": 20, "serverMaxConnections": 800, "check": {"inter": 1}}},
+            "backend mycat_servers",
+            "default-server check inter 1000ms rise 2 fall 3 weight 20 maxconn 800 on-marked-down shutdown-sessions",
+        ),
+    ],
+)
+def test_a_setting_changes_its_line(changed: dict[str, Any], place: str, line: str) -> None:
+    def change(raw: dict[str, Any]) -> None:
+        example.with_mycat(raw)
+        raw["haproxy"].update(changed)
+
+    assert line in section(haproxy_cfg(change), place)
+
+
+def test_a_single_writer_has_the_others_behind_it() -> None:
+    backend = section(haproxy_cfg(lambda raw: raw["haproxy"].update(mysql={"singleWriter": True})), "backend mysql")
+    assert [line.split()[1:] for line in backend if line.startswith("server ")] == [
+        ["node1", "192.168.106.251:3306", "port", "48700"],
+        ["node2", "192.168.106.252:3306", "port", "48700", "backup"],
+        ["node3", "192.168.106.253:3306", "port", "48700", "backup"],
+    ]
+
+
+@pytest.mark.parametrize("recipe", KEEPALIVED)
+def test_keepalived_has_the_recipes_setting(recipe: str) -> None:
+    assert KEEPALIVED[recipe] in keepalived_conf()
+
+
+def test_keepalived_has_nothing_of_what_is_gone() -> None:
+    words = {word for line in keepalived_conf() for word in line.split()}
+    gone = {"notificationd", "weight", "mcast_src_ip", "authentication", "auth_pass", "label", "notification_email"}
+    assert not words & gone
+
+
+def test_the_second_keepalived_differs_in_the_recipes_lines() -> None:
+    first, second = set(keepalived_conf()), set(keepalived_conf(1))
+    assert second - first == {"router_id node2", "priority 100", "unicast_src_ip 192.168.106.252", "192.168.106.251"}
+
+
+# -- builds and files ---------------------------------------------------------------------------------------------
+
+#: By software: version and checksum of the example, packages, and what is done with the archive, in this order.
+BUILDS: dict[str, tuple[str, str, set[str], list[str]]] = {
+    "haproxy": (
+        "3.0.11",
+        "a" * 64,
+        {"build-essential", "libssl-dev", "libpcre2-dev", "liblua5.4-dev", "zlib1g-dev"},
+        [
+            (
+                'make -j"$(nproc)" TARGET=linux-glibc USE_OPENSSL=1 USE_PCRE2=1 USE_PCRE2_JIT=1 USE_ZLIB=1 USE_LUA=1 '
+                "USE_PROMEX=1 USE_SYSTEMD=1"
+            ),
+            'make install-bin install-man PREFIX="$PREFIX"',
+            'cp -r examples/errorfiles "$PREFIX/errorfiles"',
+        ],
+    ),
+    "keepalived": (
+        "2.3.4",
+        "b" * 64,
+        {"build-essential", "libssl-dev"},
+        [
+            (
+                './configure --prefix="$PREFIX" --sysconfdir="$PREFIX/etc" --with-init=systemd '
+                '--with-systemdsystemunitdir="$PREFIX/lib/systemd" --disable-lvs --disable-nftables --disable-iptables'
+            ),
+            'make -j"$(nproc)"',
+            "make install",
+        ],
+    ),
+}
+#: By resource: path, mode, and words of the commands that judge it and put it in force.
+FILES = {
+    "haproxy-config": (
+        "/etc/haproxy/haproxy.cfg",
+        "0600",
+        ["/opt/software/prefix/sbin/haproxy -c -f", "systemctl reload haproxy"],
+    ),
+    "haproxy-rsyslog": ("/etc/rsyslog.d/49-haproxy.conf", "0644", ["rsyslogd -N 1", "systemctl restart rsyslog"]),
+    "haproxy-logrotate": ("/etc/logrotate.d/haproxy", "0644", ["logrotate --debug"]),
+    "haproxy-sysctl": ("/etc/sysctl.d/90-mycat-ha.conf", "0644", ["sysctl --quiet --load=/etc/sysctl.d/"]),
+    "keepalived-config": (
+        "/etc/keepalived/keepalived.conf",
+        "0600",
+        ["/opt/software/prefix/sbin/keepalived --config-test", "systemctl reload keepalived"],
+    ),
+    "keepalived-check-haproxy": ("/usr/local/lib/mycat-ha/check-haproxy", "0755", ["bash -n"]),
+}
+
+
+@pytest.mark.parametrize("software", BUILDS)
+def test_software_is_built_as_in_the_recipe(run_program: Run, software: str) -> None:
+    version, checksum, packages, steps = BUILDS[software]
+    script = shlex.split(run_program().named(f"node1-{software}-build").inputs["create"])[-1]
+    installed = re.search(r"apt-get .* install --yes --no-install-recommends (.*)", script)
+    assert installed is not None
+    assert packages <= set(installed[1].split())
+    lines = [line.strip() for line in script.splitlines()]
+    prefix = rf"export PREFIX=/opt/{software}/{re.escape(version)}-[0-9a-f]{{12}}-\$ID\$VERSION_ID"
+    assert [line for line in lines if re.fullmatch(prefix, line)]
+    places = [lines.index(step) for step in (f'if [ "$found" != {checksum} ]; then', *steps)]
+    assert places == sorted(places)
+
+
+def test_each_file_is_judged_and_put_in_force(run_program: Run) -> None:
+    recorded = run_program()
+    for name, (path, mode, commands) in FILES.items():
+        words = shlex.split(recorded.named(f"node1-{name}-file").inputs["create"])
+        assert words[2:6] == ["/usr/local/lib/mycat-ha/install-file", path, mode, "root:root"]
+        for command in commands:
+            assert any(command in word for word in words[6:]), (name, command)
+
+
+def test_keepalived_is_on_the_device_that_the_machine_named(run_program: Run) -> None:
+    assert "\n    interface ens5\n" in run_program().named("node1-keepalived-config-file").inputs["stdin"]["value"]
+
+
+def test_haproxy_is_a_supervised_service() -> None:
+    lines = render("haproxy/haproxy.service.j2").splitlines()
+    assert {"Type=notify", "Restart=always", "WantedBy=multi-user.target"} <= set(lines)
+    start = next(line for line in lines if line.startswith("ExecStart="))
+    assert " -Ws " in start
+    assert " -p /run/haproxy/haproxy.pid " in start
+
+
+def test_the_log_is_rotated_daily() -> None:
+    lines = [line.strip() for line in render("haproxy/logrotate.j2").splitlines()]
+    assert lines[:2] == ["/var/log/haproxy.log {", "daily"]
+
+
+# -- scripts ------------------------------------------------------------------------------------------------------
+
+
+#: Writes down how it was called; fails if that was refused, unless something else has been called in between.
+STUB = """#!/bin/bash
+echo "${{0##*/}} $*" >>{root}/calls
+while IFS='|' read -r words until; do
+    [[ "${{0##*/}} $*" == "$words"* ]] || continue
+    [ -n "$until" ] && grep -q "^$until" {root}/calls || exit 1
+done <{root}/refused
+"""
+
+
+class Machine:
+    """A folder in place of a machine's root, and commands that do nothing."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        for folder in ("bin", "etc/haproxy", "etc/systemd/system", "usr/local/sbin", "run"):
+            (root / folder).mkdir(parents=True)
+        for software in BUILDS:
+            (root / "opt" / software).mkdir(parents=True)
+            (root / f"etc/systemd/system/{software}.service").touch()
+        for command in ("curl", "journalctl", "logger", "sleep", "systemctl"):
+            stub = root / "bin" / command
+            stub.write_text(STUB.format(root=root))
+            stub.chmod(0o755)
+        self.refuse()
+
+    def refuse(self, words: str = "", until: str = "") -> None:
+        """From now on commands that begin with ``words`` fail, until one that begins with ``until`` is called."""
+        (self._root / "refused").write_text(f"{words}|{until}\n" if words else "")
+
+    def run(self, script: str, *words: str) -> "subprocess.CompletedProcess[str]":
+        (self._root / "calls").write_text("")
+        script = re.sub(r"(?<![\w./])/(etc|usr/local|opt|run)/", rf"{self._root}/\1/", script)
+        environment = {**os.environ, "PATH": f"{self._root}/bin:{os.environ['PATH']}"}
+        argv = ["bash", "-euo", "pipefail", "-c", script, "-", *words]
+        return subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
+
+    def calls(self, command: str) -> list[str]:
+        lines = (self._root / "calls").read_text().splitlines()
+        return [line.removeprefix(f"{command} ") for line in lines if line.startswith(f"{command} ")]
+
+    def link(self, path: str) -> str:
+        return str((self._root / path).readlink()).removeprefix(str(self._root))
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path / "root")
+
+
+def start(software: str, build: str) -> str:
+    return render(f"{software}/start.sh.j2", prefix=f"/opt/{software}/{build}", health_port=8889)
+
+
+@pytest.mark.parametrize("software", BUILDS)
+def test_a_new_build_is_switched_to_and_started_once(machine: Machine, software: str) -> None:
+    for build, restarts in (("1", 1), ("1", 0), ("2", 1)):
+        done = machine.run(start(software, build))
+        assert done.returncode == 0, done.stderr
+        assert machine.calls("systemctl").count(f"restart {software}") == restarts
+        assert f"enable --quiet {software}" in machine.calls("systemctl")
+        assert machine.link(f"opt/{software}/current") == f"/opt/{software}/{build}"
+        assert machine.link(f"usr/local/sbin/{software}") == f"/opt/{software}/{build}/sbin/{software}"
+    if software == "haproxy":
+        assert machine.link("etc/haproxy/errorfiles") == "/opt/haproxy/2/errorfiles"
+
+
+def test_a_haproxy_that_does_not_answer_is_a_failure(machine: Machine) -> None:
+    machine.run(start("haproxy", "1"))
+    machine.refuse("curl")
+    done = machine.run(start("haproxy", "2"))
+    assert done.returncode == 1
+    assert "HAProxy does not answer; its last words:" in done.stderr
+    assert machine.link("opt/haproxy/current") == "/opt/haproxy/1"
+    assert machine.calls("systemctl")[-1] == "restart haproxy"
+
+
+def test_a_keepalived_that_does_not_run_is_a_failure(machine: Machine) -> None:
+    machine.refuse("systemctl is-active")
+    done = machine.run(start("keepalived", "1"))
+    assert done.returncode == 1
+    assert "keepalived does not run; its last words:" in done.stderr
+
+
+RESTART = "restart haproxy.service"
+
+
+@pytest.mark.parametrize(
+    ("refused", "until", "status", "notes"),
+    [
+        pytest.param("", "", 0, 0, id="answers"),
+        pytest.param("curl", f"systemctl {RESTART}", 0, 1, id="answers after a restart"),
+        pytest.param("curl", "", 1, 2, id="never answers"),
+    ],
+)
+def test_the_check_restarts_haproxy_once_and_then_fails(
+    machine: Machine, refused: str, until: str, status: int, notes: int
+) -> None:
+    machine.refuse(refused, until)
+    done = machine.run("set +e\n" + (TEMPLATES / "keepalived/check-haproxy.sh").read_text())
+    assert done.returncode == status
+    assert machine.calls("systemctl").count(RESTART) == (1 if notes else 0)
+    assert len([words for words in machine.calls("logger") if "HAProxy does not answer" in words]) == notes
+    assert all("http://127.0.0.1:8889/health" in words for words in machine.calls("curl"))
+
+
+@pytest.mark.parametrize(
+    ("state", "claims"),
+    [
+        ("master", ["--no-block restart claim-vip.service"]),
+        ("master-again", ["--no-block start claim-vip.service"]),
+        ("backup", []),
+        ("fault", []),
+        ("stop", []),
+    ],
+)
+def test_only_a_master_does_more_than_to_note_its_state(machine: Machine, state: str, claims: list[str]) -> None:
+    machine.run((TEMPLATES / "keepalived/vrrp-notify.sh").read_text(), state)
+    assert machine.calls("systemctl") == claims
+    assert machine.calls("logger")[0].endswith(f"VRRP state: {state}")
