@@ -42,6 +42,13 @@ FAULTS = {
         Fault("freeze", "every process is stopped, and the network", True, Region.freeze, Region.thaw),
         Fault("haproxy-kill", "HAProxy is killed once", False, _shell(_KILL), _mend("true")),
         Fault(
+            "haproxy-hang",
+            "HAProxy is there and does nothing",
+            False,
+            _shell("pkill --signal STOP --exact haproxy"),
+            _mend("pkill --signal CONT --exact haproxy || true"),
+        ),
+        Fault(
             "haproxy-gone",
             "HAProxy is killed and cannot be started again",
             True,

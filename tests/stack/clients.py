@@ -101,6 +101,13 @@ def connects(region: Region, host: str, address: str, port: int) -> bool:
     return region.exec(host, ["bash", "-c", script], check=False).returncode == 0
 
 
+def adverts(region: Region, machine: str, count: int) -> list[dict[str, Any]]:
+    """The next VRRP adverts that reach a machine."""
+    script = (FOLDER / "vrrp_capture.py").read_text()
+    said = region.exec(machine, ["python3", "-", str(count)], input=script).stdout
+    return [json.loads(line) for line in said.splitlines()]
+
+
 def haproxy(region: Region, stack: Stack, command: str) -> str:
     """The statistics socket of the balancer that holds the VIP."""
     script = (

@@ -11,6 +11,20 @@ from drills.faults import FAULTS
 from drills.stack import Stack
 from localregion.client import Region, wait_until
 from tests.conftest import Stackctl
+from tests.stack.clients import adverts
+
+
+def test_adverts_are_vrrp_3_from_balancer_to_balancer_five_times_a_second(region: Region, stack: Stack) -> None:
+    stack.wait_whole(region)
+    holder = stack.holder(region)
+    listener = next(machine for machine in stack.of_role("lb") if machine["name"] != holder)
+    heard = adverts(region, listener["instanceId"], 16)
+    for advert in heard:
+        assert (advert["version"], advert["router"], advert["interval"], advert["password"]) == (3, 249, 20, "")
+        assert advert["source"] == stack.machine(holder)["address"]
+        assert advert["destination"] == listener["address"]
+        assert advert["addresses"] == [stack.vip]
+    assert 2.5 < heard[-1]["at"] - heard[0]["at"] < 3.5
 
 
 def run(region: Region, stack: Stack, fault: str) -> Result:
@@ -35,6 +49,10 @@ def test_after_a_failover_nothing_has_to_change(stack: Stack, stackctl: Stackctl
 
 def test_haproxy_killed_once_is_restarted_and_the_vip_stays(region: Region, stack: Stack) -> None:
     run(region, stack, "haproxy-kill")
+
+
+def test_a_haproxy_that_hangs_is_restarted_and_the_vip_stays(region: Region, stack: Stack) -> None:
+    run(region, stack, "haproxy-hang")
 
 
 def test_haproxy_that_cannot_be_started_moves_the_vip(region: Region, stack: Stack) -> None:

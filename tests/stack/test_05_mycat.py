@@ -115,7 +115,7 @@ class Mycat:
             "threading.Thread(target=lambda: (sys.stdin.readline(), done.set()), daemon=True).start()\n"
             "def connect():\n"
             "    return pymysql.connect(host=host, port=int(port), user=user, password=password, database=schema,\n"
-            "                           autocommit=True, connect_timeout=5, read_timeout=10)\n"
+            "                           autocommit=True, connect_timeout=5, read_timeout=20)\n"
         )
         client = self.region.popen(
             "client",
@@ -130,24 +130,30 @@ class Mycat:
         client.stdin.flush()
         return client
 
-    @contextmanager
-    def session(self, on: str) -> Iterator[None]:
-        """A client with one connection to the Mycat on ``on``, which is at work all the time; no statement may fail."""
+    def connected(self, on: str, body: str) -> "subprocess.Popen[str]":
+        """A client with a cursor `k` in a connection to the Mycat on ``on``."""
         others = [name for name in self.machines() if name != on]
         for name in others:
             haproxy(self.region, self.stack, f"set server mycat_servers/{name} state drain")
-        client = self.client(
-            "c = connect(); k = c.cursor(); n = 0; print('connected', flush=True)\n"
+        client = self.client("c = connect(); k = c.cursor(); print('connected', flush=True)\n" + body)
+        assert client.stdout is not None
+        connected = client.stdout.readline()
+        for name in others:
+            haproxy(self.region, self.stack, f"set server mycat_servers/{name} state ready")
+        assert connected == "connected\n"
+        return client
+
+    @contextmanager
+    def session(self, on: str) -> Iterator[None]:
+        """A client with one connection to the Mycat on ``on``, which is at work all the time; no statement may fail."""
+        client = self.connected(
+            on,
+            "n = 0\n"
             "while not done.is_set():\n"
             "    k.execute('SELECT COUNT(*) FROM settings'); k.fetchall(); n += 1; time.sleep(0.05)\n"
-            "print(n)\n"
+            "print(n)\n",
         )
-        assert client.stdout is not None
         try:
-            connected = client.stdout.readline()
-            for name in others:
-                haproxy(self.region, self.stack, f"set server mycat_servers/{name} state ready")
-            assert connected == "connected\n"
             yield
             said, failed = client.communicate("end\n", timeout=30)
             assert client.returncode == 0, failed
@@ -325,6 +331,29 @@ def test_one_that_fails_leaves_rotation_and_comes_back(mycat: Mycat, how: str) -
         wait_until(lambda: mycat.up(victim), "it to come back", 30)
     assert mycat.health(victim) == HEALTHY
     test_both_mycats_take_part(mycat)
+
+
+def test_clients_of_one_that_hangs_are_let_go(mycat: Mycat) -> None:
+    """They hear of it from HAProxy, long before they would give up."""
+    victim = mycat.spare()
+    client = mycat.connected(
+        victim,
+        "try:\n"
+        "    while True:\n"
+        "        k.execute('SELECT 1'); k.fetchall(); time.sleep(0.05)\n"
+        "except Exception as error:\n"
+        "    print(error)\n",
+    )
+    try:
+        break_it(mycat, victim, "frozen")
+        said, _ = client.communicate(timeout=30)
+    finally:
+        client.kill()
+        client.wait()
+        mend_it(mycat, victim, "frozen")
+    assert "Lost connection" in said
+    assert "timed out" not in said
+    mycat.wait_whole()
 
 
 @pytest.mark.parametrize("port", [8066, 48700, None], ids=["8066 only", "48700 only", "everything"])

@@ -15,7 +15,7 @@ from drills.stack import Stack
 from localregion.client import Region, wait_until
 from stackctl import inventory
 from tests.conftest import ROOT, Stackctl, stack_names
-from tests.stack.clients import FOLDER, Repeated, administrator, connects, curl, login, mariadb, status
+from tests.stack.clients import FOLDER, Repeated, administrator, adverts, connects, curl, login, mariadb, status
 from tests.stack.conftest import CLIENT, NET, TIERS, Mailbox
 
 OFFICE = "office"
@@ -84,17 +84,15 @@ def test_each_tier_is_reached_through_the_balancers_only(region: Region, tiers: 
 def test_the_seed_mode_speaks_vrrp_2_with_a_password_once_a_second(region: Region, tiers: Stack) -> None:
     holder = tiers.holder(region)
     listener = next(machine for machine in tiers.of_role("lb") if machine["name"] != holder)
-    script = (FOLDER / "vrrp_capture.py").read_text()
-    said = region.exec(listener["instanceId"], ["python3", "-", "4"], input=script).stdout
-    adverts = [json.loads(line) for line in said.splitlines()]
+    heard = adverts(region, listener["instanceId"], 4)
     configured = shell(region, tiers, holder, "sed -n 's/.*auth_pass //p' /etc/keepalived/keepalived.conf")
-    for advert in adverts:
+    for advert in heard:
         assert (advert["version"], advert["router"], advert["interval"], advert["authentication"]) == (2, 249, 1, 1)
         assert advert["source"] == tiers.machine(holder)["address"]
         assert advert["destination"] == listener["address"]
         assert advert["addresses"] == [tiers.vip]
         assert advert["password"] == configured != ""
-    assert 2.5 < adverts[-1]["at"] - adverts[0]["at"] < 3.5
+    assert 2.5 < heard[-1]["at"] - heard[0]["at"] < 3.5
 
 
 def test_the_vip_has_the_recipes_label(region: Region, tiers: Stack) -> None:

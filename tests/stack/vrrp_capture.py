@@ -23,7 +23,7 @@ with socket.socket(socket.AF_INET, socket.SOCK_RAW, VRRP) as wire:
                     "router": advert[1],
                     "priority": advert[2],
                     "authentication": advert[4],
-                    "interval": advert[5],
+                    "interval": advert[5],  # seconds; in VRRPv3 hundredths
                     "addresses": [socket.inet_ntoa(addresses[i : i + 4]) for i in range(0, len(addresses), 4)],
                     "password": advert[8 + len(addresses) :].rstrip(b"\0").decode(errors="replace"),
                 }
