@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from localregion import cgroup
 from localregion.kernel import NAMESPACES, children, kill, run, same_pid_namespace, wait_for
 from localregion.model import MachineSpec
 from localregion.network import Drop, Network
@@ -90,10 +91,8 @@ class Machines:
 
     def _nspawn(self, spec: MachineSpec, root: Path, namespace: str) -> list[str]:
         self._ccache.mkdir(parents=True, exist_ok=True)
-        # With systemd as the host's init the container needs a cgroup that is delegated to it; without, none.
-        scope = ["systemd-run", "--quiet", "--scope", "--property=Delegate=yes"]
         return [
-            *(scope if Path("/run/systemd/system").exists() else []),
+            *cgroup.within(self._group(spec.id)),
             "systemd-nspawn",
             "--quiet",
             "--register=no",
@@ -109,6 +108,9 @@ class Machines:
             f"--bind={self._ccache}:/var/cache/ccache",
             "--link-journal=no",
         ]
+
+    def _group(self, instance_id: str) -> str:
+        return f"mycat-ha.{self._region}.{instance_id}"
 
     @staticmethod
     def _init_of(nspawn: subprocess.Popen[bytes]) -> int:
@@ -194,6 +196,7 @@ class Machines:
         directory = self._state / instance_id
         _unmount(directory / "root")
         shutil.rmtree(directory, ignore_errors=True)
+        cgroup.remove(self._group(instance_id))
 
     def console(self, instance_id: str) -> str:
         with suppress(OSError):
@@ -228,6 +231,7 @@ class Machines:
                     kill(pid, signal.SIGKILL)
             _unmount(directory / "root")
         shutil.rmtree(self._state, ignore_errors=True)
+        cgroup.remove(self._group("*"))
 
     def _get(self, instance_id: str) -> Running | None:
         with self._lock:
