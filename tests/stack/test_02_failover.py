@@ -27,6 +27,20 @@ def test_adverts_are_vrrp_3_from_balancer_to_balancer_five_times_a_second(region
     assert 2.5 < heard[-1]["at"] - heard[0]["at"] < 3.5
 
 
+def give(region: Region, stack: Stack, name: str) -> None:
+    """Let this balancer be master."""
+    stack.wait_whole(region)
+    others = [machine["instanceId"] for machine in stack.of_role("lb") if machine["name"] != name]
+    for other in others:
+        region.exec(other, ["systemctl", "stop", "keepalived"])
+    try:
+        wait_until(lambda: stack.holder(region) == name, f"{name} to hold the VIP", 20)
+    finally:
+        for other in others:
+            region.exec(other, ["systemctl", "start", "keepalived"])
+    time.sleep(3)  # they listen for 2 s before they take part
+
+
 def run(region: Region, stack: Stack, fault: str) -> Result:
     result = drill(region, stack, FAULTS[fault], print)
     assert result.ledger.acknowledged > 0
@@ -65,10 +79,17 @@ def test_keepalived_killed_once_leaves_one_holder(region: Region, stack: Stack) 
     assert not result.ledger.lost
 
 
-def test_a_frozen_machine_loses_the_vip_and_does_not_take_it_back(region: Region, stack: Stack) -> None:
+@pytest.mark.parametrize(("place", "takes_it_back"), [(0, True), (1, False)], ids=["higher priority", "lower priority"])
+def test_a_frozen_machine_loses_the_vip(region: Region, stack: Stack, place: int, takes_it_back: bool) -> None:
+    """When it goes on there are two masters, and of those VRRP keeps the one of higher priority (RFC 9568, 6.4.3)."""
+    frozen, other = stack.of_role("lb")[place], stack.of_role("lb")[1 - place]
+    give(region, stack, frozen["name"])
     result = run(region, stack, "freeze")
+    assert (result.machine, result.moved_to) == (frozen["name"], other["name"])
+    stays_with = frozen if takes_it_back else other
+    wait_until(lambda: stack.holder(region) == stays_with["name"], "the VIP to be where it stays", 10)
     time.sleep(3)
-    assert stack.holder(region) == result.moved_to
+    assert stack.holder(region) == stays_with["name"]
 
 
 @pytest.mark.parametrize(
