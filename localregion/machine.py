@@ -110,7 +110,7 @@ class Machines:
         ]
 
     def _group(self, instance_id: str) -> str:
-        return f"mycat-ha.{self._region}.{instance_id}"
+        return f"mh-{self._region}-{instance_id}"
 
     @staticmethod
     def _init_of(nspawn: subprocess.Popen[bytes]) -> int:
@@ -231,7 +231,7 @@ class Machines:
                     kill(pid, signal.SIGKILL)
             _unmount(directory / "root")
         shutil.rmtree(self._state, ignore_errors=True)
-        cgroup.remove(self._group("*"))
+        cgroup.remove(self._group("i-*"))
 
     def _get(self, instance_id: str) -> Running | None:
         with self._lock:

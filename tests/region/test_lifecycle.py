@@ -26,7 +26,7 @@ def remains() -> list[str]:
     found += [line for line in Path("/proc/mounts").read_text().splitlines() if f"/mycat-ha/{NAME}/" in line]
     found += [line for line in said("ip", "route") if "10.79.0." in line]
     found += [str(path) for path in (paths.state(NAME), paths.control(NAME).parent) if path.exists()]
-    for group in (f"mycat-ha.{NAME}.*", f"*/mycat-ha.{NAME}.*"):
+    for group in (f"mh-{NAME}-*", f"*/mh-{NAME}-*"):
         found += [str(path) for path in Path("/sys/fs/cgroup").glob(group)]
     for process in Path("/proc").glob("[0-9]*/cmdline"):
         try:
