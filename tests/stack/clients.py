@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from drills.stack import Stack
-from localregion.client import Region
+from localregion.client import Region, RegionError
 from toolchain import jdbc
 
 FOLDER = Path(__file__).parent
@@ -53,6 +53,17 @@ def mariadb(
         *(f"-h{at.address}", f"-P{at.port}", f"-u{at.user}", "-e", sql, at.schema),
     ]
     return region.exec(host, argv, input=f"{at.password}\n", timeout=timeout, check=check).stdout.strip()
+
+
+def mycat_serves(region: Region, stack: Stack) -> bool:
+    """Does each Mycat get to each of its databases? A global table is on all of them, a new connection on the next."""
+    sql = "CREATE TABLE IF NOT EXISTS countries (id INT PRIMARY KEY, name VARCHAR(40))"
+    try:
+        for _ in range(2 * len(stack.of_role("mycat"))):
+            mariadb(region, login(stack, "mycat"), sql, timeout=10)
+    except (RegionError, subprocess.TimeoutExpired):
+        return False
+    return True
 
 
 def pymysql(region: Region, at: Login, sql: str, host: str = "client") -> str:

@@ -11,7 +11,7 @@ from drills.faults import FAULTS
 from drills.stack import Stack
 from localregion.client import Region, wait_until
 from tests.conftest import Stackctl
-from tests.stack.clients import adverts
+from tests.stack.clients import adverts, mycat_serves
 
 
 def test_adverts_are_vrrp_3_from_balancer_to_balancer_five_times_a_second(region: Region, stack: Stack) -> None:
@@ -189,6 +189,7 @@ def test_a_power_cut_of_all_databases_needs_nobody(region: Region, stack: Stack)
     for node in stack.of_role("mysql"):
         region.power_on(node["instanceId"])
     stack.wait_whole(region)
+    wait_for_mycat(region, stack)
 
 
 def test_a_clean_full_stop_needs_nobody(region: Region, stack: Stack) -> None:
@@ -198,3 +199,9 @@ def test_a_clean_full_stop_needs_nobody(region: Region, stack: Stack) -> None:
     for node in nodes:
         region.exec(node, ["systemctl", "--no-block", "start", "mariadb"])
     stack.wait_whole(region, 240)
+    wait_for_mycat(region, stack)
+
+
+def wait_for_mycat(region: Region, stack: Stack) -> None:
+    """Mycat may wait for itself for a minute with each write host that it tries (docs/mycat.md)."""
+    wait_until(lambda: mycat_serves(region, stack), "Mycat to get to its databases again", 600, pause=1)
