@@ -53,7 +53,8 @@ FAULTS = {
             "HAProxy is killed and cannot be started again",
             True,
             _shell(f"chmod 0 $(readlink -f /opt/haproxy/current)/sbin/haproxy; {_KILL}"),
-            _mend("chmod 755 $(readlink -f /opt/haproxy/current)/sbin/haproxy; systemctl restart haproxy"),
+            # The check does the rest; a start from here as well would be killed by it half-way.
+            _mend("chmod 755 $(readlink -f /opt/haproxy/current)/sbin/haproxy"),
         ),
         Fault(
             "keepalived-kill",
