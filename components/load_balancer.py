@@ -36,19 +36,18 @@ class LoadBalancer(pulumi.ComponentResource):
         super().__init__("mycat-ha:load_balancer:LoadBalancer", name, {}, opts)
         settings, machine = args.settings, args.machine
         child = pulumi.ResourceOptions(parent=self)
-        builds = {
-            software: SourceBuild(
-                f"{machine.name}-{software}", SourceBuildArgs(machine, software, source, packages), child
-            )
-            for software, source, packages in (
-                ("haproxy", settings.haproxy, haproxy.PACKAGES),
-                ("keepalived", settings.keepalived, keepalived.PACKAGES),
-            )
-        }
+        haproxy_build = SourceBuild(
+            f"{machine.name}-haproxy", SourceBuildArgs(machine, "haproxy", settings.haproxy, haproxy.PACKAGES), child
+        )
+        keepalived_build = SourceBuild(
+            f"{machine.name}-keepalived",
+            SourceBuildArgs(machine, "keepalived", settings.keepalived, keepalived.PACKAGES),
+            child,
+        )
 
         running = Haproxy(
             f"{name}-haproxy",
-            HaproxyArgs(settings, machine, args.machine_settings, builds["haproxy"]),
+            HaproxyArgs(settings, machine, args.machine_settings, haproxy_build),
             pulumi.ResourceOptions(parent=self, depends_on=list(args.after)),
         )
         claim = Claim(
@@ -58,7 +57,7 @@ class LoadBalancer(pulumi.ComponentResource):
         )
         self.running = Keepalived(
             f"{name}-keepalived",
-            KeepalivedArgs(settings, machine, args.machine_settings, builds["keepalived"], running, claim),
+            KeepalivedArgs(settings, machine, args.machine_settings, keepalived_build, running, claim),
             pulumi.ResourceOptions(parent=self, depends_on=list(args.after)),
         ).running
         self.register_outputs({})
