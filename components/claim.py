@@ -10,12 +10,10 @@ from components.config_file import ConfigFile, ConfigFileArgs
 from components.interface import Interface
 from components.machine import Machine
 from components.remote import run
-from components.template import TEMPLATES, render
+from components.template import render, verbatim
 from components.virtual_ip import VirtualIp
-from settings import Machine as MachineSettings
-from settings import Role, Settings
-
-HOOKS = "/usr/local/lib/mycat-ha"
+from constants import LIBRARY
+from settings import MachineSettings, Role, Settings
 
 
 @dataclass
@@ -75,21 +73,21 @@ class Claim(pulumi.ComponentResource):
             file("environment", "/etc/mycat-ha/vip.env", environment, validate='bash -n "$STAGED"'),
             file(
                 "hook",
-                f"{HOOKS}/claim-vip",
-                (TEMPLATES / "vip/claim-vip.sh").read_text(),
+                f"{LIBRARY}/claim-vip",
+                verbatim("vip/claim-vip"),
                 mode="0755",
                 validate='bash -n "$STAGED"',
             ),
             file(
                 "service",
                 "/etc/systemd/system/claim-vip.service",
-                (TEMPLATES / "vip/claim-vip.service").read_text(),
+                verbatim("vip/claim-vip.service"),
                 **systemd,
             ),
             file(
                 "reconcile-service",
                 "/etc/systemd/system/reconcile-vip.service",
-                (TEMPLATES / "vip/reconcile-vip.service").read_text(),
+                verbatim("vip/reconcile-vip.service"),
                 **systemd,
             ),
             file(
@@ -102,7 +100,7 @@ class Claim(pulumi.ComponentResource):
         self.proven = run(
             f"{name}-probe",
             machine.connection,
-            f"{HOOKS}/claim-vip probe",
+            f"{LIBRARY}/claim-vip probe",
             triggers=[machine.instance_id, environment],
             opts=pulumi.ResourceOptions.merge(
                 machine.bound, pulumi.ResourceOptions(parent=self, depends_on=[*files, args.virtual_ip])

@@ -16,8 +16,7 @@ from components.machine import Machine, MachineArgs
 from components.mycat import Mycat, MycatArgs
 from components.network import Network
 from components.virtual_ip import VirtualIp, VirtualIpArgs
-from settings import Machine as MachineSettings
-from settings import Role, Settings
+from settings import MachineSettings, Role, Settings
 
 
 @dataclass

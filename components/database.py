@@ -11,9 +11,9 @@ from components.config_file import ConfigFile, ConfigFileArgs
 from components.machine import Machine
 from components.mycat_files import backends
 from components.remote import run
-from components.template import TEMPLATES, render
-from settings import Machine as MachineSettings
-from settings import Role, Settings
+from components.template import render, verbatim
+from constants import LIBRARY
+from settings import MachineSettings, Role, Settings
 
 CONFIG = "/etc/mysql/mariadb.conf.d/60-galera.cnf"
 
@@ -72,15 +72,15 @@ class Database(pulumi.ComponentResource):
             file("environment", "/etc/mycat-ha/galera.env", render("mariadb/galera.env.j2", peers=self._peers(node))),
             file(
                 "start-hook",
-                "/usr/local/lib/mycat-ha/galera-start",
-                (TEMPLATES / "mariadb/galera-start.sh").read_text(),
+                f"{LIBRARY}/galera-start",
+                verbatim("mariadb/galera-start"),
                 mode="0755",
                 validate='bash -n "$STAGED"',
             ),
             file(
                 "unit",
                 "/etc/systemd/system/mariadb.service.d/mycat-ha.conf",
-                (TEMPLATES / "mariadb/dropin.conf").read_text(),
+                verbatim("mariadb/mariadb.service.d.conf"),
                 apply="systemctl daemon-reload",
             ),
             file(

@@ -5,15 +5,14 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_aws as aws
 
-from components.mycat_files import PORT as MYCAT_PORT
 from components.mycat_files import backends
-from settings import Machine, Role, Settings
+from constants import MYCAT_PORT, MYSQL_PORT, SERVICE_HEALTH_PORT
+from settings import MachineSettings, Role, Settings
 from settings.http import Http
 from settings.topology import Access
 
 #: Galera's ports: group communication, incremental state transfer, state snapshot transfer.
 GALERA_PORTS = (("tcp", 4567), ("udp", 4567), ("tcp", 4568), ("tcp", 4444))
-HEALTH_PORT = 48700
 VRRP = "112"  # IANA protocol number; a rule for it has no ports
 
 
@@ -48,7 +47,7 @@ class Firewall(pulumi.ComponentResource):
             self._database_rules()
         self.register_outputs({})
 
-    def groups_of(self, machine: Machine) -> list[pulumi.Output[str]]:
+    def groups_of(self, machine: MachineSettings) -> list[pulumi.Output[str]]:
         return [self._base.id, *(self._groups[role].id for role in machine.roles)]
 
     def _machine_rules(self, settings: Settings) -> None:
@@ -78,8 +77,8 @@ class Firewall(pulumi.ComponentResource):
         self._between(lb, lb, "vrrp", "VRRP between load balancers", protocol=VRRP, port=None)
         if Role.MYSQL in self._groups:
             mysql = self._groups[Role.MYSQL]
-            self._between(lb, mysql, "mysql", "MySQL from load balancers", port=3306)
-            self._between(lb, mysql, "health", "Database health checks from load balancers", port=HEALTH_PORT)
+            self._between(lb, mysql, "mysql", "MySQL from load balancers", port=MYSQL_PORT)
+            self._between(lb, mysql, "health", "Database health checks from load balancers", port=SERVICE_HEALTH_PORT)
         for server in settings.database.external:
             self._to_range(
                 lb, f"{server.name}", f"External database {server.name}", server.port, f"{server.address}/32"
@@ -119,9 +118,9 @@ class Firewall(pulumi.ComponentResource):
     def _mycat_rules(self, settings: Settings) -> None:
         lb, mycat = self._groups[Role.LB], self._groups[Role.MYCAT]
         self._between(lb, mycat, "mycat", "Mycat from load balancers", port=MYCAT_PORT)
-        self._between(lb, mycat, "mycat-health", "Mycat health checks from load balancers", port=HEALTH_PORT)
+        self._between(lb, mycat, "mycat-health", "Mycat health checks from load balancers", port=SERVICE_HEALTH_PORT)
         if Role.MYSQL in self._groups:
-            self._between(mycat, self._groups[Role.MYSQL], "mysql-mycat", "MySQL from Mycat", port=3306)
+            self._between(mycat, self._groups[Role.MYSQL], "mysql-mycat", "MySQL from Mycat", port=MYSQL_PORT)
         own = {str(machine.address) for machine in settings.of_role(Role.MYSQL)}
         for address, port in backends(settings).servers:
             if address not in own:

@@ -7,17 +7,14 @@ from typing import Any
 import pulumi
 
 from components.config_file import ConfigFile, ConfigFileArgs
-from components.firewall import HEALTH_PORT as SERVICE_HEALTH_PORT
 from components.machine import Machine
-from components.mycat_files import PORT as MYCAT_PORT
 from components.remote import run
 from components.source_build import SourceBuild
-from components.template import render
-from settings import Machine as MachineSettings
-from settings import Role, Settings
+from components.template import render, verbatim
+from constants import HAPROXY_HEALTH_PORT, MYCAT_PORT, SERVICE_HEALTH_PORT
+from settings import MachineSettings, Role, Settings
 
 #: Loopback only: does this HAProxy accept and answer?
-HEALTH_PORT = 8889
 PACKAGES = ("build-essential", "pkg-config", "libssl-dev", "libpcre2-dev", "liblua5.4-dev", "zlib1g-dev")
 
 
@@ -45,7 +42,7 @@ def configuration(settings: Settings, machine: MachineSettings) -> str:
         mysql_servers=servers,
         mycat_servers=mycat_servers,
         mycat_check_port=mycat.external_check_port if mycat and mycat.external else SERVICE_HEALTH_PORT,
-        health_port=HEALTH_PORT,
+        health_port=HAPROXY_HEALTH_PORT,
         service_health_port=SERVICE_HEALTH_PORT,
         statistics_password=settings.secrets["statistics"].get_secret_value(),
         http_servers=http_servers(settings),
@@ -82,7 +79,7 @@ class Haproxy(pulumi.ComponentResource):
             ConfigFileArgs(
                 machine=machine,
                 path="/etc/sysctl.d/90-mycat-ha.conf",
-                content=render("haproxy/sysctl.conf.j2"),
+                content=verbatim("haproxy/sysctl.conf"),
                 apply="sysctl --quiet --load=/etc/sysctl.d/90-mycat-ha.conf",
             ),
             after_system,
@@ -92,7 +89,7 @@ class Haproxy(pulumi.ComponentResource):
             ConfigFileArgs(
                 machine=machine,
                 path="/etc/rsyslog.d/49-haproxy.conf",
-                content=render("haproxy/rsyslog.conf.j2"),
+                content=verbatim("haproxy/rsyslog.conf"),
                 validate='rsyslogd -N 1 -f "$STAGED"',
                 apply="systemctl restart rsyslog",
             ),
@@ -103,12 +100,12 @@ class Haproxy(pulumi.ComponentResource):
             ConfigFileArgs(
                 machine=machine,
                 path="/etc/logrotate.d/haproxy",
-                content=render("haproxy/logrotate.j2"),
+                content=verbatim("haproxy/logrotate"),
                 validate='logrotate --debug "$STAGED"',
             ),
             after_system,
         )
-        unit_content = render("haproxy/haproxy.service.j2")
+        unit_content = verbatim("haproxy/haproxy.service")
         unit = ConfigFile(
             f"{name}-unit",
             ConfigFileArgs(
@@ -136,7 +133,7 @@ class Haproxy(pulumi.ComponentResource):
             f"{name}-start",
             machine.connection,
             args.build.prefix.apply(
-                lambda prefix: render("haproxy/start.sh.j2", prefix=prefix, health_port=HEALTH_PORT)
+                lambda prefix: render("haproxy/start.sh.j2", prefix=prefix, health_port=HAPROXY_HEALTH_PORT)
             ),
             triggers=[machine.instance_id, hashlib.sha256(unit_content.encode()).hexdigest()],
             opts=pulumi.ResourceOptions.merge(
@@ -151,6 +148,7 @@ def _answers_if_active() -> str:
     """Right after a reload the new worker may need a moment; a machine that does not run HAProxy yet passes."""
     return (
         "systemctl is-active --quiet haproxy || exit 0; "
-        f"for _ in $(seq 50); do curl -fsS -o /dev/null --max-time 1 http://127.0.0.1:{HEALTH_PORT}/health && exit 0; "
+        "for _ in $(seq 50); do "
+        f"curl -fsS -o /dev/null --max-time 1 http://127.0.0.1:{HAPROXY_HEALTH_PORT}/health && exit 0; "
         "sleep 0.1; done; echo 'HAProxy does not answer its health check'; exit 1"
     )

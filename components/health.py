@@ -8,13 +8,11 @@ from typing import Any
 import pulumi
 
 from components.config_file import ConfigFile, ConfigFileArgs
-from components.firewall import HEALTH_PORT
 from components.machine import Machine
-from components.mycat_files import PORT as MYCAT_PORT
 from components.remote import run
-from components.template import TEMPLATES, render
-from settings import Machine as MachineSettings
-from settings import Role, Settings
+from components.template import render, verbatim
+from constants import LIBRARY, MYCAT_PORT, SERVICE_HEALTH_PORT
+from settings import MachineSettings, Role, Settings
 from settings.mycat import HEALTH_USER
 
 _UNIT = "mycat-ha-health"
@@ -62,8 +60,8 @@ class Health(pulumi.ComponentResource):
         files = [
             file(
                 "responder",
-                "/usr/local/lib/mycat-ha/health",
-                (TEMPLATES / "health/health.py").read_text(),
+                f"{LIBRARY}/health",
+                verbatim("health/health.py"),
                 mode="0755",
                 validate='python3 -c "import ast, sys; ast.parse(open(sys.argv[1]).read())" "$STAGED"',
                 apply=restart,
@@ -80,20 +78,22 @@ class Health(pulumi.ComponentResource):
             file(
                 "service",
                 f"/etc/systemd/system/{_UNIT}.service",
-                (TEMPLATES / "health/health.service").read_text(),
+                verbatim("health/health.service"),
                 apply=restart,
             ),
             file(
                 "socket",
                 f"/etc/systemd/system/{_UNIT}.socket",
-                render("health/health.socket.j2", address=machine.address, port=HEALTH_PORT),
+                render("health/health.socket.j2", address=machine.address, port=SERVICE_HEALTH_PORT),
                 apply=restart,
             ),
         ]
         self.listening = run(
             f"{name}-start",
             machine.connection,
-            render("health/start.sh.j2", unit=_UNIT, paths=list(asked), address=machine.address, port=HEALTH_PORT),
+            render(
+                "health/start.sh.j2", unit=_UNIT, paths=list(asked), address=machine.address, port=SERVICE_HEALTH_PORT
+            ),
             triggers=[machine.instance_id, *args.triggers],
             opts=pulumi.ResourceOptions.merge(
                 machine.bound, pulumi.ResourceOptions(parent=self, depends_on=list(files))

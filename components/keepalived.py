@@ -5,15 +5,15 @@ from dataclasses import dataclass
 
 import pulumi
 
-from components.claim import HOOKS, Claim
+from components.claim import LIBRARY, Claim
 from components.config_file import ConfigFile, ConfigFileArgs
 from components.haproxy import Haproxy
 from components.machine import Machine
 from components.remote import run
 from components.source_build import SourceBuild
-from components.template import TEMPLATES, render
-from settings import Machine as MachineSettings
-from settings import Role, Settings
+from components.template import render, verbatim
+from constants import LIBRARY
+from settings import MachineSettings, Role, Settings
 
 PACKAGES = ("build-essential", "pkg-config", "libssl-dev", "libnl-3-dev", "libnl-genl-3-dev")
 
@@ -53,8 +53,8 @@ class Keepalived(pulumi.ComponentResource):
                 f"{name}-{script}",
                 ConfigFileArgs(
                     machine=machine,
-                    path=f"{HOOKS}/{script}",
-                    content=(TEMPLATES / f"keepalived/{script}.sh").read_text(),
+                    path=f"{LIBRARY}/{script}",
+                    content=verbatim(f"keepalived/{script}"),
                     mode="0755",
                     validate='bash -n "$STAGED"',
                 ),
@@ -62,7 +62,7 @@ class Keepalived(pulumi.ComponentResource):
             )
             for script in ("vrrp-notify", "check-haproxy")
         ]
-        unit_content = (TEMPLATES / "keepalived/keepalived.service").read_text()
+        unit_content = verbatim("keepalived/keepalived.service")
         unit = ConfigFile(
             f"{name}-unit",
             ConfigFileArgs(

@@ -13,8 +13,7 @@ from components.keepalived import Keepalived, KeepalivedArgs
 from components.machine import Machine
 from components.source_build import SourceBuild, SourceBuildArgs
 from components.virtual_ip import VirtualIp
-from settings import Machine as MachineSettings
-from settings import Settings
+from settings import MachineSettings, Settings
 
 
 @dataclass

@@ -10,11 +10,11 @@ from pulumi_command import remote
 
 from components.interface import Interface
 from components.remote import run
-from components.template import TEMPLATES, render
-from settings import Machine as MachineSettings
-from settings import Settings
+from components.template import render, verbatim
+from constants import LIBRARY
+from settings import MachineSettings, Settings
 
-INSTALL_FILE = "/usr/local/lib/mycat-ha/install-file"
+INSTALL_FILE = f"{LIBRARY}/install-file"
 
 
 @dataclass
@@ -85,7 +85,7 @@ class Machine(pulumi.ComponentResource):
             f"{name}-tools",
             self.connection,
             f"install -m 0755 /dev/stdin {INSTALL_FILE}",
-            stdin=(TEMPLATES / "machine/install-file.sh").read_text(),
+            stdin=verbatim("machine/install-file"),
             triggers=[instance.id],
             opts=pulumi.ResourceOptions.merge(self.bound, pulumi.ResourceOptions(parent=self)),
         )

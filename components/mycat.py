@@ -12,11 +12,10 @@ from components.machine import Machine
 from components.mycat_files import configuration
 from components.remote import run
 from components.source_build import SourceBuild, SourceBuildArgs
-from components.template import TEMPLATES, render
-from settings import Machine as MachineSettings
-from settings import Settings
+from components.template import render, verbatim
+from constants import LIBRARY
+from settings import MachineSettings, Settings
 
-TOOLS = "/usr/local/lib/mycat-ha"
 SYSCTL = "/etc/sysctl.d/91-mycat.conf"
 #: What Mycat runs on, and what the tool talks to it with.
 PACKAGES = ("openjdk-17-jre-headless", "python3-pymysql")
@@ -54,7 +53,7 @@ class Mycat(pulumi.ComponentResource):
             triggers=[machine.instance_id],
             opts=pulumi.ResourceOptions.merge(machine.bound, child),
         )
-        unit = (TEMPLATES / "mycat/mycat.service").read_text()
+        unit = verbatim("mycat/mycat.service")
         start = render("mycat/run.sh.j2", heap_mib=mycat.heap_mib, direct_memory_mib=mycat.direct_memory_mib)
         files = [
             ConfigFile(
@@ -63,23 +62,23 @@ class Mycat(pulumi.ComponentResource):
                 pulumi.ResourceOptions(parent=self, depends_on=[system]),
             )
             for suffix, path, content, mode, validate, apply in (
-                ("run", f"{TOOLS}/mycat-run", start, "0755", 'bash -n "$STAGED"', ""),
+                ("run", f"{LIBRARY}/mycat-run", start, "0755", 'bash -n "$STAGED"', ""),
                 (
                     "apply",
-                    f"{TOOLS}/mycat-apply",
-                    (TEMPLATES / "mycat/apply.py").read_text(),
+                    f"{LIBRARY}/mycat-apply",
+                    verbatim("mycat/mycat_apply.py"),
                     "0755",
                     'python3 -c "import ast, sys; ast.parse(open(sys.argv[1]).read())" "$STAGED"',
                     "",
                 ),
                 ("unit", "/etc/systemd/system/mycat.service", unit, "0644", "", "systemctl daemon-reload"),
-                ("sysctl", SYSCTL, render("mycat/sysctl.conf.j2"), "0644", "", f"sysctl --quiet --load={SYSCTL}"),
+                ("sysctl", SYSCTL, verbatim("mycat/sysctl.conf"), "0644", "", f"sysctl --quiet --load={SYSCTL}"),
             )
         ]
         bundle = json.dumps(
             {
                 # The distribution's own writes where Mycat here may not write.
-                "log4j2.xml": (TEMPLATES / "mycat/log4j2.xml").read_text(),
+                "log4j2.xml": verbatim("mycat/log4j2.xml"),
                 **configuration(args.settings, args.machine_settings),
             },
             sort_keys=True,
@@ -87,7 +86,7 @@ class Mycat(pulumi.ComponentResource):
         self.applied = run(
             f"{name}-configuration",
             machine.connection,
-            build.prefix.apply(lambda prefix: f"{TOOLS}/mycat-apply {prefix} {machine.address}"),
+            build.prefix.apply(lambda prefix: f"{LIBRARY}/mycat-apply {prefix} {machine.address}"),
             stdin=bundle,
             shell=False,
             triggers=[machine.instance_id, _digest(unit, start)],

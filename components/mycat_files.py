@@ -5,16 +5,16 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from settings import Machine, Settings
+from constants import MYCAT_MANAGER_PORT, MYCAT_PORT
+from settings import MachineSettings, Settings
 from settings.mycat import HEALTH_USER, DataHost, Function, HashInt, ModLong, Mycat, Range, Server, Table, User, read
 
-PORT, MANAGER_PORT = 8066, 9066
 #: Of one network buffer, in MiB; Mycat's own default. How many there are follows from the memory that it may use.
 BUFFER_MIB = 2
 NAMESPACE = "http://io.mycat/"
 
 
-def configuration(settings: Settings, machine: Machine) -> dict[str, str]:
+def configuration(settings: Settings, machine: MachineSettings) -> dict[str, str]:
     """The files of Mycat on ``machine`` by name; server.xml and schema.xml hold passwords."""
     mycat = settings.mycat
     assert mycat is not None
@@ -52,15 +52,15 @@ def backends(settings: Settings) -> Backends:
     return Backends(tuple(sorted(filter(plain.fullmatch, databases))), tuple(sorted(servers)))
 
 
-def _server(settings: Settings, mycat: Mycat, machine: Machine) -> str:
+def _server(settings: Settings, mycat: Mycat, machine: MachineSettings) -> str:
     root = _root("server")
     # Where nothing is said, what the distribution's own server.xml has.
     _properties(
         ET.SubElement(root, "system"),
         {
             "bindIp": str(machine.address),
-            "serverPort": str(PORT),
-            "managerPort": str(MANAGER_PORT),
+            "serverPort": str(MYCAT_PORT),
+            "managerPort": str(MYCAT_MANAGER_PORT),
             "charset": "utf8mb4",
             "nonePasswordLogin": "0",
             "useHandshakeV10": "1",

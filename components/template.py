@@ -1,4 +1,4 @@
-"""Templates, and the quoting that each kind of file needs."""
+"""Templates, the quoting that each kind of file needs, and files that go to machines as they stand."""
 
 import shlex
 from pathlib import Path
@@ -6,7 +6,8 @@ from typing import Any
 
 import jinja2
 
-TEMPLATES = Path(__file__).parent.parent / "templates"
+ROOT = Path(__file__).parent.parent
+TEMPLATES, FILES = ROOT / "templates", ROOT / "files"
 
 
 def haproxy_quote(text: str) -> str:
@@ -43,3 +44,8 @@ _environment.filters |= {
 def render(template: str, **values: Any) -> str:
     """The text of ``templates/<template>``. Raises jinja2.UndefinedError when a value is missing."""
     return _environment.get_template(template).render(**values)
+
+
+def verbatim(file: str) -> str:
+    """The text of ``files/<file>``, which goes to machines as it stands."""
+    return (FILES / file).read_text()

@@ -8,16 +8,17 @@ from typing import Annotated, Any, Self
 import pulumi
 from pydantic import Field, SecretStr, ValidationError, model_validator
 
+from constants import HAPROXY_HEALTH_PORT
 from settings.base import Section, unprintable
 from settings.http import Http
 from settings.mycat import Mycat, contradictions, refusals
 from settings.services import Database, Haproxy, Keepalived, Mode
-from settings.topology import Access, Instances, Machine, Network, Role, VirtualIp
+from settings.topology import Access, Instances, MachineSettings, Network, Role, VirtualIp
 
 NAMESPACE = "mycat-ha"
-_OWN_PORTS = {22: "SSH", 8889: "HAProxy's own health check"}
+_OWN_PORTS = {22: "SSH", HAPROXY_HEALTH_PORT: "HAProxy's own health check"}
 
-__all__ = ["Machine", "Role", "Settings", "SettingsError"]
+__all__ = ["MachineSettings", "Role", "Settings", "SettingsError"]
 
 
 class SettingsError(pulumi.RunError):
@@ -26,7 +27,7 @@ class SettingsError(pulumi.RunError):
 
 class Settings(Section):
     network: Network
-    machines: Annotated[tuple[Machine, ...], Field(min_length=2)]
+    machines: Annotated[tuple[MachineSettings, ...], Field(min_length=2)]
     instances: Instances = Instances()
     access: Access
     vip: VirtualIp
@@ -65,7 +66,7 @@ class Settings(Section):
         except ValidationError as error:
             raise SettingsError("\n".join(_explain(error, raw))) from None
 
-    def of_role(self, role: Role) -> tuple[Machine, ...]:
+    def of_role(self, role: Role) -> tuple[MachineSettings, ...]:
         return tuple(machine for machine in self.machines if role in machine.roles)
 
     def secret(self, name: str) -> pulumi.Output[str] | None:
@@ -73,7 +74,7 @@ class Settings(Section):
         secret = self.secrets.get(name)
         return pulumi.Output.secret(secret.get_secret_value()) if secret else None
 
-    def priority(self, machine: Machine) -> int:
+    def priority(self, machine: MachineSettings) -> int:
         """VRRP priority: as set, else 150, 100, 90, 80 ... in the order of the machines."""
         if machine.priority is not None:
             return machine.priority

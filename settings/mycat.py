@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Discriminator, Field, StringConstraints, Tag, model_validator
 
 from settings.base import IPv4Address, Name, Port, Section, Sha256, SourceArchive, Text, Url, Version
-from settings.topology import Machine, Role
+from settings.topology import MachineSettings, Role
 
 #: A name in Mycat's XML that is also a name in SQL. Mycat gives meaning to `,` and `$` in names, so they have none.
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
@@ -303,7 +303,7 @@ def _key(field: str) -> str:
     return str(Mycat.model_fields[field].alias or field)
 
 
-def contradictions(mycat: Mycat, machines: Iterable[Machine]) -> Iterator[str]:
+def contradictions(mycat: Mycat, machines: Iterable[MachineSettings]) -> Iterator[str]:
     """What cannot work, as ``KEY: reason`` below ``mycat-ha:``."""
     schemas = {schema.name for schema in mycat.schemas}
     nodes = {node.name for node in mycat.data_nodes}
@@ -359,7 +359,7 @@ def _table(key: str, table: Table, nodes: set[str], rules: set[str], places: set
         yield f"{key}.dataNodes: {count} data nodes, but the function of rule {table.rule} knows the places {numbers}"
 
 
-def _servers(key: str, servers: Iterable[Server], machines: dict[str, Machine]) -> Iterator[str]:
+def _servers(key: str, servers: Iterable[Server], machines: dict[str, MachineSettings]) -> Iterator[str]:
     servers = list(servers)
     yield from _twice(key, (server.label for server in servers))
     for i, server in enumerate(servers):

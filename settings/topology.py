@@ -56,7 +56,7 @@ class Network(Section):
         return None
 
 
-class Machine(Section):
+class MachineSettings(Section):
     name: Name
     address: IPv4Address
     roles: Annotated[tuple[Role, ...], Field(min_length=1)]

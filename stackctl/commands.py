@@ -24,7 +24,9 @@ from toolchain.progress import ToolchainError
 
 LEFTOVERS = 3  # exit code: the stack was destroyed, but the region still has something of it
 #: What a preview depends on, besides the stack's own settings.
-PROGRAM = frozenset({"__main__.py", "Pulumi.yaml", "components", "settings", "templates", "requirements.lock"})
+PROGRAM = frozenset(
+    {"__main__.py", "constants.py", "Pulumi.yaml", "components", "settings", "templates", "files", "requirements.lock"}
+)
 BACKEND = "MYCAT_HA_BACKEND_URL"
 LOCAL_REGION = f"{NAME}:local-region"
 

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from toolchain import actionlint, cli, golang, jdbc, mycat, plugins, sources, system, venv
+from toolchain import actionlint, golang, jdbc, mycat, plugins, pulumi_cli, sources, system, venv
 from toolchain.environment import environment as variables
 from toolchain.progress import ToolchainError, run, say
 
@@ -30,7 +30,7 @@ def install(only: Sequence[str] = (), meanwhile: str | None = None) -> None:
         return folder
 
     def pulumi() -> Path:
-        folder = cli.install(find_go)
+        folder = pulumi_cli.install(find_go)
         plugins.link_cli(folder)
         return folder
 

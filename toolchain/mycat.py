@@ -20,7 +20,7 @@ from toolchain.progress import ToolchainError, run, say
 from toolchain.store import obtain
 
 SETTING = "MYCAT_ARCHIVE"
-SOURCE = ROOT / "toolchain" / "mycat_standin"
+SOURCE = ROOT / "standins" / "mycat"
 #: Mycat's release that the stand-in behaves like.
 VERSION = "1.6.7.6"
 RELEASE = "11"

@@ -115,7 +115,7 @@ def install_command(pulumi: Path, venv: Path) -> None:
     _replace(launcher, write)
     say(
         "command",
-        f"this project's stand-in for version {VERSIONS['command']} ({ROOT / 'toolchain' / 'command_provider'})",
+        f"this project's stand-in for version {VERSIONS['command']} ({ROOT / 'standins' / 'command_provider'})",
     )
 
 
@@ -124,7 +124,7 @@ def stand_in_launcher(venv: Path) -> str:
     return (
         "#!/bin/sh\n"
         f"PYTHONPATH={shlex.quote(str(ROOT))} "
-        f'exec {shlex.quote(str(venv / "bin" / "python"))} -m toolchain.command_provider "$@"\n'
+        f'exec {shlex.quote(str(venv / "bin" / "python"))} -m standins.command_provider "$@"\n'
     )
 
 

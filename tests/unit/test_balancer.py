@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from components import haproxy, keepalived
-from components.template import TEMPLATES, render
+from components.template import render, verbatim
 from settings import Settings
 from tests import example
 from tests.unit.conftest import Run
@@ -265,7 +265,7 @@ def test_keepalived_is_on_the_device_that_the_machine_named(run_program: Run) ->
 
 
 def test_haproxy_is_a_supervised_service() -> None:
-    lines = render("haproxy/haproxy.service.j2").splitlines()
+    lines = verbatim("haproxy/haproxy.service").splitlines()
     assert {"Type=notify", "Restart=always", "WantedBy=multi-user.target"} <= set(lines)
     start = next(line for line in lines if line.startswith("ExecStart="))
     assert " -Ws " in start
@@ -273,7 +273,7 @@ def test_haproxy_is_a_supervised_service() -> None:
 
 
 def test_the_log_is_rotated_daily() -> None:
-    lines = [line.strip() for line in render("haproxy/logrotate.j2").splitlines()]
+    lines = [line.strip() for line in verbatim("haproxy/logrotate").splitlines()]
     assert lines[:2] == ["/var/log/haproxy.log {", "daily"]
 
 
@@ -379,7 +379,7 @@ def test_the_check_restarts_haproxy_once_and_then_fails(
     machine: Machine, refused: str, until: str, status: int, notes: int
 ) -> None:
     machine.refuse(refused, until)
-    done = machine.run("set +e\n" + (TEMPLATES / "keepalived/check-haproxy.sh").read_text())
+    done = machine.run("set +e\n" + verbatim("keepalived/check-haproxy"))
     assert done.returncode == status
     assert machine.calls("systemctl").count(RESTART) == (1 if notes else 0)
     assert len([words for words in machine.calls("logger") if "HAProxy does not answer" in words]) == notes
@@ -397,6 +397,6 @@ def test_the_check_restarts_haproxy_once_and_then_fails(
     ],
 )
 def test_only_a_master_does_more_than_to_note_its_state(machine: Machine, state: str, claims: list[str]) -> None:
-    machine.run((TEMPLATES / "keepalived/vrrp-notify.sh").read_text(), state)
+    machine.run(verbatim("keepalived/vrrp-notify"), state)
     assert machine.calls("systemctl") == claims
     assert machine.calls("logger")[0].endswith(f"VRRP state: {state}")

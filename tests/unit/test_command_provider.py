@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toolchain.command_provider import diff
-from toolchain.command_provider.errors import quote
-from toolchain.command_provider.local_command import glob_expression
-from toolchain.command_provider.schema import RESOURCES, check
-from toolchain.command_provider.values import (
+from standins.command_provider import diff
+from standins.command_provider.errors import quote
+from standins.command_provider.local_command import glob_expression
+from standins.command_provider.schema import RESOURCES, check
+from standins.command_provider.values import (
     ARCHIVE,
     ASSET,
     Asset,

@@ -14,7 +14,7 @@ import pytest
 
 from tests.fakemysql import FakeMysql
 
-RESPONDER = Path(__file__).parents[2] / "templates/health/health.py"
+RESPONDER = Path(__file__).parents[2] / "files/health/health.py"
 PASSWORD = "secret-€"
 
 

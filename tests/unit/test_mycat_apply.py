@@ -25,7 +25,7 @@ Change = Callable[[dict[str, Any]], Any]
 
 
 def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("mycat_apply", ROOT / "templates/mycat/apply.py")
+    spec = importlib.util.spec_from_file_location("mycat_apply", ROOT / "files/mycat/mycat_apply.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 
 from toolchain import (
-    cli,
     download,
     environment,
     golang,
@@ -26,6 +25,7 @@ from toolchain import (
     mycat,
     paths,
     plugins,
+    pulumi_cli,
     sources,
     store,
     system,
@@ -141,48 +141,48 @@ def test_whether_something_answers(site: tuple[str, Path]) -> None:
     [((3, 259, 0), True), ((3, 300, 1), True), ((3, 258, 9), False), ((4, 0, 0), False), ((), False)],
 )
 def test_which_cli_is_new_enough(found: tuple[int, ...], enough: bool) -> None:
-    assert cli.new_enough(found) is enough
+    assert pulumi_cli.new_enough(found) is enough
 
 
 def test_cli_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "bin"
     monkeypatch.setenv("PATH", str(folder))
-    assert cli.on_path() is None
+    assert pulumi_cli.on_path() is None
     program(folder / "pulumi", "echo v3.100.0")
     program(folder / "pulumi-language-python", "")
-    assert cli.on_path() is None
+    assert pulumi_cli.on_path() is None
     program(folder / "pulumi", "echo v3.400.1")
-    assert cli.on_path() == folder
+    assert pulumi_cli.on_path() == folder
     (folder / "pulumi-language-python").unlink()
-    assert cli.on_path() is None, "without its language host it is of no use"
+    assert pulumi_cli.on_path() is None, "without its language host it is of no use"
 
 
 def test_official_cli_download(site: tuple[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     address, folder = site
-    monkeypatch.setattr(cli, "ARCHIVES", address)
-    monkeypatch.setattr(cli, "RELEASE", address)
+    monkeypatch.setattr(pulumi_cli, "ARCHIVES", address)
+    monkeypatch.setattr(pulumi_cli, "RELEASE", address)
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
-    name = f"pulumi-v{cli.VERSION}-linux-x64.tar.gz"
+    name = f"pulumi-v{pulumi_cli.VERSION}-linux-x64.tar.gz"
     with tarfile.open(folder / name, "w:gz") as archive:
-        for member in (*cli.PROGRAMS, "pulumi-language-nodejs"):
+        for member in (*pulumi_cli.PROGRAMS, "pulumi-language-nodejs"):
             content = b"#!/bin/sh\necho v3.259.0\n"
             info = tarfile.TarInfo(f"pulumi/{member}")
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
     total = download.sha256(folder / name)
-    sums = folder / f"pulumi-{cli.VERSION}-checksums.txt"
+    sums = folder / f"pulumi-{pulumi_cli.VERSION}-checksums.txt"
     sums.write_text(f"{'0' * 64}  {name}\n")
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     with pytest.raises(ToolchainError, match="sha256"):
-        store.obtain("pulumi-download", cli.VERSION, cli._download)
+        store.obtain("pulumi-download", pulumi_cli.VERSION, pulumi_cli._download)
     sums.write_text(f"{total}  {name}\n{'1' * 64}  another-file\n")
 
     def no_go() -> str:
         raise AssertionError("nothing has to be built")
 
-    made = cli.install(no_go)
-    assert sorted(path.name for path in made.iterdir()) == sorted(cli.PROGRAMS)
-    assert cli.version(str(made / "pulumi")) == (3, 259, 0)
+    made = pulumi_cli.install(no_go)
+    assert sorted(path.name for path in made.iterdir()) == sorted(pulumi_cli.PROGRAMS)
+    assert pulumi_cli.version(str(made / "pulumi")) == (3, 259, 0)
 
 
 def test_go_version(tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ def test_every_locked_package_has_hashes() -> None:
 
 def test_the_lock_has_what_the_program_was_written_for() -> None:
     locked = paths.LOCK.read_text()
-    assert f"\npulumi=={cli.VERSION} " in locked
+    assert f"\npulumi=={pulumi_cli.VERSION} " in locked
     for name, version in plugins.VERSIONS.items():
         assert f"\npulumi-{name}=={version} " in locked
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import asyncssh
 
-from toolchain.command_provider import ssh
-from toolchain.command_provider.errors import CommandError
-from toolchain.command_provider.operation import Properties
-from toolchain.command_provider.values import Asset
+from standins.command_provider import ssh
+from standins.command_provider.errors import CommandError
+from standins.command_provider.operation import Properties
+from standins.command_provider.values import Asset
 
 
 async def copy(properties: Properties, timeout: float) -> None:

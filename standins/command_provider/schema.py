@@ -8,7 +8,7 @@ their text only.
 from dataclasses import dataclass, field
 from typing import Any
 
-from toolchain.command_provider.values import Asset, Secret, Unknown
+from standins.command_provider.values import Asset, Secret, Unknown
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from asyncssh.channel import SSHClientChannel
 from asyncssh.constants import EXTENDED_DATA_STDERR
 from asyncssh.packet import String
 
-from toolchain.command_provider.errors import CommandError, failed_run
-from toolchain.command_provider.output import Output
+from standins.command_provider.errors import CommandError, failed_run
+from standins.command_provider.output import Output
 
 T = TypeVar("T")
 

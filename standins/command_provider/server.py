@@ -15,11 +15,11 @@ from pulumi.provider.experimental.server import ProviderServicer
 from pulumi.runtime import proto
 from pulumi.runtime.proto import engine_pb2, engine_pb2_grpc
 
-from toolchain.command_provider import VERSION, copy_to_remote, diff, local_command, remote_command
-from toolchain.command_provider.errors import CommandError
-from toolchain.command_provider.operation import Properties, Teller
-from toolchain.command_provider.schema import RESOURCES, Structure, check
-from toolchain.command_provider.values import Unknown, contains_unknown, from_struct, plain, to_struct
+from standins.command_provider import VERSION, copy_to_remote, diff, local_command, remote_command
+from standins.command_provider.errors import CommandError
+from standins.command_provider.operation import Properties, Teller
+from standins.command_provider.schema import RESOURCES, Structure, check
+from standins.command_provider.values import Unknown, contains_unknown, from_struct, plain, to_struct
 
 COPY, LOCAL, REMOTE = "command:remote:CopyToRemote", "command:local:Command", "command:remote:Command"
 # What a command sets, besides the inputs that its state repeats.

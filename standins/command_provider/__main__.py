@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import sys
 
-from toolchain.command_provider.server import serve
+from standins.command_provider.server import serve
 
 
 def main() -> None:

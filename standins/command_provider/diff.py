@@ -5,7 +5,7 @@ from typing import Any
 
 from pulumi.runtime.proto import provider_pb2
 
-from toolchain.command_provider.values import Secret, plain
+from standins.command_provider.values import Secret, plain
 
 ADD, DELETE, UPDATE = "ADD", "DELETE", "UPDATE"
 # `triggers` as a whole replaces. A change of one element is an update here: the SDKs ask the engine for the

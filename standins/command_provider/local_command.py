@@ -7,10 +7,10 @@ import re
 import signal
 from pathlib import Path
 
-from toolchain.command_provider.errors import CommandError, failed_run
-from toolchain.command_provider.operation import Properties, Teller, previous_output
-from toolchain.command_provider.output import Output
-from toolchain.command_provider.values import ARCHIVE, Asset, file_asset
+from standins.command_provider.errors import CommandError, failed_run
+from standins.command_provider.operation import Properties, Teller, previous_output
+from standins.command_provider.output import Output
+from standins.command_provider.values import ARCHIVE, Asset, file_asset
 
 DEFAULT_INTERPRETER = ["/bin/sh", "-c"]
 

@@ -1,9 +1,9 @@
 """command:remote:Command: runs a command over SSH."""
 
-from toolchain.command_provider import ssh
-from toolchain.command_provider.errors import CommandError, quote
-from toolchain.command_provider.operation import Properties, Teller, previous_output
-from toolchain.command_provider.output import Output
+from standins.command_provider import ssh
+from standins.command_provider.errors import CommandError, quote
+from standins.command_provider.operation import Properties, Teller, previous_output
+from standins.command_provider.output import Output
 
 
 async def run(command: str, properties: Properties, previous: Properties, tell: Teller, timeout: float) -> Properties:

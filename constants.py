@@ -1,0 +1,17 @@
+"""Facts that several parts of the project share: ports, paths on the machines, unit names. Each stands here once."""
+
+#: Where MariaDB listens, on its machine's own address.
+MYSQL_PORT = 3306
+#: Mycat's client port, on its machine's own address (Mycat's own default).
+MYCAT_PORT = 8066
+#: Mycat's manager port (Mycat's own default).
+MYCAT_MANAGER_PORT = 9066
+#: The responder that answers the load balancers' checks of a database or a Mycat, as in the recipe.
+SERVICE_HEALTH_PORT = 48700
+#: HAProxy's own health check, on loopback; files/keepalived/check-haproxy asks it.
+HAPROXY_HEALTH_PORT = 8889
+
+#: Programs that run on the machines.
+LIBRARY = "/usr/local/lib/mycat-ha"
+#: Their settings.
+ETC = "/etc/mycat-ha"
