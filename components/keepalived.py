@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pulumi
 
-from components.claim import LIBRARY, Claim
+from components.claim import Claim
 from components.config_file import ConfigFile, ConfigFileArgs
 from components.haproxy import Haproxy
 from components.machine import Machine
