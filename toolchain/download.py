@@ -11,23 +11,27 @@ from toolchain.progress import ToolchainError
 CONNECT_SECONDS = 4.0
 
 
+class UnavailableError(ToolchainError):
+    """Nothing can be had from the address; what it would be is not in question."""
+
+
 def sha256(file: Path) -> str:
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def read(url: str) -> bytes:
-    """The content of a small file; ToolchainError with the reason where it cannot be had."""
+    """The content of a small file; UnavailableError with the reason where it cannot be had."""
     try:
         with urllib.request.urlopen(url, timeout=CONNECT_SECONDS) as answer:
             content: bytes = answer.read()
             return content
     except (urllib.error.URLError, OSError) as error:
-        raise ToolchainError(f"{url}: {getattr(error, 'reason', error)}") from error
+        raise UnavailableError(f"{url}: {getattr(error, 'reason', error)}") from error
 
 
-def fetch(url: str, destination: Path, expected: str) -> None:
-    """Writes the file at `url` to `destination`, only if its SHA-256 is the `expected` one (hexadecimal)."""
+def fetch(url: str, destination: Path, expected: str | None) -> None:
+    """Writes the file at `url` to `destination`, only if its SHA-256 is the `expected` one (hexadecimal), if any is."""
     part = destination.with_name(f".{destination.name}.part")
     total = hashlib.sha256()
     try:
@@ -36,11 +40,11 @@ def fetch(url: str, destination: Path, expected: str) -> None:
             while block := answer.read(1 << 20):
                 total.update(block)
                 output.write(block)
-        if total.hexdigest() != expected:
+        if expected is not None and total.hexdigest() != expected:
             raise ToolchainError(f"{url}: its sha256 is {total.hexdigest()}, expected {expected}; not used")
         part.rename(destination)
     except (urllib.error.URLError, OSError) as error:
-        raise ToolchainError(f"{url}: {getattr(error, 'reason', error)}") from error
+        raise UnavailableError(f"{url}: {getattr(error, 'reason', error)}") from error
     finally:
         part.unlink(missing_ok=True)
 

@@ -6,6 +6,7 @@ import secrets
 from toolchain import plugins, venv
 from toolchain.paths import BIN, LOCAL, ROOT
 from toolchain.progress import ToolchainError
+from toolchain.store import use
 
 
 def _passphrase() -> str:
@@ -25,6 +26,9 @@ def environment() -> dict[str, str]:
     if not (folder / venv.DONE).exists():
         raise ToolchainError("the Python environment is not there: run `python3 -m toolchain install`")
     LOCAL.mkdir(mode=0o700, exist_ok=True)
+    for link in BIN.glob("*"):
+        if link.is_symlink():  # to a tool in the cache, which removes what is not used
+            use(link.resolve().parent)
     state = LOCAL / "state"
     state.mkdir(exist_ok=True)
     variables = dict(os.environ)

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from toolchain import actionlint, golang, jdbc, mycat, plugins, pulumi_cli, sources, system, venv
+from toolchain import actionlint, golang, jdbc, mycat, plugins, pulumi_cli, sources, store, system, venv
 from toolchain.environment import environment as variables
 from toolchain.progress import ToolchainError, run, say
 
@@ -75,6 +75,9 @@ def install(only: Sequence[str] = (), meanwhile: str | None = None) -> None:
         if unexpected:
             raise unexpected
         raise ToolchainError("\n".join(dict.fromkeys(str(error) for error in errors)))
+    removed = store.remove_unused()
+    if removed:
+        say("cache", f"removed what nothing has used for two weeks: {', '.join(removed)}")
     say("toolchain", f"ready after {time.monotonic() - started:.0f} s")
 
 

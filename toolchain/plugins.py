@@ -6,20 +6,15 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from toolchain import download, golang
-from toolchain.paths import BIN, LOCAL, ROOT, cache, digest
+from toolchain import aws_bridge, download, venv
+from toolchain.paths import BIN, LOCAL, ROOT, cache
 from toolchain.progress import ToolchainError, run, say
-from toolchain.store import entry, lock, obtain
+from toolchain.store import lock
 
-# The versions of the Python packages pulumi-aws and pulumi-command in requirements.in.
-VERSIONS = {"aws": "7.48.0", "command": "1.2.1"}
+# A plugin fits the Python package of the same version.
+VERSIONS = {name: venv.locked_version(f"pulumi-{name}") for name in ("aws", "command")}
 OFFICIAL = "https://get.pulumi.com/"
 INSTALL_SECONDS = 900.0
-
-BRIDGE = ROOT / "toolchain" / "aws-bridge"
-# Without optimisation it compiles in half the time, and it only talks to an API. As with every Go build here, another
-# set of flags would compile everything again.
-BRIDGE_FLAGS = ("-gcflags", "all=-N -l", "-ldflags", "-s -w")
 
 
 def home() -> Path:
@@ -69,38 +64,12 @@ def install_aws(pulumi: Path, go: Callable[[], str]) -> None:
         link.unlink(missing_ok=True)
         say("aws", found)
         return
-    folder = build_bridge(go)
+    folder = aws_bridge.build(go)
     _replace(link, lambda new: new.symlink_to(folder / "pulumi-resource-aws"))
     say("aws", f"the Terraform AWS provider behind Pulumi's bridge, built from Go modules ({folder})")
 
 
-def build_bridge(go: Callable[[], str]) -> Path:
-    """The folder with the bridged provider and the schema that it serves from beside itself."""
-    key = digest(BRIDGE, repr(BRIDGE_FLAGS))
-    if not entry("aws", key).is_dir():
-        say("aws", "building the Terraform AWS provider behind Pulumi's bridge; the first time takes 10 to 20 minutes")
-
-    def make(part: Path) -> None:
-        program = part / "pulumi-resource-aws"
-        compiler = go()
-        env = {**golang.environment(compiler), "GOGC": "400"}
-        run(
-            "aws",
-            "building the provider",
-            [compiler, "build", *BRIDGE_FLAGS, "-o", str(program), "."],
-            cwd=BRIDGE,
-            env=env,
-        )
-        write_schema = [str(program), "schema", "--out", str(part), "--skip-docs", "--skip-examples"]
-        run("aws", "writing the provider's schema", write_schema, cwd=part)
-        for name in ("schema.json", "bridge-metadata.json"):
-            if not (part / name).exists():
-                raise ToolchainError(f"aws: the provider wrote no {name}")
-
-    return obtain("aws", key, make)
-
-
-def install_command(pulumi: Path, venv: Path) -> None:
+def install_command(pulumi: Path, python: Path) -> None:
     found = real("command", pulumi)
     launcher = BIN / "pulumi-resource-command"
     if found:
@@ -109,7 +78,7 @@ def install_command(pulumi: Path, venv: Path) -> None:
         return
 
     def write(new: Path) -> None:
-        new.write_text(stand_in_launcher(venv))
+        new.write_text(stand_in_launcher(python))
         new.chmod(0o755)
 
     _replace(launcher, write)
@@ -119,12 +88,12 @@ def install_command(pulumi: Path, venv: Path) -> None:
     )
 
 
-def stand_in_launcher(venv: Path) -> str:
+def stand_in_launcher(python: Path) -> str:
     """A script of this work tree's, because it names this tree's stand-in and its virtual environment."""
     return (
         "#!/bin/sh\n"
         f"PYTHONPATH={shlex.quote(str(ROOT))} "
-        f'exec {shlex.quote(str(venv / "bin" / "python"))} -m standins.command_provider "$@"\n'
+        f'exec {shlex.quote(str(python / "bin" / "python"))} -m standins.command_provider "$@"\n'
     )
 
 

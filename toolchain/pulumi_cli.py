@@ -9,12 +9,12 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
-from toolchain import download, golang
+from toolchain import download, golang, venv
 from toolchain.paths import ROOT, digest
 from toolchain.progress import ToolchainError, run, say
 from toolchain.store import entry, obtain
 
-VERSION = "3.259.0"
+VERSION = venv.locked_version("pulumi")
 PROGRAMS = ("pulumi", "pulumi-language-python", "pulumi-language-python-exec")
 ARCHIVES = "https://get.pulumi.com/releases/sdk"
 RELEASE = f"https://github.com/pulumi/pulumi/releases/download/v{VERSION}"
@@ -73,12 +73,14 @@ def install(go: Callable[[], str]) -> Path:
     if present:
         say("pulumi", f"{present / 'pulumi'}, found on PATH")
         return present
-    downloaded = entry("pulumi-download", VERSION)
+    key = digest(CLI_MODULE, HOST_MODULE, repr((CLI_FLAGS, HOST_FLAGS)))
     try:
+        if entry("pulumi", key).is_dir():
+            # The same version: no run after that has to wait for a site that may not answer.
+            raise ToolchainError("built already")
         folder = obtain("pulumi-download", VERSION, _download)
-        say("pulumi", f"{VERSION}, the official download ({downloaded})")
+        say("pulumi", f"{VERSION}, the official download ({folder})")
     except ToolchainError as reason:
-        key = digest(CLI_MODULE, HOST_MODULE, repr((CLI_FLAGS, HOST_FLAGS)))
         if not entry("pulumi", key).is_dir():
             say("pulumi", f"no official download ({reason}): building it from its Go module")
         folder = obtain("pulumi", key, lambda part: _build(part, go()))

@@ -1,14 +1,19 @@
 """The cache: each entry is a folder named by what it was made from, and is there whole or not at all."""
 
 import fcntl
+import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from toolchain.paths import cache
 from toolchain.progress import say
+
+#: Work trees share the cache, and each may be at another commit: what none of them has used for so long goes.
+UNUSED_SECONDS = 14 * 24 * 3600.0
 
 
 @contextmanager
@@ -29,6 +34,42 @@ def entry(name: str, key: str) -> Path:
     return cache() / "tools" / f"{name}-{key}"
 
 
+def use(folder: Path) -> bool:
+    """Notes that the entry is in use, by its time of modification; False when it is not there."""
+    try:
+        os.utime(folder)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def remove_unused() -> list[str]:
+    """Removes the entries that nothing has used for UNUSED_SECONDS; their names."""
+    removed = []
+    for folder in sorted((cache() / "tools").glob("[!.]*")):
+        if not _unused(folder):
+            continue
+        with lock(folder.name.rpartition("-")[0]):
+            if not _unused(folder):
+                continue
+            # Out of sight first: one that is used at this very moment is put back, and none is seen half removed.
+            leaving = folder.with_name(f".{folder.name}.part")
+            folder.rename(leaving)
+            if _unused(leaving):
+                shutil.rmtree(leaving, ignore_errors=True)
+                removed.append(folder.name)
+            else:
+                leaving.rename(folder)
+    return removed
+
+
+def _unused(folder: Path) -> bool:
+    try:
+        return time.time() - folder.stat().st_mtime > UNUSED_SECONDS
+    except FileNotFoundError:
+        return False
+
+
 def obtain(name: str, key: str, make: Callable[[Path], None]) -> Path:
     """The cached folder for (name, key); `make` fills an empty one when there is none.
 
@@ -36,10 +77,10 @@ def obtain(name: str, key: str, make: Callable[[Path], None]) -> Path:
     next one removes.
     """
     final = entry(name, key)
-    if final.is_dir():
+    if use(final):
         return final
     with lock(name):
-        if final.is_dir():
+        if use(final):
             return final
         final.parent.mkdir(parents=True, exist_ok=True)
         for left in final.parent.glob(f".{name}-*.part"):

@@ -61,6 +61,11 @@ def locked(lock_text: str, package: str) -> str:
     return found.group()
 
 
+def locked_version(package: str) -> str:
+    """The version of a package in requirements.lock: programs that have to fit a package take theirs from here."""
+    return locked(LOCK.read_text(), package).split()[0].partition("==")[2]
+
+
 def _uv_environment() -> dict[str, str]:
     """uv does not read pip's settings, so those about where packages come from are handed on."""
     variables = dict(os.environ)

@@ -15,8 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import yaml
 
 from toolchain import (
+    aws_bridge,
     download,
     environment,
     golang,
@@ -33,12 +35,27 @@ from toolchain import (
 )
 from toolchain.progress import ToolchainError, run
 
+MYCAT = "Mycat-server-1.6.7.5-release-20200422133810-linux.tar.gz"
+
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache"
     monkeypatch.setenv("MYCAT_HA_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def no_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The local stack's Mycat is asked for where nothing answers, unless a test says otherwise."""
+    local_stack(tmp_path, monkeypatch, "http://127.0.0.1:1")
+
+
+def local_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    file = tmp_path / "Pulumi.local.yaml"
+    file.write_text(f"config:\n  mycat-ha:mycat:\n    version: 1.6.7.5\n    url: {address}/{MYCAT}\n    users: []\n")
+    monkeypatch.setattr(mycat, "STACK", file)
+    monkeypatch.delenv(mycat.SETTING, raising=False)
 
 
 @pytest.fixture
@@ -115,6 +132,55 @@ def test_two_that_want_the_same_build_it_once() -> None:
         results = list(pool.map(lambda _: store.obtain("tool", "2", slow), range(4)))
     assert len(made) == 1
     assert len(set(results)) == 1
+
+
+def test_what_nothing_has_used_for_two_weeks_is_removed(cache: Path) -> None:
+    def age(folder: Path, seconds: float) -> None:
+        os.utime(folder, (time.time() - seconds,) * 2)
+
+    old, used, young = (store.obtain("tool", key, lambda part: (part / "whole").touch()) for key in "123")
+    foreign = store.obtain("another-tool", "3.4", lambda part: None)
+    for folder in (old, used, foreign):
+        age(folder, store.UNUSED_SECONDS + 60)
+    age(young, store.UNUSED_SECONDS - 60)
+    store.obtain("tool", "2", lambda part: None)
+    assert store.remove_unused() == ["another-tool-3.4", "tool-1"]
+    assert sorted(path.name for path in (cache / "tools").iterdir()) == ["tool-2", "tool-3"]
+    assert (used / "whole").exists()
+    assert store.remove_unused() == []
+
+
+def test_an_entry_that_is_used_while_it_is_removed_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = store.obtain("tool", "1", lambda part: (part / "whole").touch())
+    os.utime(folder, (0, 0))
+    rename = Path.rename
+
+    def used_just_before(path: Path, target: Path) -> Path:
+        if path == folder:
+            assert store.use(folder)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", used_just_before)
+    assert store.remove_unused() == []
+    assert (folder / "whole").exists()
+
+
+def test_a_work_trees_environment_keeps_what_it_links_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(environment, "LOCAL", tmp_path / ".local")
+    links = tmp_path / ".local" / "bin"
+    monkeypatch.setattr(environment, "BIN", links)
+    monkeypatch.setattr(plugins, "LOCAL", tmp_path / ".local")
+    monkeypatch.setattr(venv, "path", lambda: tmp_path / "venv")
+    (tmp_path / "venv").mkdir()
+    (tmp_path / "venv" / venv.DONE).touch()
+    linked, other = (store.obtain("aws", key, lambda part: (part / "program").touch()) for key in "12")
+    links.mkdir(parents=True)
+    (links / "program").symlink_to(linked / "program")
+    (links / "dangling").symlink_to(tmp_path / "gone" / "program")
+    for folder in (linked, other):
+        os.utime(folder, (0, 0))
+    environment.environment()
+    assert store.remove_unused() == [other.name]
 
 
 def test_a_download_with_another_sum_is_refused(site: tuple[str, Path], tmp_path: Path) -> None:
@@ -267,11 +333,126 @@ def test_every_locked_package_has_hashes() -> None:
     assert not any("://" in line for line in lines), "where packages come from is the machine's own affair"
 
 
-def test_the_lock_has_what_the_program_was_written_for() -> None:
-    locked = paths.LOCK.read_text()
-    assert f"\npulumi=={pulumi_cli.VERSION} " in locked
-    for name, version in plugins.VERSIONS.items():
-        assert f"\npulumi-{name}=={version} " in locked
+def test_pulumis_version_is_the_locked_packages() -> None:
+    """requirements.in says it; what cannot follow from it by itself, because Go pins sums beside it, is held to it."""
+    wanted = dict(
+        line.split("==") for line in (paths.ROOT / "requirements.in").read_text().splitlines() if "pulumi" in line
+    )
+    assert {
+        "pulumi": pulumi_cli.VERSION,
+        **{f"pulumi-{name}": version for name, version in plugins.VERSIONS.items()},
+    } == wanted
+    module = (pulumi_cli.CLI_MODULE / "go.mod").read_text()
+    assert f"github.com/pulumi/pulumi/pkg/v3 v{pulumi_cli.VERSION} " in module
+    assert f"provider.version={wanted['pulumi-aws']}" in aws_bridge.FLAGS[-1]
+
+
+def test_a_lock_without_the_package_is_refused() -> None:
+    with pytest.raises(ToolchainError, match=r"requirements\.lock has no nothing-like-it: run `make lock`"):
+        venv.locked_version("nothing-like-it")
+
+
+SERVICE = """package {name}
+
+func (p *servicePackage) SDKResources(ctx context.Context) []*inttypes.ServicePackageSDKResource {{
+	return []*inttypes.ServicePackageSDKResource{{
+		{{
+			Factory:  resourceOne,
+			TypeName: "aws_{name}_one",
+		}},
+	}}
+}}
+"""
+NAMES = ("backup", "net", "role", "store")
+
+
+@pytest.fixture
+def provider(tmp_path: Path) -> Path:
+    """A module like the provider's: `net` and `role` use each other's API, `backup` is nobody's, `store` is conns'."""
+    module = tmp_path / "module"
+    for name in ("names", "version", "xpprovider", "internal/conns", "internal/provider/sdkv2"):
+        (module / name).mkdir(parents=True)
+    (module / "go.mod").write_text("module provider\n")
+    (module / "go.sum").touch()
+    for name in NAMES:
+        folder = module / aws_bridge.SERVICES / name
+        folder.mkdir(parents=True)
+        (folder / "service_package_gen.go").write_text(SERVICE.format(name=name))
+        (folder / "one.go").write_text(f"conn := meta.{name.capitalize()}Client(ctx)\n")
+        (folder / "one_test.go").write_text(
+            f'import "{aws_bridge.MODULE}/internal/service/backup"\nmeta.BackupClient(ctx)\n'
+        )
+    (module / aws_bridge.SERVICES / "net" / "two.go").write_text(
+        f'import tfrole "{aws_bridge.MODULE}/internal/service/role"\n'
+    )
+    imports = "".join(f'\t"{aws_bridge.MODULE}/internal/service/{name}"\n' for name in NAMES)
+    entries = "".join(f"\t\t{name}.ServicePackage(ctx),\n" for name in NAMES)
+    (module / aws_bridge.PACKAGES_LIST).write_text(
+        f"package sdkv2\n\nimport (\n{imports})\n\nfunc f() {{\n\tv := list{{\n{entries}\t}}\n}}\n"
+    )
+    sdk = "github.com/aws/aws-sdk-go-v2/service"
+    imports = "".join(f'\t"{sdk}/{name}"\n' for name in (*NAMES, "s3"))
+    methods = "".join(
+        f"func (c *AWSClient) {name}Client(ctx context.Context) *{name.lower()}.Client {{\n\treturn nil\n}}\n\n"
+        for name in (*(name.capitalize() for name in NAMES), "S3")
+    )
+    (module / aws_bridge.CLIENTS_LIST).write_text(f'package conns\n\nimport (\n\t"context"\n{imports})\n\n{methods}')
+    return module
+
+
+def test_the_providers_packages_follow_from_the_mapped_types(provider: Path) -> None:
+    source = (
+        'var resources = map[string][2]string{\n\t"aws_net_one": {"ec2", "One"}, "aws_role_one": {"iam", "One"},\n}'
+    )
+    types = aws_bridge.mapped_types(source)
+    assert types == {"aws_net_one", "aws_role_one"}
+    assert aws_bridge.service_packages(provider, types) == {"net", "role"}
+    with pytest.raises(ToolchainError, match="none registers aws_absent"):
+        aws_bridge.service_packages(provider, {*types, "aws_absent"})
+    assert "aws_instance" in aws_bridge.mapped_types((aws_bridge.BRIDGE / "provider" / "provider.go").read_text())
+
+
+def test_the_reduced_provider_has_what_its_packages_use(provider: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    aws_bridge.link_tree(provider, copy)
+    before = {name: (provider / name).read_text() for name in (aws_bridge.PACKAGES_LIST, aws_bridge.CLIENTS_LIST)}
+    assert aws_bridge.reduce(copy, {"aws_net_one"}) == {"net"}
+    packages = (copy / aws_bridge.PACKAGES_LIST).read_text()
+    assert [name for name in NAMES if f"service/{name}" in packages] == ["net"]
+    assert [name for name in NAMES if f"{name}.ServicePackage(ctx)" in packages] == ["net"]
+    clients = (copy / aws_bridge.CLIENTS_LIST).read_text()
+    found = [name for name in (*NAMES, "s3") if f"service/{name}" in clients]
+    assert found == ["net", "role", "s3"], "role is what net imports, s3 what the list's own package calls"
+    assert [name for name in (*NAMES, "s3") if f"*{name}.Client {{" in clients] == found
+    assert '"context"' in clients
+    for name, text in before.items():
+        assert (provider / name).read_text() == text, "the original is Go's cache: nothing is written through a link"
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "refusal"),
+    [
+        (aws_bridge.PACKAGES_LIST, "\t\tnet.ServicePackage(ctx),", "\t\tnet.New(),", "does not name net"),
+        (aws_bridge.PACKAGES_LIST, "internal/service/net", "service/net", "does not name net"),
+        (aws_bridge.CLIENTS_LIST, "(c *AWSClient)", "(client *AWSClient)", "has no S3Client"),
+        (aws_bridge.SERVICES / "net" / "service_package_gen.go", "TypeName:", "Type:", "none registers aws_net_one"),
+    ],
+)
+def test_an_unexpected_provider_is_refused(provider: Path, name: Path, old: str, new: str, refusal: str) -> None:
+    text = (provider / name).read_text()
+    assert old in text
+    (provider / name).write_text(text.replace(old, new))
+    with pytest.raises(ToolchainError, match=f"not as expected: .* {refusal}.*go.mod"):
+        aws_bridge.reduce(provider, {"aws_net_one"})
+
+
+def test_a_provider_without_its_lists_is_refused(provider: Path, tmp_path: Path) -> None:
+    (provider / aws_bridge.CLIENTS_LIST).unlink()
+    with pytest.raises(ToolchainError, match=r"awsclient_gen\.go is not there"):
+        aws_bridge.reduce(provider, {"aws_net_one"})
+    (provider / "go.sum").unlink()
+    with pytest.raises(ToolchainError, match=r"go\.sum is not there"):
+        aws_bridge.link_tree(provider, tmp_path / "copy")
 
 
 def test_shell_scripts_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -328,3 +509,69 @@ def test_the_stand_in_gets_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path:
     with pytest.raises(ToolchainError, match="no javac on PATH"):
         mycat.archive()
     assert asked == [{"javac": "openjdk-17-jdk-headless"}]
+
+
+def mycat_archive(file: Path, content: bytes) -> str:
+    """A tar archive of Mycat's shape; its SHA-256."""
+    with tarfile.open(file, "w:gz") as archive:
+        info = tarfile.TarInfo("mycat/version.txt")
+        info.size = len(content)
+        archive.addfile(info, io.BytesIO(content))
+    return download.sha256(file)
+
+
+def test_the_local_stacks_mycat_is_downloaded_and_its_sum_pinned(
+    site: tuple[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cache: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    address, folder = site
+    local_stack(tmp_path, monkeypatch, address)
+    total = mycat_archive(folder / MYCAT, b"first")
+    made = mycat.install()
+    assert made == mycat.Archive(cache / "mycat" / MYCAT, total, "1.6.7.5", stand_in=False)
+    said = capfd.readouterr().err
+    assert total in said
+    assert f"download {address}/{MYCAT} on another machine" in said
+    assert f"Mycat from {made.path}" in said
+    pin = cache / "mycat" / f"{MYCAT}.sha256"
+    assert pin.read_text() == f"{total}  {MYCAT}\n"
+
+    other = mycat_archive(folder / MYCAT, b"another")
+    assert mycat.install() == made, "what is there is not fetched again"
+    assert "on another machine" not in capfd.readouterr().err
+    made.path.write_bytes(b"damaged")
+    with pytest.raises(ToolchainError, match="is damaged"):
+        mycat.archive()
+    with pytest.raises(ToolchainError, match=rf"is {other}, but it was {total} .* not used.*remove {pin}"):
+        mycat.install()
+    assert made.path.read_bytes() == b"damaged"
+    pin.unlink()
+    assert mycat.install().sha256 == other
+
+
+@pytest.mark.parametrize("content", [b"<html>not here</html>", None], ids=["a page", "half an archive"])
+def test_what_is_not_mycat_is_not_pinned(
+    site: tuple[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cache: Path,
+    content: bytes | None,
+) -> None:
+    address, folder = site
+    local_stack(tmp_path, monkeypatch, address)
+    mycat_archive(folder / MYCAT, os.urandom(20000))
+    (folder / MYCAT).write_bytes(content or (folder / MYCAT).read_bytes()[:10000])
+    with pytest.raises(download.UnavailableError, match="not a whole tar archive of Mycat"):
+        mycat.download(f"{address}/{MYCAT}")
+    assert list((cache / "mycat").iterdir()) == []
+
+
+def test_the_release_is_the_one_in_the_local_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    text = mycat.STACK.read_text()
+    assert mycat.release(text) == yaml.safe_load(text)["config"]["mycat-ha:mycat"]["url"]
+    with pytest.raises(ToolchainError, match="has no mycat-ha:mycat with a url"):
+        mycat.release("config:\n  mycat-ha:mycat:\n    version: 1\n  mycat-ha:other:\n    url: x\n")
