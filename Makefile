@@ -3,8 +3,10 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
+# The distribution's Python, whatever else is on PATH: the virtual environment is made by the one that runs this.
+PYTHON ?= /usr/bin/python3
 # The toolchain's own environment: the virtual environment, Pulumi and its plugins on PATH.
-in_env := python3 -m toolchain exec --
+in_env := $(PYTHON) -m toolchain exec --
 
 .PHONY: help
 help: ## List the targets
@@ -26,23 +28,28 @@ preview: install ## What `up` would change on the local region's stack
 
 .PHONY: down
 down: ## Destroy the local stack and leave nothing of the region behind
-	python3 -m toolchain install
+	$(PYTHON) -m toolchain install
 	status=0; $(in_env) python -m stackctl destroy local --region-env local || status=$$?; \
 	  $(in_env) python -m localregion stop; exit $$status
 
+.PHONY: check
+check: ## Lint, types, unit, rendering and contract tests; needs no region
+	@$(PYTHON) -m toolchain install --only check --only venv --only pulumi --only sources --only mycat
+	$(in_env) python -m toolchain check
+
 .PHONY: test
-test: install lint ## Every check: lint, unit, rendering, contract, region, stack
-	python3 -m toolchain install --only tests
-	$(in_env) pytest
+test: install ## What `check` does, and the tests on a region and on stacks
+	$(PYTHON) -m toolchain install --only tests
+	$(in_env) python -m toolchain check --everything
 
 .PHONY: lint
 lint: ## Style, types, shell scripts, YAML, workflows
-	@python3 -m toolchain install --only venv
+	@$(PYTHON) -m toolchain install --only venv
 	$(in_env) python -m toolchain lint
 
 .PHONY: install
 install: ## Obtain Pulumi, its plugins, the Python environment, the source archives and the machines' image
-	@python3 -m toolchain install --meanwhile "python -c 'from localregion.image import ensure; ensure()'"
+	@$(PYTHON) -m toolchain install --meanwhile "python -c 'from localregion.image import ensure; ensure()'"
 
 .PHONY: lock
 lock: ## Pin every Python package of requirements.in, with hashes

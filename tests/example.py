@@ -4,6 +4,9 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+INGRESS = "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule"
+EGRESS = "aws:vpc/securityGroupEgressRule:SecurityGroupEgressRule"
+
 _SETTINGS: dict[str, Any] = {
     "network": {
         "vpcCidr": "192.168.106.0/24",

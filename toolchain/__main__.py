@@ -1,9 +1,10 @@
-"""python3 -m toolchain: `install` obtains every part, `exec` runs a command among them, `lint` checks the tree."""
+"""python3 -m toolchain: `install` obtains every part, `exec` runs a command among them, `lint` and `check` check."""
 
 import argparse
 import os
 import sys
 
+from toolchain.checks import check
 from toolchain.environment import environment
 from toolchain.install import PARTS, install
 from toolchain.lint import lint
@@ -27,6 +28,8 @@ def main(arguments: list[str]) -> int:
     run = commands.add_parser("exec", help="run a command with the toolchain's environment")
     run.add_argument("argv", nargs=argparse.REMAINDER, metavar="-- COMMAND")
     commands.add_parser("lint", help="style, types, shell scripts, YAML")
+    checks = commands.add_parser("check", help="lint, and the tests that need no region; then where the time went")
+    checks.add_argument("--everything", action="store_true", help="the tests on a region and on stacks as well")
     chosen = parser.parse_args(arguments)
     try:
         if chosen.command == "install":
@@ -39,6 +42,8 @@ def main(arguments: list[str]) -> int:
             os.execvpe(argv[0], argv, variables)  # noqa: S606 (a shell would only be in the way)
         elif chosen.command == "lint":
             return 0 if lint() else 1
+        elif chosen.command == "check":
+            return 0 if check(chosen.everything) else 1
     except ToolchainError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

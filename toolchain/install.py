@@ -12,7 +12,7 @@ from toolchain import actionlint, golang, jdbc, mycat, plugins, pulumi_cli, sour
 from toolchain.environment import environment as variables
 from toolchain.progress import ToolchainError, run, say
 
-PARTS = ("system", "venv", "go", "pulumi", "aws", "command", "sources", "mycat", "tests")
+PARTS = ("system", "venv", "go", "pulumi", "aws", "command", "sources", "mycat", "check", "tests")
 
 
 def install(only: Sequence[str] = (), meanwhile: str | None = None) -> None:
@@ -47,6 +47,7 @@ def install(only: Sequence[str] = (), meanwhile: str | None = None) -> None:
         "command": lambda: plugins.install_command(pulumi(), environment()),
         "sources": sources.install,
         "mycat": mycat.install,
+        "check": lambda: system.install(system.NEEDED_BY_CHECK),
         "tests": clients,
     }
     if only:

@@ -68,7 +68,7 @@ def install() -> None:
                 say("sources", f"{source.name} from the distribution's source archive ({source.suite})")
 
 
-def _distribution_archive() -> str:
+def distribution_archive() -> str:
     """The address of the archive that this machine's own packages come from."""
     release = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
     codename = release.get("VERSION_CODENAME", "").strip('"')
@@ -87,29 +87,36 @@ def _distribution_archive() -> str:
     )
 
 
+def private_apt(work: Path, *listed: str) -> list[str]:
+    """The start of an apt command line that knows the sources `listed` and nothing else, with its lists in `work`."""
+    # apt's own download user has to reach the folder; otherwise apt says so at length and does it as root.
+    work.chmod(0o755)
+    for name in ("lists/partial", "cache/archives/partial", "parts"):
+        (work / name).mkdir(parents=True)
+    (work / "status").touch()
+    (work / "sources.list").write_text("".join(f"{line}\n" for line in listed))
+    options = {
+        "Dir::Etc::sourcelist": work / "sources.list",
+        "Dir::Etc::sourceparts": work / "parts",
+        "Dir::Etc::preferencesparts": work / "parts",
+        "Dir::State::lists": work / "lists",
+        "Dir::State::status": work / "status",
+        "Dir::Cache": work / "cache",
+        "Acquire::Languages": "none",
+        # A mirror's list may be out of date, which does not matter for an archive whose own sum is known.
+        "Acquire::Check-Valid-Until": "false",
+        "Acquire::Retries": "3",
+        "APT::Sandbox::User": "root",
+    }
+    return ["--quiet", "--quiet", *(f"--option={name}={value}" for name, value in options.items())]
+
+
 def _from_distribution(source: Source, destination: Path) -> None:
     """Lets apt-get fetch the archive, with lists of its own, so that the machine's stay as they are."""
-    address = _distribution_archive()
+    address = distribution_archive()
     with tempfile.TemporaryDirectory(prefix=f".{source.name}-", dir=destination.parent) as scratch:
         work = Path(scratch)
-        # apt's own download user has to reach the folder; otherwise apt says so at length and does it as root.
-        work.chmod(0o755)
-        for name in ("lists/partial", "cache/archives/partial", "parts"):
-            (work / name).mkdir(parents=True)
-        (work / "sources.list").write_text(f"deb-src {address} {source.suite} main\n")
-        options = {
-            "Dir::Etc::sourcelist": work / "sources.list",
-            "Dir::Etc::sourceparts": work / "parts",
-            "Dir::Etc::preferencesparts": work / "parts",
-            "Dir::State::lists": work / "lists",
-            "Dir::Cache": work / "cache",
-            "Acquire::Languages": "none",
-            # A mirror's list may be out of date: the archive's own sum is known, so its age does not matter.
-            "Acquire::Check-Valid-Until": "false",
-            "Acquire::Retries": "3",
-            "APT::Sandbox::User": "root",
-        }
-        apt = ["apt-get", "--quiet", "--quiet", *(f"--option={name}={value}" for name, value in options.items())]
+        apt = ["apt-get", *private_apt(work, f"deb-src {address} {source.suite} main")]
         said = []
         for command in (["update"], ["source", "--download-only", "--only-source", source.package]):
             done = subprocess.run(

@@ -3,7 +3,7 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from toolchain.progress import ToolchainError, run, say
 
@@ -19,14 +19,10 @@ NEEDED = {
     "systemd-nspawn": "systemd-container",
 }
 JDK = {"javac": "openjdk-17-jdk-headless"}
-# What only the tests need: a browser for the statistics page, a Java client for the databases, and for the contract
-# tests of Mycat databases on this machine.
-NEEDED_BY_TESTS = {
-    **JDK,
-    "chromium": "chromium",
-    "mariadbd": "mariadb-server-core",
-    "mvn": "maven",
-}
+# What the tests without a region need besides: databases on this machine.
+NEEDED_BY_CHECK = {**JDK, "git": "git", "mariadbd": "mariadb-server-core"}
+# What the other tests need: a browser for the statistics page, a Java client for the databases.
+NEEDED_BY_TESTS = {**NEEDED_BY_CHECK, "chromium": "chromium", "mvn": "maven"}
 # Packages without a command of their own.
 ALSO_NEEDED = ("ca-certificates", "python3-venv")
 
@@ -41,16 +37,17 @@ def _package_installed(package: str) -> bool:
     return state.stdout == "installed"
 
 
-def missing(commands: Mapping[str, str] = NEEDED) -> list[str]:
+def missing(commands: Mapping[str, str] = NEEDED, also: Sequence[str] = ALSO_NEEDED) -> list[str]:
+    """The packages to install for the commands, and those of `also`."""
     search = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
     packages = [package for command, package in commands.items() if shutil.which(command, path=search) is None]
-    return packages + [package for package in ALSO_NEEDED if not _package_installed(package)]
+    return packages + [package for package in also if not _package_installed(package)]
 
 
-def install(commands: Mapping[str, str] = NEEDED) -> None:
+def install(commands: Mapping[str, str] = NEEDED, also: Sequence[str] = ALSO_NEEDED) -> None:
     if shutil.which("apt-get") is None:
         raise ToolchainError("system: no apt-get: the local region needs a Debian 12 machine (or one made like it)")
-    packages = missing(commands)
+    packages = missing(commands, also)
     if not packages:
         say("system", "every package is there")
         return

@@ -1,20 +1,29 @@
-"""Rendered configurations, judged by the programs that have to read them: the pinned builds on a real machine."""
+"""Rendered configurations, judged by the programs that have to read them: the pinned builds, on this machine."""
 
-import json
-from collections.abc import Callable
+import importlib.util
+import os
+import pwd
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pulumi
 import pytest
 
 from components import database, haproxy, keepalived, mycat_files
-from components.template import sql_string
-from drills.stack import Stack
-from localregion.client import Region
+from components.template import FILES, render, sql_string
 from settings import Settings
 from tests import example
+from tests.rendering.conftest import Judge
+from tests.servers import BOUND, Database, ask, connect, install_database, unpack
+from toolchain import mycat as toolchain_mycat
 
-Judge = Callable[[str, str], str]
 HOSTILE = [
     "pa'ss",
     'qu"ote',
@@ -32,22 +41,12 @@ HOSTILE = [
 
 
 @pytest.fixture(scope="module")
-def judge(region: Region, stack: Stack) -> Judge:
-    """The words of the real program about a configuration; empty if it has none."""
-    machine = stack.of_role("lb")[0]["instanceId"]
-    commands = {
-        "haproxy": "cat >/tmp/judged && /opt/haproxy/current/sbin/haproxy -c -f /tmp/judged 2>&1; echo =$?",
-        "keepalived": "cat >/tmp/judged && /opt/keepalived/current/sbin/keepalived -t -f /tmp/judged 2>&1; echo =$?",
-        "mariadb": "cat >/tmp/judged && mariadbd --defaults-file=/tmp/judged --wsrep-on=OFF --wsrep-provider=none "
-        "--user=mysql --verbose --help 2>&1 >/dev/null | grep -i error; echo =0",
-    }
-
-    def run(program: str, text: str) -> str:
-        said = region.exec(machine, ["bash", "-c", commands[program]], input=text).stdout
-        words, _, status = said.rpartition("=")
-        return words.strip() if status.strip() == "0" else f"status {status}{words}"
-
-    return run
+def scratch() -> Iterator[Path]:
+    """Where a user without rights gets to, unlike pytest's own."""
+    folder = Path(tempfile.mkdtemp(prefix="mycat-rendering-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
 
 
 def settings(change: Callable[[dict[str, Any]], Any] | None = None) -> Settings:
@@ -99,15 +98,15 @@ HAPROXY = {
 
 
 @pytest.mark.parametrize("variant", HAPROXY)
-def test_haproxy_takes_every_variant_without_a_warning(judge: Judge, variant: str) -> None:
+def test_haproxy_takes_every_variant_without_a_warning(judge_haproxy: Judge, variant: str) -> None:
     wanted = settings(HAPROXY[variant])
-    assert judge("haproxy", haproxy.configuration(wanted, wanted.machines[0])) == ""
+    assert judge_haproxy(haproxy.configuration(wanted, wanted.machines[0])) == ""
 
 
 @pytest.mark.parametrize("password", HOSTILE)
-def test_haproxy_takes_any_password(judge: Judge, password: str) -> None:
+def test_haproxy_takes_any_password(judge_haproxy: Judge, password: str) -> None:
     wanted = settings(lambda raw: raw["secrets"].update(statistics=password))
-    assert judge("haproxy", haproxy.configuration(wanted, wanted.machines[0])) == ""
+    assert judge_haproxy(haproxy.configuration(wanted, wanted.machines[0])) == ""
 
 
 def seed_with_mail(raw: dict[str, Any]) -> None:
@@ -126,16 +125,16 @@ KEEPALIVED = {
 
 
 @pytest.mark.parametrize("variant", KEEPALIVED)
-def test_keepalived_takes_every_variant(judge: Judge, variant: str) -> None:
+def test_keepalived_takes_every_variant(judge_keepalived: Judge, variant: str) -> None:
     wanted = settings(KEEPALIVED[variant])
-    assert judge("keepalived", keepalived.configuration(wanted, wanted.machines[0], "ens5")) == ""
+    assert judge_keepalived(keepalived.configuration(wanted, wanted.machines[0], "ens5")) == ""
 
 
-def test_keepalived_says_no_to_a_keyword_it_does_not_know(judge: Judge) -> None:
+def test_keepalived_says_no_to_a_keyword_it_does_not_know(judge_keepalived: Judge) -> None:
     text = keepalived.configuration(settings(), settings().machines[0], "ens5")
-    assert "status" in judge("keepalived", text.replace("nopreempt", "nopreemption"))
+    assert "status" in judge_keepalived(text.replace("nopreempt", "nopreemption"))
     the_recipes = text.replace("    router_id", "    notificationd LVS_DEVEL\n    router_id", 1)
-    assert "Unknown keyword 'notificationd'" in judge("keepalived", the_recipes)
+    assert "Unknown keyword 'notificationd'" in judge_keepalived(the_recipes)
 
 
 @pytest.mark.parametrize(
@@ -149,29 +148,39 @@ def test_keepalived_says_no_to_a_keyword_it_does_not_know(judge: Judge) -> None:
     ],
     ids=["nbproc", "contimeout", "clitimeout", "srvtimeout", "httpchk"],
 )
-def test_haproxy_says_no_to_the_recipes_own_settings(judge: Judge, ours: str, the_recipes: str, words: str) -> None:
+def test_haproxy_says_no_to_the_recipes_own_settings(
+    judge_haproxy: Judge, ours: str, the_recipes: str, words: str
+) -> None:
     text = haproxy.configuration(settings(), settings().machines[0])
     assert ours in text
-    assert words in judge("haproxy", text.replace(ours, the_recipes, 1))
+    assert words in judge_haproxy(text.replace(ours, the_recipes, 1))
 
 
 def test_mariadb_takes_the_configuration_and_refuses_a_misspelt_one(
-    judge: Judge, monkeypatch: pytest.MonkeyPatch
+    judge_mariadb: Judge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pulumi, "get_project", lambda: "mycat-ha")
     monkeypatch.setattr(pulumi, "get_stack", lambda: "test")
     text = database.configuration(settings(), settings().machines[0])
-    assert judge("mariadb", text) == ""
-    assert "unknown variable" in judge("mariadb", text.replace("max_connections", "max_conections"))
+    assert not re.search("^status|error", judge_mariadb(text), re.IGNORECASE)  # it warns of what --help cannot know
+    assert "unknown variable" in judge_mariadb(text.replace("max_connections", "max_conections"))
+
+
+@pytest.fixture(scope="module")
+def server(scratch: Path) -> Iterator[Database]:
+    running = Database(install_database(scratch / "database"))
+    try:
+        running.start()
+        yield running
+    finally:
+        running.stop()
 
 
 @pytest.mark.parametrize("password", HOSTILE)
-def test_mariadb_reads_a_password_as_it_was_written(region: Region, stack: Stack, password: str) -> None:
-    machine = stack.of_role("mysql")[0]["instanceId"]
-    said = region.exec(
-        machine, ["mariadb", "-N", "--default-character-set=utf8mb4"], input=f"SELECT HEX({sql_string(password)})"
-    )
-    assert bytes.fromhex(said.stdout.strip()).decode() == password
+def test_mariadb_reads_a_password_as_it_was_written(server: Database, password: str) -> None:
+    with connect(server.port, "app", "app") as connection:
+        ((hexadecimal,),) = ask(connection, f"SELECT HEX({sql_string(password)})")
+    assert bytes.fromhex(hexadecimal).decode() == password
 
 
 def every_kind_of_function(raw: dict[str, Any]) -> None:
@@ -202,11 +211,50 @@ def hostile_passwords(raw: dict[str, Any]) -> None:
     raw["secrets"] |= {"health": "".join(HOSTILE), "mycatDatabase": "".join(HOSTILE)}
 
 
+@pytest.fixture(scope="module")
+def mycat(scratch: Path) -> Path:
+    """A Mycat's prefix, as templates/mycat/build.sh.j2 makes it."""
+    prefix = unpack(toolchain_mycat.install().path, scratch / "distribution")
+    subprocess.run(
+        ["bash", "-exc", render("mycat/build.sh.j2")],
+        cwd=prefix,
+        env={**os.environ, "PREFIX": str(scratch / "mycat")},
+        check=True,
+    )
+    return scratch / "mycat"
+
+
+@pytest.fixture
+def mycat_apply(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The machines' program, with its paths in a folder and Mycat under the test's own user."""
+    spec = importlib.util.spec_from_file_location("mycat_apply", FILES / "mycat/mycat_apply.py")
+    assert spec is not None
+    assert spec.loader is not None
+    program = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "mycat_apply", program)
+    spec.loader.exec_module(program)
+    start = tmp_path / "mycat-run"
+    start.write_text(render("mycat/run.sh.j2", heap_mib=256, direct_memory_mib=64))
+    start.chmod(0o755)
+    me = pwd.getpwuid(os.getuid())
+    for name, value in {"TRIAL": tmp_path / "trial", "PROGRAM": (start, start), "AS_MYCAT": BOUND}.items():
+        monkeypatch.setattr(program, name, value)
+    monkeypatch.setattr(program.pwd, "getpwnam", lambda _: me)
+    return program
+
+
 @pytest.mark.parametrize("change", [example.with_mycat, every_kind_of_function, hostile_passwords])
-def test_mycat_takes_every_variant(region: Region, stack: Stack, change: Callable[[dict[str, Any]], Any]) -> None:
+def test_mycat_takes_every_variant(
+    mycat: Path, mycat_apply: ModuleType, change: Callable[[dict[str, Any]], Any]
+) -> None:
     wanted = settings(change)
     files = mycat_files.configuration(wanted, wanted.machines[0])
-    script = 'exec /usr/local/lib/mycat-ha/mycat-apply "$(readlink /opt/mycat/current)" 127.0.0.1 --try'
-    machine = stack.of_role("mycat")[0]["instanceId"]
-    done = region.exec(machine, ["bash", "-c", script], input=json.dumps(files), timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
+    mycat_apply.try_out(str(mycat), mycat_apply.Configuration(files))
+
+
+def test_mycat_refuses_a_rule_that_is_not_there(mycat: Path, mycat_apply: ModuleType) -> None:
+    wanted = settings(example.with_mycat)
+    files = mycat_files.configuration(wanted, wanted.machines[0])
+    files["schema.xml"] = files["schema.xml"].replace('rule="by-id"', 'rule="by-x"')
+    with pytest.raises(mycat_apply.RefusedError, match="by-x"):
+        mycat_apply.try_out(str(mycat), mycat_apply.Configuration(files))

@@ -19,7 +19,18 @@ from drills.stack import Stack
 from localregion.client import Region, wait_until
 from stackctl import inventory
 from tests.conftest import Stackctl, create_words, created
-from tests.servers import RULE, Database, Mycat, ask, copy_database, install_database, schema_xml, server_xml, unpack
+from tests.servers import (
+    RULE,
+    Database,
+    Mycat,
+    ask,
+    copy_database,
+    end,
+    install_database,
+    schema_xml,
+    server_xml,
+    unpack,
+)
 from tests.stack.clients import FOLDER, Login, connects, curl, mariadb, outputs, servers
 from toolchain import mycat as toolchain_mycat
 
@@ -49,8 +60,7 @@ class Server:
 
     def stop(self) -> None:
         if self._process:
-            self._process.terminate()
-            self._process.wait(30)
+            end(self._process)
             self._process = None
 
 

@@ -2,9 +2,9 @@
 
 import asyncio
 import json
-import os
 import runpy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,31 +74,51 @@ class Recorder(pulumi.runtime.Mocks):
 Run = Callable[..., Recorder]
 
 
+@pytest.fixture(scope="session")
+def recorded() -> dict[str, Recorder]:
+    """What was registered, by the settings: a run takes a second, and tests only read."""
+    return {}
+
+
 @pytest.fixture
-def run_program(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+def run_program(monkeypatch: pytest.MonkeyPatch, recorded: dict[str, Recorder]) -> Run:
     """Run __main__.py with settings; the program's own errors come through."""
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     monkeypatch.delenv("AWS_ENDPOINT_URL_EC2", raising=False)
+    monkeypatch.chdir(ROOT)
 
     def run(raw: dict[str, Any] | None = None, recorder: Recorder | None = None) -> Recorder:
-        recorder = recorder or Recorder()
         raw = example.settings() if raw is None else raw
-        pulumi.runtime.set_all_config({f"mycat-ha:{key}": json.dumps(value) for key, value in raw.items()})
-        loop = asyncio.new_event_loop()
-        asyncio.set_event_loop(loop)
-        pulumi.runtime.set_mocks(recorder, project="mycat-ha", stack="test", preview=False)
-        # set_mocks makes a root stack; this run makes its own, with its own transformations.
-        set_root_resource(None)  # type: ignore[arg-type]
+        if recorder is not None:
+            return _run(raw, recorder)
+        key = json.dumps(raw, sort_keys=True)
+        if key not in recorded:
+            recorded[key] = _run(raw, Recorder())
+        return recorded[key]
 
-        async def program() -> None:
-            runpy.run_path(str(ROOT / "__main__.py"), run_name="__main__")
+    return run
 
-        try:
-            loop.run_until_complete(run_in_stack(program))
-        finally:
-            loop.close()
-        return recorder
 
-    os.chdir(ROOT)
-    yield run
-    pulumi.runtime.set_all_config({})
+def _run(raw: dict[str, Any], recorder: Recorder) -> Recorder:
+    """In a thread of its own: Pulumi walks the stack for every resource, and pytest's is deep."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(_run_here, raw, recorder).result()
+
+
+def _run_here(raw: dict[str, Any], recorder: Recorder) -> Recorder:
+    pulumi.runtime.set_all_config({f"mycat-ha:{key}": json.dumps(value) for key, value in raw.items()})
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    pulumi.runtime.set_mocks(recorder, project="mycat-ha", stack="test", preview=False)
+    # set_mocks makes a root stack; this run makes its own, with its own transformations.
+    set_root_resource(None)  # type: ignore[arg-type]
+
+    async def program() -> None:
+        runpy.run_path(str(ROOT / "__main__.py"), run_name="__main__")
+
+    try:
+        loop.run_until_complete(run_in_stack(program))
+    finally:
+        loop.close()
+        pulumi.runtime.set_all_config({})
+    return recorder

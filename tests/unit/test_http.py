@@ -8,11 +8,10 @@ import pytest
 from components import haproxy
 from settings import Settings, SettingsError
 from tests import example
+from tests.example import EGRESS, INGRESS
 from tests.unit.conftest import Run
 
 Change = Callable[[dict[str, Any]], Any]
-OPENINGS = "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule"
-EXITS = "aws:vpc/securityGroupEgressRule:SecurityGroupEgressRule"
 
 
 def with_http(change: Change | None = None) -> dict[str, Any]:
@@ -176,13 +175,13 @@ def test_the_firewall_lets_clients_to_the_balancers_and_only_those_to_the_web_se
     def openings(group: str) -> set[tuple[int | None, str]]:
         return {
             (rule.inputs.get("fromPort"), rule.inputs.get("cidrIpv4") or rule.inputs["referencedSecurityGroupId"])
-            for rule in recorded.of_type(OPENINGS)
+            for rule in recorded.of_type(INGRESS)
             if rule.inputs["securityGroupId"] == group
         }
 
     assert openings("firewall-web-id") == {(80, "firewall-lb-id")}
     assert {(80, "10.20.0.0/24"), (1080, "10.30.0.0/24"), (1099, "10.30.0.0/24")} <= openings("firewall-lb-id")
-    outside = [rule.inputs for rule in recorded.of_type(EXITS) if rule.inputs.get("cidrIpv4") == "10.0.0.80/32"]
+    outside = [rule.inputs for rule in recorded.of_type(EGRESS) if rule.inputs.get("cidrIpv4") == "10.0.0.80/32"]
     assert [(rule["securityGroupId"], rule["fromPort"]) for rule in outside] == [("firewall-lb-id", 8080)]
 
 

@@ -7,10 +7,9 @@ import pytest
 
 from settings import SettingsError
 from tests import example
+from tests.example import EGRESS, INGRESS
 from tests.unit.conftest import Recorder, Run
 
-INGRESS = "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule"
-EGRESS = "aws:vpc/securityGroupEgressRule:SecurityGroupEgressRule"
 COMMAND = "command:remote:Command"
 
 

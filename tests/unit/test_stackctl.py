@@ -458,7 +458,7 @@ class TestHealing:
     def test_leaves_the_plugins_of_a_living_run(self, tree: Path) -> None:
         plugin = shutil.copy(shutil.which("sleep") or "", tree / "pulumi-resource-aws")
         engine = shutil.copy(shutil.which("bash") or "", tree / "pulumi")
-        script = f"{plugin} 60 & echo $!; read; kill $!"
+        script = f"{plugin} 60 >/dev/null & echo $!; read; kill -KILL $!"
         with subprocess.Popen([engine, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as run:
             assert run.stdout
             pid = int(run.stdout.readline())

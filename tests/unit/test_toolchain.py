@@ -287,7 +287,7 @@ def test_sources_fall_back_to_the_distribution(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_missing_packages_are_named_for_those_who_are_not_root(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(system, "missing", lambda commands: ["nftables", "debootstrap"])
+    monkeypatch.setattr(system, "missing", lambda commands, also: ["nftables", "debootstrap"])
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(ToolchainError, match="apt-get install --no-install-recommends nftables debootstrap"):
         system.install()

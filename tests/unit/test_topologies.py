@@ -9,10 +9,8 @@ import pytest
 from components import haproxy, keepalived
 from settings import Role, Settings, SettingsError
 from tests import example
+from tests.example import EGRESS, INGRESS
 from tests.unit.conftest import Recorder, Run
-
-INGRESS = "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule"
-EGRESS = "aws:vpc/securityGroupEgressRule:SecurityGroupEgressRule"
 
 
 def rules(recorded: Recorder, kind: str, group: str) -> set[tuple[str, Any, str]]:

@@ -1,0 +1,55 @@
+"""The checks, and where their time went. The tests on a region come last: what others can find is not waited for."""
+
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from toolchain.paths import ROOT
+from toolchain.progress import say
+
+#: The longest first: two at a time, each on one core.
+WITHOUT_REGION = ("unit", "contract", "lint", "rendering")
+WITH_REGION = ("region", "stack")
+
+
+def _command(level: str) -> list[str]:
+    return [sys.executable, "-m", *(["toolchain", "lint"] if level == "lint" else ["pytest", f"tests/{level}"])]
+
+
+def _beside_others(level: str) -> tuple[str, bool, float]:
+    """Runs a level and shows its output in one piece when it has ended: level, whether it passed, seconds."""
+    started = time.monotonic()
+    done = subprocess.run(
+        _command(level),
+        cwd=ROOT,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    seconds = time.monotonic() - started
+    say("check", f"{level}\n{done.stdout.rstrip()}")
+    return level, done.returncode == 0, seconds
+
+
+def _alone(level: str) -> tuple[str, bool, float]:
+    """Runs a level that measures time on machines, with its output as it comes."""
+    started = time.monotonic()
+    say("check", level)
+    status = subprocess.run(_command(level), cwd=ROOT, check=False, stdin=subprocess.DEVNULL).returncode
+    return level, status == 0, time.monotonic() - started
+
+
+def check(everything: bool) -> bool:
+    """Runs lint and the tests that need no region, or all tests; says at the end what passed and how long it took."""
+    started = time.monotonic()
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(_beside_others, WITHOUT_REGION))
+    if everything:
+        results += [_alone(level) for level in WITH_REGION]
+    for level, passed, seconds in results:
+        say("check", f"{level:<10} {seconds:7.1f} s  {'passed' if passed else 'FAILED'}")
+    say("check", f"{'all':<10} {time.monotonic() - started:7.1f} s")
+    return all(passed for _, passed, _ in results)
