@@ -231,6 +231,13 @@ def test_an_address_without_a_living_keepalived_is_not_mastership(node: Node, st
     assert node.ec2.calls == []
 
 
+def test_mastership_lost_while_credentials_are_fetched_prevents_the_write(node: Node) -> None:
+    node.metadata.on[CREDENTIALS] = node.lose
+    done = node.run("claim")
+    assert (done.returncode, lines(done)[-1]) == (0, f"no longer master: leaving {VIP} where it is")
+    assert node.ec2.calls == []
+
+
 def test_mastership_lost_after_a_failure_prevents_the_next_write(node: Node) -> None:
     node.ec2.planned[ASSIGN] = [error("RequestLimitExceeded", 503)] * 3
     node.ec2.on[ASSIGN] = node.lose
