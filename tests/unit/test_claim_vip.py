@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakeaws import DROP, HANG, REGION, ROLE, Answer, Ec2, Keys, Metadata, error
+from tests.fakeaws import DROP, HANG, REGION, ROLE, Answer, Ec2, Keys, Metadata, cut, error
 from tests.programs import Stubs
 
 VIP, SUBNET = "192.168.106.249", "subnet-1"
@@ -143,6 +143,36 @@ def test_every_line_tells_how_long_it_took(node: Node) -> None:
     assert all(re.search(r" \(\d+ ms\)$", line) for line in said)
 
 
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (
+            error("RequestLimitExceeded", 503, "Request limit exceeded."),
+            "RequestLimitExceeded: Request limit exceeded.",
+        ),
+        (error("Unavailable", 503, "busy"), "Unavailable: busy"),
+        (error("InternalError", 500, "oops"), "InternalError: oops"),
+        (error("InvalidNetworkInterfaceID.NotFound", 400, "gone"), "InvalidNetworkInterfaceID.NotFound: gone"),
+        (Answer(502, "<html>Bad Gateway</html>"), "no answer from {}: status 502 <html>Bad Gateway</html>"),
+        (Answer(500), "no answer from {}: status 500"),
+        (Answer(200, "<html>Log in</html>"), "no answer from {}: status 200 <html>Log in</html>"),
+        (Answer(200), "no answer from {}: status 200"),
+        (DROP, "no answer from {}: status 000 curl: (52) Empty reply from server"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_refused_write_is_named_and_tried_again(node: Node, answer: Answer, reason: str) -> None:
+    node.ec2.planned[ASSIGN] = [answer, answer]
+    done = node.run("claim")
+    named = reason.format(node.ec2.url)
+    said = lines(done)
+    assert said[:2] == [f"attempt 1: {named}", f"attempt 2: {named}"]
+    assert said[-1] == CLAIMED[-1]
+    assert done.returncode == 0
+    assert node.ec2.actions() == [ASSIGN, ASSIGN, ASSIGN, DESCRIBE]
+    assert len(node.pauses()) == 2
+
+
 def test_pauses_grow_and_are_bounded(node: Node) -> None:
     node.ec2.planned[ASSIGN] = [error("RequestLimitExceeded", 503)] * 30
     assert node.run("claim").returncode in {0, 1}
@@ -185,6 +215,23 @@ def test_a_write_without_effect_is_done_again(node: Node) -> None:
     assert done.returncode == 0
     assert f"assigned, but {OTHER} holds {VIP}" in lines(done)
     assert node.ec2.actions() == [ASSIGN, *[DESCRIBE] * 5, ASSIGN, DESCRIBE]
+
+
+@pytest.mark.parametrize("answer", [error("RequestLimitExceeded", 503), Answer(200, "<html></html>"), DROP])
+def test_a_look_that_fails_is_repeated(node: Node, answer: Answer) -> None:
+    node.ec2.planned[DESCRIBE] = [answer, answer]
+    done = node.run("claim")
+    assert done.returncode == 0
+    assert node.ec2.actions() == [ASSIGN, *[DESCRIBE] * 3]
+    assert [line.split(":")[0] for line in lines(done)[1:3]] == ["look 1", "look 2"]
+
+
+def test_an_address_whose_place_nobody_tells_is_not_said_to_be_nobodys(node: Node) -> None:
+    node.ec2.planned[DESCRIBE] = [error("InternalError", 500)] * 5
+    done = node.run("claim")
+    assert done.returncode == 0
+    assert "assigned, but not verified" in lines(done)
+    assert "nobody" not in done.stdout
 
 
 def test_a_claim_gives_up_in_the_end_and_says_so(node: Node) -> None:
@@ -527,6 +574,30 @@ def test_peace_of_twenty_looks_makes_it_quick_again(node: Node) -> None:
     for following in (8, 1):
         assert node.run("reconcile").returncode == 0
         assert node.drift()["next"] == following
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        error("RequestLimitExceeded", 503),
+        Answer(200, "<html>Log in</html>"),
+        Answer(200),
+        DROP,
+        HANG,
+        cut(Answer(200, Ec2.described(None))),
+        cut(Answer(200, Ec2.described(MINE))),
+    ],
+    ids=["throttled", "not EC2", "empty", "dropped", "hangs", "cut", "cut, ours"],
+)
+def test_a_look_without_an_answer_is_not_drift(node: Node, answer: Answer) -> None:
+    node.ec2.planned[DESCRIBE] = [answer]
+    begun = time.monotonic()
+    done = node.run("reconcile")
+    assert time.monotonic() - begun < 30  # 3 s are its own limit
+    assert done.returncode == 1
+    assert "drift" not in done.stdout
+    assert done.stdout
+    assert node.ec2.actions() == [DESCRIBE]
 
 
 def test_reconcile_tells_when_the_metadata_service_is_gone_and_goes_on(node: Node) -> None:
