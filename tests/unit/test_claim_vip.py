@@ -446,6 +446,29 @@ def test_a_failure_of_the_metadata_service_costs_one_attempt(node: Node, name: s
     assert node.metadata.asked.count("api/token") == 2
 
 
+MALFORMED = {
+    "empty": "",
+    "not JSON": "<html></html>",
+    "refused": '{"Code": "AssumeRoleUnauthorizedAccess"}',
+    "half of it": Keys.new().document(SecretAccessKey=None),
+    "no token": Keys.new().document(Token=None),
+    "no end": Keys.new().document(Expiration=None),
+    "a wrong end": Keys.new().document(Expiration="tomorrowish"),
+}
+
+
+@pytest.mark.parametrize("document", MALFORMED.values(), ids=MALFORMED)
+def test_a_malformed_document_does_not_replace_credentials_that_work(node: Node, document: str) -> None:
+    old = Keys.new(timedelta(minutes=9))
+    node.ec2.keys.append(old)
+    node.keep(old)
+    node.metadata.planned[CREDENTIALS] = [Answer(200, document)] * 2
+    done = node.run("claim")
+    assert done.returncode == 0
+    assert node.kept() == old.access
+    assert node.ec2.actions() == [ASSIGN, DESCRIBE]
+
+
 # -- the API's name -----------------------------------------------------------------------------------------------
 
 
