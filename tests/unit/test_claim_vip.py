@@ -684,11 +684,30 @@ def test_probe_without_the_api(node: Node) -> None:
     refused(node, f"no answer from {node.ec2.url}: status 000 curl: (7)")
 
 
+def test_probe_without_the_metadata_service(node: Node) -> None:
+    node.keep(node.keys)  # of an earlier life: they prove nothing
+    node.metadata.stop()
+    refused(node, "the metadata service does not answer")
+
+
+def test_probe_without_the_role(node: Node) -> None:
+    node.keep(node.keys)
+    node.settings["ROLE"] = "another"
+    refused(node, "no credentials: the metadata service does not give those of role another")
+
+
 def test_probe_on_another_interface(node: Node) -> None:
     node.metadata.interface = OTHER
     done = node.run("probe")
     assert (done.returncode, done.stderr) == (1, f"this machine's interface is not {MINE}\n")
     assert node.ec2.calls == []
+
+
+@pytest.mark.parametrize("name", ["mac", "network/interfaces/macs/02:00:00:00:00:01/interface-id", CREDENTIALS])
+def test_probe_outlives_a_failure_of_the_metadata_service(node: Node, name: str) -> None:
+    node.metadata.planned[name] = [Answer(503)]
+    node.variables["PROBE_SECONDS"] = "20"
+    assert node.run("probe").returncode == 0
 
 
 @pytest.mark.parametrize("action", [DESCRIBE, ASSIGN])
