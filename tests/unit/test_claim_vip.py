@@ -631,6 +631,14 @@ def test_reconcile_tells_when_the_metadata_service_is_gone_and_goes_on(node: Nod
     assert lines(done)[0] == "metadata service does not answer: using the credentials kept"
 
 
+def test_reconcile_without_credentials_fails_and_does_not_ask_the_api(node: Node) -> None:
+    node.metadata.stop()
+    done = node.run("reconcile")
+    assert done.returncode == 1
+    assert lines(done) == [f"no credentials: the metadata service does not give those of role {ROLE}"]
+    assert node.ec2.calls == []
+
+
 def test_a_claim_of_reconcile_that_fails_is_not_forgotten(node: Node) -> None:
     node.ec2.allowed = set()
     node.variables["CLAIM_SECONDS"] = "1"
