@@ -21,6 +21,7 @@ class Stubs:
         self.folder = folder
         self._calls = folder.parent / f"{folder.name}.calls"
         self._calls.touch()
+        self._started: list[subprocess.Popen[str]] = []
 
     def add(self, command: str, script: str = "") -> None:
         """From now on ``command`` runs this bash script, which succeeds if it is empty."""
@@ -52,7 +53,14 @@ class Stubs:
         process.stdin.write(stdin)
         process.stdin.close()
         process.stdin = None
+        self._started.append(process)
         return process
+
+    def end(self) -> None:
+        """Nothing that was started outlives its test."""
+        for process in self._started:
+            process.kill()
+            process.communicate()
 
     def run(
         self, file: str, *arguments: str, stdin: str = "", **environment: str

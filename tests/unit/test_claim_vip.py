@@ -59,6 +59,7 @@ class Node:
             "LOCK_SECONDS": "0.2",
         }
         self.stubs = Stubs(folder / "bin")
+        stack.callback(self.stubs.end)
         wanted = f"-4 -o address show dev ens5 to {VIP}/32"
         self.stubs.add("ip", f'[ "$*" = "{wanted}" ] || exit 1\ncat {self._address} 2>/dev/null || true')
         self.stubs.add("getent", "exit 2")
