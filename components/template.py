@@ -55,7 +55,7 @@ def verbatim(file: str) -> str:
 
 
 def programs(*files: str) -> str:
-    """Programs of ``files/``, without their folders, as a tar archive in base64; the same text for the same programs."""
+    """Programs of ``files/``, without their folders, as a tar archive in base64: equal text for equal programs."""
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for file in files:
