@@ -187,6 +187,18 @@ def held_up(machine: Machine, content: str) -> "subprocess.Popen[str]":
     return process
 
 
+def test_a_second_run_for_a_file_waits_for_the_first(machine: Machine) -> None:
+    machine.install("one\n")
+    first = held_up(machine, "broken\n")
+    second = machine.start("two\n", apply="apply", gate="gate")
+    wait_until(lambda: len(machine.stubs.calls("flock")) == 3)
+    assert machine.target.read_text() == "broken\n"
+    (machine.folder / "wait").unlink()
+    assert (first.wait(60), second.wait(60)) == (1, 0)
+    assert machine.taken() == ["broken", "one", "two"]
+    assert machine.target.read_text() == "two\n"
+
+
 def test_runs_for_different_files_do_not_wait_for_each_other(machine: Machine) -> None:
     first = held_up(machine, "one\n")
     other = machine.target.with_name("other.conf")
