@@ -51,6 +51,11 @@ class Machine:
         """The contents that the software has been told to take, oldest first."""
         return self.running.read_text().splitlines()
 
+    def identity(self) -> tuple[int, int, str]:
+        """What differs if the file was written, if only the same again."""
+        found = self.target.stat()
+        return found.st_ino, found.st_mtime_ns, self.target.read_text()
+
     def beside(self) -> list[str]:
         return sorted(path.name for path in self.target.parent.iterdir())
 
@@ -90,9 +95,9 @@ def test_a_file_can_belong_to_somebody_else(machine: Machine) -> None:
 
 def test_the_same_file_again_does_nothing(machine: Machine) -> None:
     machine.install("one\n")
-    before = machine.target.stat()
+    before = machine.identity()
     assert machine.install("one\n", validate="false", apply="apply", gate="false").returncode == 0
-    assert machine.target.stat() == before
+    assert machine.identity() == before
     assert machine.taken() == []
 
 
@@ -103,9 +108,18 @@ def test_another_mode_is_a_change(machine: Machine) -> None:
     assert machine.taken() == ["one"]
 
 
+def test_nothing_but_the_file_stays_in_its_folder(machine: Machine) -> None:
+    """Some programs read every file of a folder: logrotate would find each log twice."""
+    for content, status in (("one\n", 0), ("two\n", 0), ("broken\n", 1)):
+        assert machine.install(content, apply="apply", gate="gate").returncode == status
+        assert machine.beside() == ["app.conf"]
+    assert machine.install("three\n", validate="false").returncode == 1
+    assert machine.beside() == ["app.conf"]
+
+
 def test_a_refused_file_changes_nothing_and_the_reason_names_the_file(machine: Machine) -> None:
     machine.install("one\n")
-    before = machine.target.stat()
+    before = machine.identity()
     refuse = f'cat "$STAGED"; cat {machine.target}; echo "$STAGED:1: no" >&2; exit 7'
     done = machine.install("two\n", validate=refuse, apply="apply", gate="gate")
     assert done.returncode == 1
@@ -115,7 +129,7 @@ def test_a_refused_file_changes_nothing_and_the_reason_names_the_file(machine: M
         "one",
         f"{machine.target}:1: no",
     ]
-    assert machine.target.stat() == before
+    assert machine.identity() == before
     assert machine.taken() == []
 
 
@@ -215,6 +229,42 @@ def test_what_apply_starts_does_not_keep_later_runs_waiting(machine: Machine) ->
         assert machine.install("two\n").returncode == 0
     finally:
         os.kill(int(daemon.read_text()), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+def test_a_run_that_was_interrupted_before_its_file_was_in_force_is_made_up_for(
+    machine: Machine, number: signal.Signals
+) -> None:
+    machine.install("one\n")
+    first = held_up(machine, "two\n")
+    first.send_signal(number)
+    first.wait(60)
+    (machine.folder / "wait").unlink()
+    assert machine.install("two\n", apply="apply", gate="gate").returncode == 0
+    assert machine.taken() == ["two", "two"]
+    assert len(machine.stubs.calls("gate")) == 1
+    assert machine.beside() == ["app.conf"]
+
+
+@pytest.mark.parametrize("following", ["broken\n", "also broken\n"])
+def test_after_an_interrupted_run_the_last_file_that_worked_comes_back(machine: Machine, following: str) -> None:
+    machine.install("one\n")
+    first = held_up(machine, "broken\n")
+    first.kill()
+    first.wait(60)
+    (machine.folder / "wait").unlink()
+    assert machine.install(following, apply="apply", gate="gate").returncode == 1
+    assert machine.target.read_text() == "one\n"
+    assert machine.taken()[-1] == "one"
+
+
+def test_after_an_interrupted_first_run_a_file_that_does_not_work_is_taken_away(machine: Machine) -> None:
+    first = held_up(machine, "broken\n")
+    first.kill()
+    first.wait(60)
+    (machine.folder / "wait").unlink()
+    assert machine.install("broken\n", apply="apply", gate="gate").returncode == 1
+    assert machine.beside() == []
 
 
 def test_a_run_that_is_interrupted_while_the_file_is_judged_changes_nothing(machine: Machine) -> None:
