@@ -19,6 +19,8 @@ from tests.programs import Stubs
 VIP, SUBNET = "192.168.106.249", "subnet-1"
 MINE, OTHER = "eni-mine", "eni-other"
 ASSIGN, DESCRIBE = "AssignPrivateIpAddresses", "DescribeNetworkInterfaces"
+#: Seconds until a claim that cannot succeed ends. Bash counts the clock's whole seconds: of 2 at least 1 s passes.
+GIVE_UP = "2"
 CREDENTIALS = f"iam/security-credentials/{ROLE}"
 
 
@@ -54,7 +56,7 @@ class Node:
             "MYCAT_HA_RUN": str(self.run_folder),
             "MYCAT_HA_METADATA": self.metadata.url,
             "MYCAT_HA_KEEPALIVED_PID": str(self.pid),
-            "CLAIM_SECONDS": "3",
+            "CLAIM_SECONDS": "60",
             "PROBE_SECONDS": "1",
             "LOCK_SECONDS": "0.2",
         }
@@ -237,7 +239,7 @@ def test_an_address_whose_place_nobody_tells_is_not_said_to_be_nobodys(node: Nod
 
 def test_a_claim_gives_up_in_the_end_and_says_so(node: Node) -> None:
     node.ec2.allowed = set()
-    node.variables["CLAIM_SECONDS"] = "1"
+    node.variables["CLAIM_SECONDS"] = GIVE_UP
     done = node.run("claim")
     assert done.returncode == 1
     assert "UnauthorizedOperation: You are not authorized to perform this operation." in lines(done)[0]
@@ -248,7 +250,7 @@ def test_a_claim_gives_up_in_the_end_and_says_so(node: Node) -> None:
 
 def test_no_answer_at_all_is_the_end_after_the_limit(node: Node) -> None:
     node.ec2.stop()
-    node.variables["CLAIM_SECONDS"] = "1"
+    node.variables["CLAIM_SECONDS"] = GIVE_UP
     done = node.run("claim")
     assert done.returncode == 1
     assert "status 000 curl: (7) Failed to connect" in lines(done)[0]
@@ -426,7 +428,7 @@ def test_a_rotation_during_an_outage_of_the_metadata_service_is_survived(node: N
 
 def test_without_any_credentials_nothing_is_written(node: Node) -> None:
     node.metadata.stop()
-    node.variables["CLAIM_SECONDS"] = "1"
+    node.variables["CLAIM_SECONDS"] = GIVE_UP
     done = node.run("claim")
     reason = f"no credentials: the metadata service does not give those of role {ROLE}"
     assert (done.returncode, lines(done)[0]) == (1, f"attempt 1: {reason}")
@@ -499,7 +501,7 @@ def test_the_second_pinned_address_is_used_if_the_first_is_dead(node: Node) -> N
 
 def test_a_name_that_is_not_known_fails_with_the_reason(node: Node) -> None:
     named(node)
-    node.variables["CLAIM_SECONDS"] = "1"
+    node.variables["CLAIM_SECONDS"] = GIVE_UP
     done = node.run("claim")
     assert done.returncode == 1
     assert "Could not resolve host: ec2.example.invalid" in lines(done)[0]
@@ -642,7 +644,7 @@ def test_reconcile_without_credentials_fails_and_does_not_ask_the_api(node: Node
 
 def test_a_claim_of_reconcile_that_fails_is_not_forgotten(node: Node) -> None:
     node.ec2.allowed = set()
-    node.variables["CLAIM_SECONDS"] = "1"
+    node.variables["CLAIM_SECONDS"] = GIVE_UP
     assert node.run("reconcile").returncode == 1
     node.ec2.allowed = {MINE}
     assert node.run("reconcile").returncode == 0
