@@ -435,6 +435,14 @@ def test_without_any_credentials_nothing_is_written(node: Node) -> None:
     assert node.ec2.calls == []
 
 
+def test_expired_credentials_are_not_used_though_the_metadata_service_is_gone(node: Node) -> None:
+    node.keep(Keys.new(timedelta(minutes=-1)))
+    node.metadata.stop()
+    node.variables["CLAIM_SECONDS"] = GIVE_UP
+    done = node.run("claim")
+    assert (done.returncode, node.ec2.calls) == (1, [])
+
+
 @pytest.mark.parametrize("name", ["api/token", CREDENTIALS])
 @pytest.mark.parametrize("answer", [HANG, Answer(401), Answer(503), Answer(404)], ids=["hang", "401", "503", "404"])
 def test_a_failure_of_the_metadata_service_costs_one_attempt(node: Node, name: str, answer: Answer) -> None:

@@ -58,6 +58,7 @@ status=0
 for package; do
     if grep -qx "$package" {state}/installed; then echo 'ii '
     elif grep -qx "$package" {state}/removed; then echo 'rc '
+    elif grep -qx "$package" {state}/unpacked; then echo 'iU '
     else status=1; fi
 done
 exit $status
@@ -69,7 +70,7 @@ class Machine:
     def __init__(self, folder: Path) -> None:
         self.state = folder / "state"
         self.state.mkdir()
-        for name in ("installed", "removed", "policy-says"):
+        for name in ("installed", "removed", "unpacked", "policy-says"):
             (self.state / name).touch()
         self.stubs = Stubs(folder / "bin")
         self.stubs.add("apt-get", APT_GET.format(state=self.state))
@@ -132,10 +133,10 @@ def test_nothing_is_done_when_all_is_installed(machine: Machine) -> None:
     assert not machine.log.exists()
 
 
-@pytest.mark.parametrize("removed", ["", "logrotate\n"])
-def test_one_that_is_missing_or_only_configured_is_installed(machine: Machine, removed: str) -> None:
+@pytest.mark.parametrize("state", ["removed", "unpacked", "unknown"])
+def test_one_that_is_not_wholly_installed_is_installed(machine: Machine, state: str) -> None:
     (machine.state / "installed").write_text("rsyslog\n")
-    (machine.state / "removed").write_text(removed)
+    (machine.state / state).write_text("logrotate\n")
     assert machine.run("rsyslog", "logrotate")[0] == 0
     assert machine.actions() == ["update", "rsyslog logrotate"]
 
