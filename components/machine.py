@@ -10,7 +10,7 @@ from pulumi_command import remote
 
 from components.interface import Interface
 from components.remote import run
-from components.template import render, verbatim
+from components.template import programs, render
 from constants import LIBRARY
 from settings import MachineSettings, Settings
 
@@ -84,8 +84,8 @@ class Machine(pulumi.ComponentResource):
         self.tools = run(
             f"{name}-tools",
             self.connection,
-            f"install -m 0755 /dev/stdin {INSTALL_FILE}",
-            stdin=verbatim("machine/install-file"),
+            f"base64 --decode | tar --extract --directory={LIBRARY} --no-same-owner",
+            stdin=programs("machine/install-file", "machine/install-packages"),
             triggers=[instance.id],
             opts=pulumi.ResourceOptions.merge(self.bound, pulumi.ResourceOptions(parent=self)),
         )

@@ -1,6 +1,9 @@
 """Templates, the quoting that each kind of file needs, and files that go to machines as they stand."""
 
+import base64
+import io
 import shlex
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +52,15 @@ def render(template: str, **values: Any) -> str:
 def verbatim(file: str) -> str:
     """The text of ``files/<file>``, which goes to machines as it stands."""
     return (FILES / file).read_text()
+
+
+def programs(*files: str) -> str:
+    """Programs of ``files/``, without their folders, as a tar archive in base64: equal text for equal programs."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for file in files:
+            program = (FILES / file).read_bytes()
+            entry = tarfile.TarInfo(Path(file).name)
+            entry.mode, entry.size = 0o755, len(program)
+            archive.addfile(entry, io.BytesIO(program))
+    return base64.b64encode(content.getvalue()).decode()

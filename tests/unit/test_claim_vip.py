@@ -1,0 +1,749 @@
+"""files/vip/claim-vip against a fake EC2 API and a fake metadata service: what it writes, says and returns."""
+
+import fcntl
+import re
+import shlex
+import stat
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.fakeaws import DROP, HANG, REGION, ROLE, Answer, Ec2, Keys, Metadata, cut, error
+from tests.programs import Stubs
+
+VIP, SUBNET = "192.168.106.249", "subnet-1"
+MINE, OTHER = "eni-mine", "eni-other"
+ASSIGN, DESCRIBE = "AssignPrivateIpAddresses", "DescribeNetworkInterfaces"
+#: Seconds until a claim that cannot succeed ends. Bash counts the clock's whole seconds: of 2 at least 1 s passes.
+GIVE_UP = "2"
+CREDENTIALS = f"iam/security-credentials/{ROLE}"
+
+
+class Node:
+    """A load balancer's surroundings: keepalived's process, the kernel's addresses, files, the two services."""
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        self.keys = Keys.new()
+        self.ec2 = Ec2([self.keys], VIP, SUBNET, OTHER, {MINE})
+        self.metadata = Metadata(self.keys, MINE)
+        for service in (self.ec2, self.metadata):
+            stack.enter_context(service.serving())
+        self.keepalived = stack.enter_context(subprocess.Popen(["sleep", "600"]))
+        stack.callback(self.keepalived.kill)
+        self.pid = folder / "keepalived.pid"
+        self.pid.write_text(f"{self.keepalived.pid}\n")
+        self.run_folder = folder / "run"
+        self._address = folder / "address"
+        self._address.write_text(f"2: ens5 inet {VIP}/32 scope global ens5\n")
+        self._environment = folder / "vip.env"
+        self.settings = {
+            "VIP": VIP,
+            "ENI": MINE,
+            "SUBNET": SUBNET,
+            "REGION": REGION,
+            "ENDPOINT": self.ec2.url,
+            "ROLE": ROLE,
+            "DEVICE": "ens5",
+            "RANK": "0",
+        }
+        self.variables = {
+            "MYCAT_HA_VIP_ENV": str(self._environment),
+            "MYCAT_HA_RUN": str(self.run_folder),
+            "MYCAT_HA_METADATA": self.metadata.url,
+            "MYCAT_HA_KEEPALIVED_PID": str(self.pid),
+            "CLAIM_SECONDS": "60",
+            "PROBE_SECONDS": "1",
+            "LOCK_SECONDS": "0.2",
+        }
+        self.stubs = Stubs(folder / "bin")
+        stack.callback(self.stubs.end)
+        wanted = f"-4 -o address show dev ens5 to {VIP}/32"
+        self.stubs.add("ip", f'[ "$*" = "{wanted}" ] || exit 1\ncat {self._address} 2>/dev/null || true')
+        self.stubs.add("getent", "exit 2")
+        self.stubs.add("sleep")  # a pause is only written down
+
+    def lose(self) -> None:
+        """VRRP: keepalived takes the address away before it says that it is no longer master."""
+        self._address.unlink(missing_ok=True)
+
+    def _write_settings(self) -> None:
+        self._environment.write_text("".join(f"{key}={shlex.quote(value)}\n" for key, value in self.settings.items()))
+
+    def run(self, command: str) -> "subprocess.CompletedProcess[str]":
+        self._write_settings()
+        done = self.stubs.run("vip/claim-vip", command, **self.variables)
+        assert "unbound variable" not in done.stderr
+        assert "syntax error" not in done.stderr
+        return done
+
+    def start(self, command: str) -> "subprocess.Popen[str]":
+        self._write_settings()
+        return self.stubs.start("vip/claim-vip", command, **self.variables)
+
+    def keep(self, keys: Keys) -> None:
+        """As an earlier run leaves credentials."""
+        self.run_folder.mkdir(exist_ok=True)
+        words = {"KEY": keys.access, "SECRET": keys.secret, "TOKEN": keys.token}
+        lines = [f"{name}={shlex.quote(value)}\n" for name, value in words.items()]
+        (self.run_folder / "credentials").write_text("".join(lines) + f"EXPIRES={int(keys.expires.timestamp())}\n")
+
+    def kept(self) -> str:
+        """The access key that is kept."""
+        path = self.run_folder / "credentials"
+        found = re.search(r"^KEY=(.*)$", path.read_text(), re.MULTILINE) if path.exists() else None
+        return found[1] if found else ""
+
+    def drift(self) -> dict[str, int]:
+        lines = (self.run_folder / "drift").read_text().splitlines()
+        return {key: int(value) for key, value in (line.split("=") for line in lines)}
+
+    def pauses(self) -> list[float]:
+        return [float(words) for words in self.stubs.calls("sleep")]
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    with ExitStack() as stack:
+        yield Node(tmp_path, stack)
+
+
+def lines(done: "subprocess.CompletedProcess[str]") -> list[str]:
+    """What was said, without the times."""
+    return [re.sub(r" \(\d+ ms\)$", "", line) for line in done.stdout.splitlines()]
+
+
+CLAIMED = [f"attempt 1: EC2 has assigned {VIP} to {MINE}", f"claimed {VIP} for {MINE}"]
+
+
+# -- claim: the API's answers -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("holder", [None, MINE, OTHER])
+def test_a_claim_is_one_write_and_one_look_whoever_holds_the_address(node: Node, holder: str | None) -> None:
+    node.ec2.holder = holder
+    done = node.run("claim")
+    assert (done.returncode, lines(done), done.stderr) == (0, CLAIMED, "")
+    assert node.ec2.actions() == [ASSIGN, DESCRIBE]
+    assert node.ec2.holder == MINE
+    assert node.ec2.calls[0] == {
+        "Action": ASSIGN,
+        "Version": "2016-11-15",
+        "NetworkInterfaceId": MINE,
+        "PrivateIpAddress.1": VIP,
+        "AllowReassignment": "true",
+    }
+    assert node.pauses() == []
+
+
+def test_every_line_tells_how_long_it_took(node: Node) -> None:
+    said = node.run("claim").stdout.splitlines()
+    assert said
+    assert all(re.search(r" \(\d+ ms\)$", line) for line in said)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (
+            error("RequestLimitExceeded", 503, "Request limit exceeded."),
+            "RequestLimitExceeded: Request limit exceeded.",
+        ),
+        (error("Unavailable", 503, "busy"), "Unavailable: busy"),
+        (error("InternalError", 500, "oops"), "InternalError: oops"),
+        (error("InvalidNetworkInterfaceID.NotFound", 400, "gone"), "InvalidNetworkInterfaceID.NotFound: gone"),
+        (Answer(502, "<html>Bad Gateway</html>"), "no answer from {}: status 502 <html>Bad Gateway</html>"),
+        (Answer(500), "no answer from {}: status 500"),
+        (Answer(200, "<html>Log in</html>"), "no answer from {}: status 200 <html>Log in</html>"),
+        (Answer(200), "no answer from {}: status 200"),
+        (DROP, "no answer from {}: status 000 curl: (52) Empty reply from server"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_refused_write_is_named_and_tried_again(node: Node, answer: Answer, reason: str) -> None:
+    node.ec2.planned[ASSIGN] = [answer, answer]
+    done = node.run("claim")
+    named = reason.format(node.ec2.url)
+    said = lines(done)
+    assert said[:2] == [f"attempt 1: {named}", f"attempt 2: {named}"]
+    assert said[-1] == CLAIMED[-1]
+    assert done.returncode == 0
+    assert node.ec2.actions() == [ASSIGN, ASSIGN, ASSIGN, DESCRIBE]
+    assert len(node.pauses()) == 2
+
+
+def test_pauses_grow_and_are_bounded(node: Node) -> None:
+    node.ec2.planned[ASSIGN] = [error("RequestLimitExceeded", 503)] * 30
+    assert node.run("claim").returncode in {0, 1}
+    tries = node.ec2.actions().count(ASSIGN)
+    assert tries > 7
+    pauses = node.pauses()
+    limits = [0.12, 0.22, 0.42, 0.82]  # full jitter: up to 0.1 s, doubled each time
+    assert all(0.02 <= pause <= limit for pause, limit in zip(pauses, limits, strict=False))
+    # Then a part of a second and up to three whole ones.
+    assert max(pauses) <= 3
+    assert sum(pauses) <= sum(limits) + 4 * (tries - len(limits))
+
+
+def test_a_write_that_hangs_ends_and_is_tried_again(node: Node) -> None:
+    node.ec2.planned[ASSIGN] = [HANG]
+    begun = time.monotonic()
+    done = node.run("claim")
+    assert done.returncode == 0
+    assert re.match(rf"attempt 1: no answer from {node.ec2.url}: status 000 curl: \(28\)", lines(done)[0])
+    assert time.monotonic() - begun < 30  # 2 s are its own limit
+
+
+def test_a_write_that_was_done_but_not_answered_is_done_again_without_harm(node: Node) -> None:
+    node.ec2.on[ASSIGN] = lambda: setattr(node.ec2, "holder", MINE)
+    node.ec2.planned[ASSIGN] = [DROP]
+    assert node.run("claim").returncode == 0
+    assert (node.ec2.holder, node.ec2.actions()) == (MINE, [ASSIGN, ASSIGN, DESCRIBE])
+
+
+def test_a_look_that_is_behind_the_write_is_repeated(node: Node) -> None:
+    node.ec2.lag = 3
+    done = node.run("claim")
+    assert (done.returncode, lines(done)) == (0, CLAIMED)
+    assert node.ec2.actions() == [ASSIGN, *[DESCRIBE] * 4]
+
+
+def test_a_write_without_effect_is_done_again(node: Node) -> None:
+    node.ec2.planned[DESCRIBE] = [Answer(200, node.ec2.described(OTHER))] * 5
+    done = node.run("claim")
+    assert done.returncode == 0
+    assert f"assigned, but {OTHER} holds {VIP}" in lines(done)
+    assert node.ec2.actions() == [ASSIGN, *[DESCRIBE] * 5, ASSIGN, DESCRIBE]
+
+
+@pytest.mark.parametrize("answer", [error("RequestLimitExceeded", 503), Answer(200, "<html></html>"), DROP])
+def test_a_look_that_fails_is_repeated(node: Node, answer: Answer) -> None:
+    node.ec2.planned[DESCRIBE] = [answer, answer]
+    done = node.run("claim")
+    assert done.returncode == 0
+    assert node.ec2.actions() == [ASSIGN, *[DESCRIBE] * 3]
+    assert [line.split(":")[0] for line in lines(done)[1:3]] == ["look 1", "look 2"]
+
+
+def test_an_address_whose_place_nobody_tells_is_not_said_to_be_nobodys(node: Node) -> None:
+    node.ec2.planned[DESCRIBE] = [error("InternalError", 500)] * 5
+    done = node.run("claim")
+    assert done.returncode == 0
+    assert "assigned, but not verified" in lines(done)
+    assert "nobody" not in done.stdout
+
+
+def test_a_claim_gives_up_in_the_end_and_says_so(node: Node) -> None:
+    node.ec2.allowed = set()
+    node.variables["CLAIM_SECONDS"] = GIVE_UP
+    done = node.run("claim")
+    assert done.returncode == 1
+    assert "UnauthorizedOperation: You are not authorized to perform this operation." in lines(done)[0]
+    tries = node.ec2.actions().count(ASSIGN)
+    assert lines(done)[-1] == f"giving up after {tries} attempts; the next reconcile tries again"
+    assert node.ec2.holder == OTHER
+
+
+def test_no_answer_at_all_is_the_end_after_the_limit(node: Node) -> None:
+    node.ec2.stop()
+    node.variables["CLAIM_SECONDS"] = GIVE_UP
+    done = node.run("claim")
+    assert done.returncode == 1
+    assert "status 000 curl: (7) Failed to connect" in lines(done)[0]
+
+
+# -- claim: mastership --------------------------------------------------------------------------------------------
+
+
+def test_a_backup_writes_nothing(node: Node) -> None:
+    node.lose()
+    done = node.run("claim")
+    assert (done.returncode, lines(done)) == (0, [f"no longer master: leaving {VIP} where it is"])
+    assert node.ec2.calls == []
+    assert node.metadata.asked == []
+
+
+@pytest.mark.parametrize("state", ["dead", "no file", "empty file"])
+def test_an_address_without_a_living_keepalived_is_not_mastership(node: Node, state: str) -> None:
+    if state == "dead":
+        node.keepalived.kill()
+        node.keepalived.wait()
+    elif state == "no file":
+        node.pid.unlink()
+    else:
+        node.pid.write_text("")
+    done = node.run("claim")
+    assert (done.returncode, lines(done)) == (0, [f"no longer master: leaving {VIP} where it is"])
+    assert node.ec2.calls == []
+
+
+def test_mastership_lost_while_credentials_are_fetched_prevents_the_write(node: Node) -> None:
+    node.metadata.on[CREDENTIALS] = node.lose
+    done = node.run("claim")
+    assert (done.returncode, lines(done)[-1]) == (0, f"no longer master: leaving {VIP} where it is")
+    assert node.ec2.calls == []
+
+
+def test_mastership_lost_after_a_failure_prevents_the_next_write(node: Node) -> None:
+    node.ec2.planned[ASSIGN] = [error("RequestLimitExceeded", 503)] * 3
+    node.ec2.on[ASSIGN] = node.lose
+    done = node.run("claim")
+    assert (done.returncode, lines(done)[-1]) == (0, f"no longer master: leaving {VIP} where it is")
+    assert node.ec2.actions() == [ASSIGN]
+
+
+def test_mastership_lost_after_the_write_ends_the_claim(node: Node) -> None:
+    def stolen() -> None:
+        node.lose()
+        node.ec2.holder = OTHER
+
+    node.ec2.on[DESCRIBE] = stolen
+    done = node.run("claim")
+    assert (done.returncode, lines(done)[-1]) == (0, f"no longer master: leaving {VIP} where it is")
+    assert node.ec2.actions() == [ASSIGN, DESCRIBE]
+    assert node.ec2.holder == OTHER
+
+
+# -- claim: lock --------------------------------------------------------------------------------------------------
+
+
+def test_a_claim_beside_another_one_gives_up_without_a_write(node: Node) -> None:
+    node.run_folder.mkdir()
+    with (node.run_folder / "claim.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = node.run("claim")
+    assert (done.returncode, node.ec2.calls) == (1, [])
+    assert lines(done) == ["giving up: another claim has been running for 0.2 s"]
+
+
+def test_a_claim_waits_for_the_one_before(node: Node) -> None:
+    node.run_folder.mkdir()
+    node.variables["LOCK_SECONDS"] = "60"
+    node.stubs.add("flock", 'exec /usr/bin/flock "$@"')
+    with (node.run_folder / "claim.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        process = node.start("claim")
+        wait_until(lambda: bool(node.stubs.calls("flock")))
+        assert process.poll() is None
+        assert node.ec2.calls == []
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert f"claimed {VIP} for {MINE}" in said
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.01)
+
+
+# -- credentials --------------------------------------------------------------------------------------------------
+
+
+def test_credentials_are_fetched_with_a_token_and_kept_for_root_only(node: Node) -> None:
+    assert node.run("claim").returncode == 0
+    assert node.metadata.asked == ["api/token", CREDENTIALS]
+    kept = node.run_folder / "credentials"
+    assert node.kept() == node.keys.access
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert sorted(path.name for path in node.run_folder.iterdir()) == ["claim.lock", "credentials"]
+
+
+def test_kept_credentials_save_the_question(node: Node) -> None:
+    node.keep(node.keys)
+    assert node.run("claim").returncode == 0
+    assert node.metadata.asked == []
+
+
+def test_no_secret_is_in_a_command_line_or_in_the_output(node: Node) -> None:
+    node.stubs.add("curl", 'exec /usr/bin/curl "$@"')
+    node.ec2.planned[ASSIGN] = [error("AuthFailure", 401)]
+    done = node.run("claim")
+    assert done.returncode == 0
+    assert node.stubs.calls("curl")
+    everything = "\n".join([*node.stubs.calls(), done.stdout, done.stderr])
+    for secret in (node.keys.secret, node.keys.token, *node.metadata.tokens):
+        assert secret not in everything
+
+
+def test_credentials_that_end_soon_are_replaced(node: Node) -> None:
+    old = Keys.new(timedelta(minutes=9))
+    node.keep(old)
+    assert node.run("claim").returncode == 0
+    assert node.kept() == node.keys.access
+
+
+def test_expired_credentials_are_replaced(node: Node) -> None:
+    node.keep(Keys.new(timedelta(minutes=-1)))
+    assert node.run("claim").returncode == 0
+    assert node.kept() == node.keys.access
+    assert node.ec2.actions() == [ASSIGN, DESCRIBE]
+
+
+def test_credentials_that_end_soon_do_without_the_metadata_service(node: Node) -> None:
+    old = Keys.new(timedelta(minutes=9))
+    node.ec2.keys.append(old)
+    node.keep(old)
+    node.metadata.stop()
+    done = node.run("claim")
+    assert done.returncode == 0
+    assert lines(done)[0] == "metadata service does not answer: using the credentials kept"
+    assert node.ec2.holder == MINE
+
+
+@pytest.mark.parametrize(
+    "code", ["AuthFailure", "ExpiredToken", "RequestExpired", "InvalidClientTokenId", "UnauthorizedOperation"]
+)
+def test_rotated_credentials_are_fetched_anew(node: Node, code: str) -> None:
+    rotated = Keys.new()
+    node.keep(rotated)
+    node.ec2.planned[ASSIGN] = [error(code, 401)]
+    done = node.run("claim")
+    assert done.returncode == 0
+    assert lines(done)[0] == f"attempt 1: {code}: no"
+    assert lines(done)[-1] == f"claimed {VIP} for {MINE}"
+    assert node.kept() == node.keys.access
+
+
+def test_other_failures_do_not_ask_the_metadata_service(node: Node) -> None:
+    node.keep(node.keys)
+    node.ec2.planned[ASSIGN] = [error("RequestLimitExceeded", 503)]
+    assert node.run("claim").returncode == 0
+    assert node.metadata.asked == []
+
+
+def test_a_rotation_during_an_outage_of_the_metadata_service_is_survived(node: Node) -> None:
+    node.keep(Keys.new())
+    node.metadata.planned[CREDENTIALS] = [Answer(503), Answer(503)]
+    done = node.run("claim")
+    assert done.returncode == 0
+    assert lines(done).count("metadata service does not answer: using the credentials kept") == 2
+    assert node.ec2.holder == MINE
+
+
+def test_without_any_credentials_nothing_is_written(node: Node) -> None:
+    node.metadata.stop()
+    node.variables["CLAIM_SECONDS"] = GIVE_UP
+    done = node.run("claim")
+    reason = f"no credentials: the metadata service does not give those of role {ROLE}"
+    assert (done.returncode, lines(done)[0]) == (1, f"attempt 1: {reason}")
+    assert node.ec2.calls == []
+
+
+def test_expired_credentials_are_not_used_though_the_metadata_service_is_gone(node: Node) -> None:
+    node.keep(Keys.new(timedelta(minutes=-1)))
+    node.metadata.stop()
+    node.variables["CLAIM_SECONDS"] = GIVE_UP
+    done = node.run("claim")
+    assert (done.returncode, node.ec2.calls) == (1, [])
+
+
+@pytest.mark.parametrize("name", ["api/token", CREDENTIALS])
+@pytest.mark.parametrize("answer", [HANG, Answer(401), Answer(503), Answer(404)], ids=["hang", "401", "503", "404"])
+def test_a_failure_of_the_metadata_service_costs_one_attempt(node: Node, name: str, answer: Answer) -> None:
+    """Every attempt gets a token of its own: an old one that is refused (401) is not tried again."""
+    node.metadata.planned[name] = [answer]
+    begun = time.monotonic()
+    done = node.run("claim")
+    assert time.monotonic() - begun < 30  # a question's own limit is 1 s
+    assert done.returncode == 0
+    assert lines(done)[0].startswith("attempt 1: no credentials: ")
+    assert lines(done)[-1] == f"claimed {VIP} for {MINE}"
+    assert node.metadata.asked.count("api/token") == 2
+
+
+MALFORMED = {
+    "empty": "",
+    "not JSON": "<html></html>",
+    "refused": '{"Code": "AssumeRoleUnauthorizedAccess"}',
+    "half of it": Keys.new().document(SecretAccessKey=None),
+    "no token": Keys.new().document(Token=None),
+    "no end": Keys.new().document(Expiration=None),
+    "a wrong end": Keys.new().document(Expiration="tomorrowish"),
+}
+
+
+@pytest.mark.parametrize("document", MALFORMED.values(), ids=MALFORMED)
+def test_a_malformed_document_does_not_replace_credentials_that_work(node: Node, document: str) -> None:
+    old = Keys.new(timedelta(minutes=9))
+    node.ec2.keys.append(old)
+    node.keep(old)
+    node.metadata.planned[CREDENTIALS] = [Answer(200, document)] * 2
+    done = node.run("claim")
+    assert done.returncode == 0
+    assert node.kept() == old.access
+    assert node.ec2.actions() == [ASSIGN, DESCRIBE]
+
+
+# -- the API's name -----------------------------------------------------------------------------------------------
+
+
+def named(node: Node) -> str:
+    """An endpoint by a name that no name server knows."""
+    node.settings["ENDPOINT"] = f"http://ec2.example.invalid:{node.ec2.port}"
+    return f"ec2.example.invalid:{node.ec2.port}"
+
+
+def test_a_named_endpoint_is_reached_by_its_pinned_address(node: Node) -> None:
+    host = named(node)
+    node.run_folder.mkdir()
+    (node.run_folder / "endpoint").write_text("127.0.0.1")
+    done = node.run("claim")
+    assert (done.returncode, lines(done)) == (0, CLAIMED)
+    assert node.ec2.hosts == [host, host]
+    assert node.stubs.calls("getent") == []
+
+
+def test_the_second_pinned_address_is_used_if_the_first_is_dead(node: Node) -> None:
+    named(node)
+    node.run_folder.mkdir()
+    (node.run_folder / "endpoint").write_text("127.255.255.254,127.0.0.1")
+    done = node.run("claim")
+    assert (done.returncode, lines(done)) == (0, CLAIMED)
+
+
+def test_a_name_that_is_not_known_fails_with_the_reason(node: Node) -> None:
+    named(node)
+    node.variables["CLAIM_SECONDS"] = GIVE_UP
+    done = node.run("claim")
+    assert done.returncode == 1
+    assert "Could not resolve host: ec2.example.invalid" in lines(done)[0]
+
+
+def test_reconcile_pins_the_endpoints_addresses(node: Node) -> None:
+    named(node)
+    node.stubs.add("getent", "printf '127.0.0.1 STREAM x\\n127.0.0.1 DGRAM\\n127.0.0.9 STREAM\\n'")
+    node.ec2.holder = MINE
+    assert node.run("reconcile").returncode == 0
+    assert node.stubs.calls("getent") == ["ahostsv4 ec2.example.invalid"]
+    assert (node.run_folder / "endpoint").read_text() == "127.0.0.1,127.0.0.9"
+
+
+def test_a_name_server_that_fails_leaves_the_pinned_addresses(node: Node) -> None:
+    named(node)
+    node.run_folder.mkdir()
+    (node.run_folder / "endpoint").write_text("127.0.0.1")
+    node.ec2.holder = MINE
+    assert node.run("reconcile").returncode == 0
+    assert node.stubs.calls("getent")
+    assert (node.run_folder / "endpoint").read_text() == "127.0.0.1"
+
+
+def test_a_numeric_endpoint_needs_no_name_server(node: Node) -> None:
+    node.ec2.holder = MINE
+    assert node.run("reconcile").returncode == 0
+    assert node.stubs.calls("getent") == []
+    assert not (node.run_folder / "endpoint").exists()
+
+
+# -- reconcile ----------------------------------------------------------------------------------------------------
+
+
+def test_reconcile_on_a_backup_only_keeps_credentials_fresh(node: Node) -> None:
+    node.lose()
+    node.run_folder.mkdir()
+    (node.run_folder / "drift").write_text("strikes=1\nheld=0\nnext=4\n")
+    done = node.run("reconcile")
+    assert (done.returncode, done.stdout, node.ec2.calls) == (0, "", [])
+    assert node.kept() == node.keys.access
+    assert not (node.run_folder / "drift").exists()
+
+
+def test_reconcile_on_the_master_that_holds_the_address_only_looks(node: Node) -> None:
+    node.ec2.holder = MINE
+    done = node.run("reconcile")
+    assert (done.returncode, done.stdout, node.ec2.actions()) == (0, "", [DESCRIBE])
+    assert node.drift() == {"strikes": 0, "held": 1, "next": 1}
+
+
+@pytest.mark.parametrize("holder", [OTHER, None])
+def test_the_first_in_rank_takes_a_drifted_address_back_at_once(node: Node, holder: str | None) -> None:
+    node.ec2.holder = holder
+    done = node.run("reconcile")
+    who = holder or "nobody"
+    drift = f"drift: {who} holds {VIP} although this machine is master (1 of 1)"
+    assert (done.returncode, lines(done)) == (0, [drift, *CLAIMED])
+    assert node.ec2.actions() == [DESCRIBE, ASSIGN, DESCRIBE]
+    assert node.ec2.holder == MINE
+
+
+def test_the_second_in_rank_waits_for_a_second_look(node: Node) -> None:
+    node.settings["RANK"] = "1"
+    first = node.run("reconcile")
+    assert lines(first) == [f"drift: {OTHER} holds {VIP} although this machine is master (1 of 2)"]
+    assert (first.returncode, node.ec2.actions(), node.ec2.holder) == (0, [DESCRIBE], OTHER)
+    assert node.run("reconcile").returncode == 0
+    assert node.ec2.holder == MINE
+
+
+def test_an_address_that_comes_back_by_itself_clears_the_strikes(node: Node) -> None:
+    node.settings["RANK"] = "1"
+    for holder in (OTHER, MINE, OTHER):
+        node.ec2.holder = holder
+        assert node.run("reconcile").returncode == 0
+    assert node.ec2.holder == OTHER
+    assert ASSIGN not in node.ec2.actions()
+
+
+def test_two_masters_take_the_address_from_each_other_ever_more_rarely(node: Node) -> None:
+    """The other one takes it back at once, every time; each claim of ours needs twice as many looks as the last."""
+    claims = []
+    for look in range(1, 16):
+        node.ec2.holder = OTHER
+        assert node.run("reconcile").returncode == 0
+        if node.ec2.holder == MINE:
+            claims.append(look)
+    assert claims == [1, 3, 7, 15]
+
+
+def test_peace_of_twenty_looks_makes_it_quick_again(node: Node) -> None:
+    node.run_folder.mkdir()
+    (node.run_folder / "drift").write_text("strikes=0\nheld=18\nnext=8\n")
+    node.ec2.holder = MINE
+    for following in (8, 1):
+        assert node.run("reconcile").returncode == 0
+        assert node.drift()["next"] == following
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        error("RequestLimitExceeded", 503),
+        Answer(200, "<html>Log in</html>"),
+        Answer(200),
+        DROP,
+        HANG,
+        cut(Answer(200, Ec2.described(None))),
+        cut(Answer(200, Ec2.described(MINE))),
+    ],
+    ids=["throttled", "not EC2", "empty", "dropped", "hangs", "cut", "cut, ours"],
+)
+def test_a_look_without_an_answer_is_not_drift(node: Node, answer: Answer) -> None:
+    node.ec2.planned[DESCRIBE] = [answer]
+    begun = time.monotonic()
+    done = node.run("reconcile")
+    assert time.monotonic() - begun < 30  # 3 s are its own limit
+    assert done.returncode == 1
+    assert "drift" not in done.stdout
+    assert done.stdout
+    assert node.ec2.actions() == [DESCRIBE]
+
+
+def test_reconcile_tells_when_the_metadata_service_is_gone_and_goes_on(node: Node) -> None:
+    node.keep(node.keys)
+    node.metadata.stop()
+    done = node.run("reconcile")
+    assert (done.returncode, node.ec2.holder) == (0, MINE)
+    assert lines(done)[0] == "metadata service does not answer: using the credentials kept"
+
+
+def test_reconcile_without_credentials_fails_and_does_not_ask_the_api(node: Node) -> None:
+    node.metadata.stop()
+    done = node.run("reconcile")
+    assert done.returncode == 1
+    assert lines(done) == [f"no credentials: the metadata service does not give those of role {ROLE}"]
+    assert node.ec2.calls == []
+
+
+def test_a_claim_of_reconcile_that_fails_is_not_forgotten(node: Node) -> None:
+    node.ec2.allowed = set()
+    node.variables["CLAIM_SECONDS"] = GIVE_UP
+    assert node.run("reconcile").returncode == 1
+    node.ec2.allowed = {MINE}
+    assert node.run("reconcile").returncode == 0
+    assert node.ec2.holder == MINE
+
+
+# -- probe --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("holder", [OTHER, MINE])
+def test_probe_proves_the_permission_and_moves_nothing(node: Node, holder: str) -> None:
+    node.ec2.holder = holder
+    node.lose()  # it does not take a master
+    done = node.run("probe")
+    assert done.returncode == 0
+    assert lines(done) == [f"probe: {ROLE} may claim {VIP} for {MINE} at {node.ec2.url}; {holder} holds it"]
+    assert node.ec2.holder == holder
+    assert node.ec2.calls[-1] == {
+        "Action": ASSIGN,
+        "Version": "2016-11-15",
+        "NetworkInterfaceId": MINE,
+        "PrivateIpAddress.1": VIP,
+        "AllowReassignment": "false",
+    }
+
+
+def refused(node: Node, reason: str) -> None:
+    done = node.run("probe")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert f"the virtual IP would not move to this machine: {reason}" in done.stderr
+    assert f"check the role's policy, and that {node.settings['ENDPOINT']} is reachable from the subnet" in done.stderr
+
+
+def test_probe_without_the_permission(node: Node) -> None:
+    node.ec2.allowed = set()
+    refused(node, "UnauthorizedOperation: You are not authorized to perform this operation.")
+
+
+def test_probe_does_not_assign_an_address_that_nobody_holds(node: Node) -> None:
+    node.ec2.holder = None
+    refused(node, f"no interface holds {VIP}: assign it to one load balancer's interface")
+    assert ASSIGN not in node.ec2.actions()
+
+
+def test_probe_without_the_api(node: Node) -> None:
+    node.ec2.stop()
+    refused(node, f"no answer from {node.ec2.url}: status 000 curl: (7)")
+
+
+def test_probe_without_the_metadata_service(node: Node) -> None:
+    node.keep(node.keys)  # of an earlier life: they prove nothing
+    node.metadata.stop()
+    refused(node, "the metadata service does not answer")
+
+
+def test_probe_without_the_role(node: Node) -> None:
+    node.keep(node.keys)
+    node.settings["ROLE"] = "another"
+    refused(node, "no credentials: the metadata service does not give those of role another")
+
+
+def test_probe_on_another_interface(node: Node) -> None:
+    node.metadata.interface = OTHER
+    done = node.run("probe")
+    assert (done.returncode, done.stderr) == (1, f"this machine's interface is not {MINE}\n")
+    assert node.ec2.calls == []
+
+
+@pytest.mark.parametrize("name", ["mac", "network/interfaces/macs/02:00:00:00:00:01/interface-id", CREDENTIALS])
+def test_probe_outlives_a_failure_of_the_metadata_service(node: Node, name: str) -> None:
+    node.metadata.planned[name] = [Answer(503)]
+    node.variables["PROBE_SECONDS"] = "20"
+    assert node.run("probe").returncode == 0
+
+
+@pytest.mark.parametrize("action", [DESCRIBE, ASSIGN])
+@pytest.mark.parametrize("code", ["UnauthorizedOperation", "AuthFailure", "RequestLimitExceeded"])
+def test_probe_waits_until_a_new_role_is_known(node: Node, action: str, code: str) -> None:
+    node.ec2.planned[action] = [error(code, 403)] * 2
+    node.variables["PROBE_SECONDS"] = "20"
+    done = node.run("probe")
+    assert done.returncode == 0
+    assert node.pauses() == [3, 3]
+
+
+# -- usage --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["", "release"])
+def test_anything_else_is_refused(node: Node, command: str) -> None:
+    done = node.run(command)
+    assert (done.returncode, done.stderr) == (64, "usage: claim-vip claim|reconcile|probe\n")
+    assert node.ec2.calls == []
