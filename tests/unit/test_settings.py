@@ -68,7 +68,7 @@ def test_the_example_is_accepted() -> None:
         (put("haproxy/mysql", {"port": 8888}), ["haproxy.mysql.port", "haproxy.statistics.port", "8888"]),
         (put("haproxy/sha256", "1234"), ["haproxy.sha256", "1234"]),
         (put("haproxy/timeouts", {"connect": -1}), ["haproxy.timeouts.connect"]),
-        (put("haproxy/colour", "red"), ["haproxy.colour", "red"]),
+        (put("haproxy/colour", "red"), ["haproxy.colour", "unknown key"]),
         (put("keepalived/mode", "slow"), ["keepalived.mode", "slow"]),
         (put("keepalived/virtualRouterId", 0), ["keepalived.virtualRouterId"]),
         (put("keepalived/mode", "seed"), ["secrets.vrrp", "missing"]),
