@@ -26,7 +26,7 @@ class Settings(Section):
     machines: Annotated[tuple[MachineSettings, ...], Field(min_length=2)]
     """The machines; two or more are load balancers. Their order is the order in which they are configured."""
     instances: Instances = Instances()
-    """What all machines have in common."""
+    """AMI, type and disk of the machines."""
     access: Access
     """Who may reach what."""
     vip: VirtualIp

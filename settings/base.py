@@ -9,7 +9,7 @@ from pydantic.alias_generators import to_camel
 Port = Annotated[int, Field(ge=1, le=65535)]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s'\"]+$")]
+Url = Annotated[str, StringConstraints(pattern=r"""^https?://[^\s'"]+$""")]
 Version = Annotated[str, StringConstraints(pattern=r"^[0-9][0-9A-Za-z.+~-]*$")]
 #: Seconds, whole or not; HAProxy gets it in milliseconds.
 Seconds = Annotated[float, Field(gt=0, le=86400)]

@@ -68,7 +68,7 @@ class MachineSettings(Section):
     """A machine: an EC2 instance with a network interface of its own, which keeps its address when it is replaced."""
 
     name: Name
-    """Its name in the stack and its host name."""
+    """Its name in the stack: in other settings, in HAProxy's configuration and in its tag `Name`."""
     address: IPv4Address
     """Its private address, in `network.subnetCidr`."""
     roles: Annotated[tuple[Role, ...], Field(min_length=1)]
