@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema
 
 from settings import NAMESPACE, Settings
@@ -82,25 +81,6 @@ def _one_line(value: Any) -> Any:
             for key, item in value.items()
         }
     return [_one_line(item) for item in value] if isinstance(value, list) else value
-
-
-def undescribed() -> list[str]:
-    """The fields that have no description, and the sections that have no docstring."""
-    from settings.base import Section  # noqa: PLC0415
-
-    def sections(parent: type[Section]) -> Iterator[type[Section]]:
-        for section in parent.__subclasses__():
-            if section.__module__.startswith("settings"):
-                yield section
-            yield from sections(section)
-
-    def missing(section: type[Section]) -> Iterator[str]:
-        fields: Mapping[str, FieldInfo] = section.model_fields
-        if not section.__doc__:
-            yield section.__name__
-        yield from (f"{section.__name__}.{name}" for name, field in fields.items() if not field.description)
-
-    return sorted({name for section in sections(Section) for name in missing(section)})
 
 
 def document() -> str:
