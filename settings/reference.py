@@ -167,10 +167,10 @@ class _Document:
             case "integer" | "number" as number:
                 return ("whole number" if number == "integer" else "number") + _bounds(value, "minimum", "maximum")
             case list() as several:
-                return " or ".join(_TYPES.get(kind, kind) for kind in several)
-            case kind:
-                shown = _FORMATS.get(value.get("format", ""), _TYPES.get(str(kind), str(kind)))
-                return f"{shown} like `{value['pattern']}`" if "pattern" in value else shown
+                return " or ".join(self._type({"type": kind}) for kind in several)
+            case simple:
+                text = _FORMATS.get(value.get("format", "")) or _TYPES[str(simple)]
+                return f"{text} like `{value['pattern']}`" if "pattern" in value else text
 
 
 def _references(value: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -162,8 +162,9 @@ def test_a_bad_secret_is_refused_without_being_shown(value: Any) -> None:
 
 @pytest.mark.parametrize("name", ["recipe", "seed"])
 def test_the_recipes_mode_has_two_names(name: str) -> None:
-    settings = Settings.parse(example.settings(lambda raw: [example.seed_mode(raw), put("keepalived/mode", name)(raw)]))
-    assert settings.keepalived.mode == "recipe"
+    raw = example.settings(example.seed_mode)
+    raw["keepalived"]["mode"] = name
+    assert Settings.parse(raw).keepalived.mode == "recipe"
     assert "'fast' or 'recipe'" in refusal(put("keepalived/mode", "slow"))
 
 

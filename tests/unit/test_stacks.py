@@ -67,6 +67,11 @@ def external_mycat(raw: dict[str, Any]) -> None:
     raw["mycat"] = {"external": [{"name": "m1", "address": "10.0.0.1"}]}
 
 
+def all_external(raw: dict[str, Any]) -> None:
+    example.external_databases(raw)
+    external_mycat(raw)
+
+
 #: What a stack may be, and the secrets that it needs besides the SSH key and the statistics page's password.
 VARIATIONS: dict[str, tuple[Callable[[dict[str, Any]], Any], set[str]]] = {
     "databases": (lambda raw: None, {"database", "health"}),
@@ -74,7 +79,7 @@ VARIATIONS: dict[str, tuple[Callable[[dict[str, Any]], Any], set[str]]] = {
     "recipe mode, earlier name": (lambda raw: raw["keepalived"].update(mode="seed"), {"database", "health", "vrrp"}),
     "external databases": (example.external_databases, set()),
     "external Mycat": (external_mycat, {"database", "health"}),
-    "all external": (lambda raw: [example.external_databases(raw), external_mycat(raw)], set()),
+    "all external": (all_external, set()),
     "Mycat": (example.with_mycat, {"database", "health", "mycatDatabase", "mycat", "mycatReport"}),
     "Mycat before external databases": (
         mycat_before_external_databases,
