@@ -40,7 +40,7 @@ def backends(settings: Settings) -> Backends:
 
 def _server(settings: Settings, mycat: Mycat, machine: MachineSettings) -> str:
     root = _root("server")
-    # Where nothing is said, what the distribution's own server.xml has.
+    # Without a comment: as in the server.xml of the distribution.
     _properties(
         ET.SubElement(root, "system"),
         {
@@ -64,7 +64,7 @@ def _server(settings: Settings, mycat: Mycat, machine: MachineSettings) -> str:
     )
     for user in mycat.users:
         _user(root, settings, mycat, user)
-    # No rights on any row: Mycat answers what it is asked by itself.
+    # No rights on any row: Mycat answers the check's statement itself.
     health = ET.SubElement(root, "user", name=HEALTH_USER)
     names = [schema.name for schema in mycat.schemas]
     _properties(

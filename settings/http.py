@@ -128,8 +128,8 @@ class Http(Section):
     def problems(self, web: Mapping[str, IPv4Address]) -> Iterator[str]:
         """What contradicts itself, or the stack's ``web`` machines (addresses by name)."""
         known = ", ".join(self.backends)
-        wanted = {f"rules[{i}].backend": rule.backend for i, rule in enumerate(self.rules)}
-        for key, name in {**wanted, "defaultBackend": self.default_backend}.items():
+        chosen = {f"rules[{i}].backend": rule.backend for i, rule in enumerate(self.rules)}
+        for key, name in {**chosen, "defaultBackend": self.default_backend}.items():
             if name not in self.backends:
                 yield f"http.{key}: there is no backend {name}; http.backends has {known}"
         for name, backend in self.backends.items():

@@ -37,9 +37,9 @@ HEADER = """\
 
 
 def prepare(pulumi: Pulumi, archives: Path | None = None, mycat: Callable[[], Archive] | None = None) -> None:
-    """See to it that the stack exists and that its configuration is complete.
+    """Create the stack if it does not exist, and complete its configuration.
 
-    ``mycat`` is asked for the Mycat that takes the place of the one in the settings, if there is one.
+    ``mycat`` returns the archive that replaces the one in the settings, if they have a Mycat.
     What was generated once stays: a second call changes nothing. A committed file that lacks nothing is used as it is.
     """
     stack = pulumi.stack
@@ -52,15 +52,15 @@ def prepare(pulumi: Pulumi, archives: Path | None = None, mycat: Callable[[], Ar
             "(stacks/Pulumi.staging.yaml is an example with comments)"
         )
     source = read_yaml(stack.source) if stack.source.exists() else {}
-    wanted = complete(source, read_yaml(stack.generated) if stack.generated.exists() else {}, archives)
-    if mycat and _has_mycat(wanted):
-        replace_mycat(wanted, mycat())
-    missing = missing_secrets(wanted)
-    key = _key_pair(stack, wanted, missing)
-    if wanted == source and not missing:
+    completed = complete(source, read_yaml(stack.generated) if stack.generated.exists() else {}, archives)
+    if mycat and _has_mycat(completed):
+        replace_mycat(completed, mycat())
+    missing = missing_secrets(completed)
+    key = _key_pair(stack, completed, missing)
+    if completed == source and not missing:
         stack.generated.unlink(missing_ok=True)
     else:
-        write_settings(stack, wanted)
+        write_settings(stack, completed)
     if not exists:
         create(pulumi)
     for name in missing:
@@ -75,15 +75,15 @@ def complete(source: Mapping[str, Any], earlier: Mapping[str, Any], archives: Pa
 
     A test stack has no ``source`` of its own: its generated file is all there is.
     """
-    wanted: dict[str, Any] = copy.deepcopy(dict(source or earlier))
-    config = wanted.setdefault("config", {})
+    completed: dict[str, Any] = copy.deepcopy(dict(source or earlier))
+    config = completed.setdefault("config", {})
     before = earlier.get("config", {})
     for key in ENCRYPTION:
-        if key not in wanted and key in earlier:
-            wanted[key] = earlier[key]
+        if key not in completed and key in earlier:
+            completed[key] = earlier[key]
 
     kept = before.get(f"{NAME}:secrets", {})
-    if kept and all(wanted.get(key) == earlier.get(key) for key in ENCRYPTION):
+    if kept and all(completed.get(key) == earlier.get(key) for key in ENCRYPTION):
         config[f"{NAME}:secrets"] = {**kept, **(config.get(f"{NAME}:secrets") or {})}
     public = before.get(f"{NAME}:access", {}).get("sshPublicKey")
     access = config.get(f"{NAME}:access")
@@ -95,7 +95,7 @@ def complete(source: Mapping[str, Any], earlier: Mapping[str, Any], archives: Pa
             archive = archives / PurePosixPath(urlsplit(section["url"]).path).name
             if archive.is_file():
                 section.setdefault("archive", str(archive))
-    return wanted
+    return completed
 
 
 def _has_mycat(settings: Mapping[str, Any]) -> bool:
