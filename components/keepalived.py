@@ -29,7 +29,7 @@ class KeepalivedArgs:
 
 
 def configuration(settings: Settings, machine: MachineSettings, device: str) -> str:
-    """keepalived.conf of ``machine``; holds the PASS secret in seed mode."""
+    """keepalived.conf of ``machine``; holds the PASS secret in recipe mode."""
     vrrp = settings.secrets.get("vrrp")
     return render(
         "keepalived/keepalived.conf.j2",

@@ -3,15 +3,19 @@
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from constants import MYCAT_MANAGER_PORT, MYCAT_PORT
 from settings import MachineSettings, Settings
-from settings.mycat import HEALTH_USER, DataHost, Function, HashInt, ModLong, Mycat, Range, Server, Table, User, read
+from settings import backends as settings_backends
+from settings.backends import Backends
+from settings.mycat import HEALTH_USER, DataHost, Function, HashInt, ModLong, Mycat, Range, Server, Table, User
+from settings.own_files import read
 
 #: Of one network buffer, in MiB; Mycat's own default. How many there are follows from the memory that it may use.
 BUFFER_MIB = 2
 NAMESPACE = "http://io.mycat/"
+
+__all__ = ["Backends", "backends", "configuration", "map_file"]
 
 
 def configuration(settings: Settings, machine: MachineSettings) -> dict[str, str]:
@@ -28,33 +32,15 @@ def configuration(settings: Settings, machine: MachineSettings) -> dict[str, str
     }
 
 
-@dataclass(frozen=True)
-class Backends:
-    """What schema.xml refers to."""
-
-    databases: tuple[str, ...]
-    #: Address and port of each database server.
-    servers: tuple[tuple[str, int], ...]
-
-
 def backends(settings: Settings) -> Backends:
-    """The databases behind Mycat, whether schema.xml is rendered or the user's own."""
+    """The databases behind Mycat, from the settings or from the user's own schema.xml."""
     assert settings.mycat is not None
-    if settings.mycat.directory:
-        schema = read(settings.mycat.directory)["schema.xml"]
-    else:
-        schema = _schema(settings, settings.mycat)
-    root = ET.fromstring(schema)
-    databases = {node.get("database", "") for node in root.iter("dataNode")}
-    hosts = [host.get("url", "") for kind in ("writeHost", "readHost") for host in root.iter(kind)]
-    servers = {(found[1], int(found[2])) for host in hosts if (found := re.search(r"([0-9.]+):([0-9]+)", host))}
-    plain = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-    return Backends(tuple(sorted(filter(plain.fullmatch, databases))), tuple(sorted(servers)))
+    return settings_backends.backends(settings.mycat, settings.machines)
 
 
 def _server(settings: Settings, mycat: Mycat, machine: MachineSettings) -> str:
     root = _root("server")
-    # Where nothing is said, what the distribution's own server.xml has.
+    # Without a comment: as in the server.xml of the distribution.
     _properties(
         ET.SubElement(root, "system"),
         {
@@ -78,7 +64,7 @@ def _server(settings: Settings, mycat: Mycat, machine: MachineSettings) -> str:
     )
     for user in mycat.users:
         _user(root, settings, mycat, user)
-    # No rights on any row: Mycat answers what it is asked by itself.
+    # No rights on any row: Mycat answers the check's statement itself.
     health = ET.SubElement(root, "user", name=HEALTH_USER)
     names = [schema.name for schema in mycat.schemas]
     _properties(

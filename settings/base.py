@@ -9,12 +9,16 @@ from pydantic.alias_generators import to_camel
 Port = Annotated[int, Field(ge=1, le=65535)]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s'\"]+$")]
+Url = Annotated[str, StringConstraints(pattern=r"""^https?://[^\s'"]+$""")]
 Version = Annotated[str, StringConstraints(pattern=r"^[0-9][0-9A-Za-z.+~-]*$")]
 #: Seconds, whole or not; HAProxy gets it in milliseconds.
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 
+#: What the keys of this project begin with in a stack file; the project's name in Pulumi.yaml.
+NAMESPACE = "mycat-ha"
+
 __all__ = [
+    "NAMESPACE",
     "IPv4Address",
     "IPv4Network",
     "Name",
@@ -48,7 +52,13 @@ Text = Annotated[str, AfterValidator(_printable)]
 class Section(BaseModel):
     """A part of the stack's settings: keys in camelCase as in any Pulumi stack file, an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        alias_generator=to_camel,
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,  # the string below a field is its description in docs/settings.md
+    )
 
 
 class SourceArchive(Section):
@@ -59,6 +69,10 @@ class SourceArchive(Section):
     """
 
     version: Version
+    """The release, as in the archive's name. Another version is another build beside this one."""
     sha256: Sha256
+    """SHA-256 of the archive, in lower-case hexadecimal digits."""
     url: Url
+    """Where each machine downloads the archive, unless `archive` is given."""
     archive: str | None = None
+    """Path of the archive on the machine that runs `pulumi up`, which uploads it. Default: `url` is downloaded."""

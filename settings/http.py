@@ -26,35 +26,48 @@ class Capture(Section):
     """The beginning of a request header, for the log line."""
 
     header: Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9-]*$")]
+    """The header's name."""
     length: Annotated[int, Field(ge=1, le=1024)]
+    """How many characters of its value are logged."""
 
 
 class HttpStatistics(Section):
     """The recipe's second statistics page, with the first one's user and password."""
 
     port: Port = 1080
+    """The port on each load balancer and on the VIP. The default is the recipe's."""
     uri: Target = "/haproxyadmin?stats"
+    """The page's path. The default is the recipe's."""
     realm: Annotated[str, StringConstraints(pattern=r"^[^\r\n]+$")] = "Haproxy Statistics"
+    """What a browser shows when it asks for the password. The default is the recipe's."""
 
 
 class HttpServer(Section):
     """A web server that is not a machine of the stack."""
 
     name: Name
+    """Its name in HAProxy's configuration and on the statistics page."""
     address: IPv4Address
+    """Its address, as the load balancers reach it."""
     port: Port = 80
+    """Its port."""
 
 
 class Backend(Section):
-    """Web servers that take turns: machines of role ``web`` by name, all on ``port``, and others by address."""
+    """Web servers that take turns: machines of role `web` by name, all on `port`, and others by address."""
 
     machines: tuple[Name, ...] = ()
+    """Names of machines of role `web`."""
     port: Port = 80
+    """Where all of `machines` listen."""
     external: tuple[HttpServer, ...] = ()
+    """Web servers that are not machines of the stack."""
     server_max_connections: Annotated[int, Field(ge=1)] = 2000
-    #: Without a path a server is healthy when it accepts connections; with one when it answers that with 2xx or 3xx.
+    """Connections that one server gets at the same time; further ones wait (`maxconn` of a server)."""
     check_path: Target | None = None
+    """A server is healthy when it answers this path with 2xx or 3xx. Default: when it accepts connections."""
     check: Check = Check()
+    """Health checks of the servers."""
 
     @model_validator(mode="after")
     def _servers(self) -> Self:
@@ -68,12 +81,16 @@ class Backend(Section):
 
 
 class Rule(Section):
-    """Requests that match any of the prefixes and suffixes, in whatever case, go to ``backend``."""
+    """Requests that match any of the prefixes and suffixes, in upper or lower case, go to `backend`."""
 
     backend: Name
+    """A key of `http.backends`."""
     path_prefixes: tuple[PathPrefix, ...] = ()
+    """Beginnings of paths, percent-encoded as in the request."""
     path_suffixes: tuple[PathSuffix, ...] = ()
+    """Ends of paths, percent-encoded as in the request."""
     host_prefixes: tuple[HostPrefix, ...] = ()
+    """Beginnings of host names."""
 
     @model_validator(mode="after")
     def _matches_something(self) -> Self:
@@ -83,18 +100,25 @@ class Rule(Section):
 
 
 class Http(Section):
-    """Off unless the section is present."""
+    """HTTP on the VIP: rules choose a backend of web servers. Off unless the section is present."""
 
     port: Port = 80
+    """The port on the VIP."""
     max_connections: Annotated[int, Field(ge=10)] = 4000
-    #: For external monitors: answers through the backends, and with 503 as soon as one of them has no server left.
+    """Connections of the HTTP frontend."""
     health_check_port: Port = 1099
+    """The port on each load balancer for monitors: it answers through the backends, and with 503 as soon as one of them
+    has no server left."""
     statistics: HttpStatistics = HttpStatistics()
+    """A second statistics page."""
     captures: tuple[Capture, ...] = (Capture(header="Host", length=20), Capture(header="Referer", length=60))
+    """Request headers that are logged. The defaults are the recipe's."""
     backends: Annotated[dict[Name, Backend], Field(min_length=1)]
-    #: The first rule that matches decides.
+    """Backends by name."""
     rules: tuple[Rule, ...] = ()
+    """The first rule that matches decides."""
     default_backend: Name
+    """The backend, a key of `backends`, of requests that no rule matches."""
 
     @property
     def in_use(self) -> list[str]:
@@ -104,8 +128,8 @@ class Http(Section):
     def problems(self, web: Mapping[str, IPv4Address]) -> Iterator[str]:
         """What contradicts itself, or the stack's ``web`` machines (addresses by name)."""
         known = ", ".join(self.backends)
-        wanted = {f"rules[{i}].backend": rule.backend for i, rule in enumerate(self.rules)}
-        for key, name in {**wanted, "defaultBackend": self.default_backend}.items():
+        chosen = {f"rules[{i}].backend": rule.backend for i, rule in enumerate(self.rules)}
+        for key, name in {**chosen, "defaultBackend": self.default_backend}.items():
             if name not in self.backends:
                 yield f"http.{key}: there is no backend {name}; http.backends has {known}"
         for name, backend in self.backends.items():

@@ -1,6 +1,5 @@
 """The Mycat tier: who may log in, which tables there are, and where their rows lie."""
 
-import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
@@ -23,51 +22,69 @@ Long = Annotated[int, Field(ge=0, lt=2**63)]
 
 #: Logs in from the machine itself: the health responder, and the tool that applies a configuration.
 HEALTH_USER = "health"
-XML_FILES = ("server.xml", "schema.xml", "rule.xml")
 
 
 class User(Section):
+    """Who may log in to Mycat."""
+
     name: Label
-    #: The key in ``mycat-ha:secrets`` that holds the password.
+    """The name to log in with."""
     secret: SecretName
-    #: What the user may use, the first one by default; without any: all schemas.
+    """The key in `mycat-ha:secrets` that holds the password."""
     schemas: tuple[Identifier, ...] = ()
+    """The schemas that the user may use; the first one is chosen at login. Default: all."""
     read_only: bool = False
+    """Refuse everything that writes."""
 
 
 class Table(Section):
-    """Sharded by a ``rule``, the same on all its nodes (``global``), or on one node only."""
+    """Sharded by a `rule`, the same on all its nodes (`global`), or on one node only."""
 
     name: Identifier
+    """The table's name. Mycat does not tell upper from lower case."""
     data_nodes: Annotated[tuple[Label, ...], Field(min_length=1)]
+    """The data nodes that hold its rows. A rule's function refers to them by place, counted from 0."""
     primary_key: Identifier | None = None
+    """The column of the primary key, for Mycat's cache of where rows are."""
     rule: Label | None = None
+    """The rule that decides on each row's node."""
     global_: Annotated[bool, Field(alias="global")] = False
+    """All rows are on all of the data nodes, so that it can be joined with any sharded table."""
 
 
 class Schema(Section):
+    """A database as Mycat's clients see it."""
+
     name: Identifier
-    #: Where tables are that are not listed.
+    """The name that clients use."""
     data_node: Label | None = None
+    """Where tables are that are not listed. Default: there are no others."""
     tables: tuple[Table, ...] = ()
-    #: Rows that a query without a LIMIT gets at most; Mycat adds the limit silently. -1: no limit.
+    """The tables that are not on `dataNode`, or that Mycat has to know the primary key of."""
     sql_max_limit: Annotated[int, Field(ge=-1)] = -1
+    """Rows that a query without a LIMIT gets at most. -1: no limit, because Mycat adds it silently."""
 
 
 class Rule(Section):
     """Which column of a row decides on its node, and how."""
 
     name: Label
+    """The name by which tables refer to it."""
     column: Identifier
+    """The column that decides."""
     function: Label
+    """The function that makes a place of the column's value."""
 
 
 class ModLong(Section):
-    """The column's number modulo ``count``."""
+    """The column's number modulo `count`."""
 
     name: Label
+    """The name by which rules refer to it."""
     kind: Literal["mod-long"]
+    """Always `mod-long`."""
     count: Annotated[int, Field(ge=1, le=1024)]
+    """The divisor: how many data nodes the table has."""
 
     def places(self) -> set[int]:
         return set(range(self.count))
@@ -79,10 +96,13 @@ class HashInt(Section):
     model_config = ConfigDict(coerce_numbers_to_str=True)
 
     name: Label
+    """The name by which rules refer to it."""
     kind: Literal["hash-int"]
+    """Always `hash-int`."""
     map: Annotated[dict[Text, Place], Field(min_length=1)]
-    #: For values that are not in the map; without it Mycat refuses them.
+    """The place, counted from 0, of each value."""
     default_node: Place | None = None
+    """The place of all other values. Default: Mycat refuses them."""
 
     def places(self) -> set[int]:
         return {*self.map.values(), *(() if self.default_node is None else (self.default_node,))}
@@ -96,11 +116,14 @@ class HashInt(Section):
 
 
 class Interval(Section):
-    """The values ``from`` to ``to``, both included."""
+    """The values `from` to `to`, both included."""
 
     from_: Annotated[Long, Field(alias="from")]
+    """The lowest value."""
     to: Long
+    """The highest value."""
     node: Place
+    """The place, counted from 0, of the table's data node."""
 
     @model_validator(mode="after")
     def _forwards(self) -> Self:
@@ -113,9 +136,13 @@ class Range(Section):
     """A node for each range of the column's number."""
 
     name: Label
+    """The name by which rules refer to it."""
     kind: Literal["range"]
+    """Always `range`."""
     ranges: Annotated[tuple[Interval, ...], Field(min_length=1)]
+    """The ranges, which must not overlap."""
     default_node: Place | None = None
+    """The place of all other values, one that a range has as well. Default: Mycat refuses them."""
 
     def places(self) -> set[int]:
         # Mycat itself does not count the default node here, so it must be one of the others.
@@ -135,13 +162,16 @@ class Range(Section):
 class OtherFunction(Section):
     """Any class of Mycat's or of the user's that the archive brings."""
 
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+
     name: Label
+    """The name by which rules refer to it."""
     class_: Annotated[
         str, Field(alias="class"), StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+$")
     ]
+    """The Java class, for example `io.mycat.route.function.PartitionByMurmurHash`."""
     properties: dict[Label, Text] = Field(default_factory=dict)
-
-    model_config = ConfigDict(coerce_numbers_to_str=True)
+    """The properties that the class demands."""
 
     def places(self) -> set[int] | None:
         """Only the class knows."""
@@ -171,18 +201,24 @@ class DataNode(Section):
     """A database on a data host."""
 
     name: Label
+    """The name by which tables and schemas refer to it."""
     data_host: Label
+    """The data host that has the database."""
     database: Identifier
+    """The database's name there. It is created if the databases are machines of the stack."""
 
 
 class Server(Section):
-    """A database server: a machine of role mysql by its name, or any other by its address."""
+    """A database server: a machine of role `mysql` by its name, or any other by its address."""
 
-    #: In Mycat's files and logs; by default the machine's.
     name: Label | None = None
+    """Its name in Mycat's files and logs. Default: the machine's, or address and port."""
     machine: Name | None = None
+    """A machine of role `mysql`."""
     address: IPv4Address | None = None
+    """The address of any other server, as the machines of Mycat reach it."""
     port: Port = 3306
+    """Its port; a machine's is 3306."""
 
     @property
     def label(self) -> str:
@@ -198,7 +234,10 @@ class Server(Section):
 
 
 class WriteHost(Server):
+    """A database server that gets writes, with its replicas."""
+
     read_hosts: tuple[Server, ...] = ()
+    """Its replicas, which get reads by `balance` of the data host."""
 
 
 class DataHost(Section):
@@ -208,15 +247,21 @@ class DataHost(Section):
     """
 
     name: Label
+    """The name by which data nodes refer to it."""
     write_hosts: Annotated[tuple[WriteHost, ...], Field(min_length=1)]
-    #: Reads: 0 from the write host in use, 1 from read hosts and other write hosts, 2 from any, 3 from read hosts only.
+    """The servers, in the order in which they are used."""
     balance: Annotated[int, Field(ge=0, le=3)] = 0
-    #: Which failure moves writes to the next write host: -1 none, 1 its own, 2 by replication, 3 by cluster status.
+    """Where reads go: 0 to the write host in use, 1 to read hosts and the other write hosts, 2 to any, 3 to read hosts
+    only."""
     switch_type: Literal[-1, 1, 2, 3] = 1
-    #: For each server, and for each Mycat.
+    """What moves writes to the next write host: -1 nothing, 1 a failure of this one, 2 the state of its replication, 3
+    the state of its cluster."""
     max_connections: Annotated[int, Field(ge=1, le=100_000)] = 100
+    """Connections to each server from each Mycat at most."""
     min_connections: Annotated[int, Field(ge=1, le=10_000)] = 2
+    """Connections to each server that each Mycat keeps open."""
     heartbeat: Annotated[Text, Field(min_length=1)] = "select user()"
+    """The statement by which Mycat checks a server."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -226,42 +271,62 @@ class DataHost(Section):
 
 
 class ExternalMycat(Section):
+    """A Mycat that is not a machine of the stack."""
+
     name: Name
+    """Its name in HAProxy's configuration and on the statistics page."""
     address: IPv4Address
+    """Its address, as the load balancers reach it."""
     port: Port = 8066
+    """Its port. The default is Mycat's own."""
 
 
 class Mycat(Section):
-    """Mycat on the machines of role ``mycat``, or ``external`` ones, behind HAProxy's port 3307.
+    """Mycat on the machines of role `mycat`, or `external` ones, behind HAProxy's port 3307.
 
-    What it serves is given here, or in ``files``: a directory with a server.xml, schema.xml and rule.xml of the
-    user's own, which are used as they are.
+    What it serves is given here, or in `files`: a directory with a server.xml, schema.xml and rule.xml of the user's
+    own, which are used as they are. docs/mycat.md explains the whole.
     """
 
     version: Version | None = None
+    """The release. Needed with machines of role `mycat`, as `sha256` and `url` are."""
     sha256: Sha256 | None = None
+    """SHA-256 of the archive. No release has a published one; docs/mycat.md says how to get it."""
     url: Url | None = None
+    """Where each machine downloads the archive, unless `archive` is given."""
     archive: str | None = None
+    """Path of the archive on the machine that runs `pulumi up`, which uploads it. Default: `url` is downloaded."""
 
     heap_mib: Annotated[int, Field(ge=64, le=1_048_576)] = 256
-    #: Of this, one half is for network buffers.
+    """Java's heap, in MiB. With `directMemoryMib` the default fits into 2 GiB beside a database and a balancer."""
     direct_memory_mib: Annotated[int, Field(ge=32, le=1_048_576)] = 128
-    #: Seconds after which Mycat ends a statement; also how long it refuses a second change of data nodes after one.
+    """Memory outside of the heap, in MiB; one half of it is for network buffers."""
     sql_execute_timeout: Annotated[int, Field(ge=1, le=3600)] = 300
+    """Seconds after which Mycat ends a statement; also how long it refuses a second change of data nodes after one."""
 
-    #: As whom Mycat logs in to the databases; the password is ``secrets.mycatDatabase``.
     database_user: Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,31}$")] = "mycat"
+    """The user as whom Mycat logs in to the databases; the password is `secrets.mycatDatabase`. It is created if they
+    are machines of the stack. Elsewhere it must exist, with `mysql_native_password`: Mycat knows nothing else."""
     users: tuple[User, ...] = ()
+    """Who may log in; the first one is the one that the stack's outputs name."""
     schemas: tuple[Schema, ...] = ()
+    """The databases that clients see."""
     rules: tuple[Rule, ...] = ()
+    """How tables are sharded."""
     functions: tuple[Function, ...] = ()
+    """What rules compute. A place is one of a table's data nodes, counted from 0."""
     data_nodes: tuple[DataNode, ...] = ()
+    """The databases that hold the tables."""
     data_hosts: tuple[DataHost, ...] = ()
+    """The servers that have these databases."""
     files: str | None = None
+    """A directory with a server.xml, schema.xml, rule.xml and whatever they need, instead of `users`, `schemas`,
+    `rules`, `functions`, `dataNodes` and `dataHosts`."""
 
     external: tuple[ExternalMycat, ...] = ()
-    #: Where external servers answer `OPTIONS *`, as in the recipe; null: HAProxy looks at their handshake instead.
+    """Servers that exist already, instead of machines of role `mycat`."""
     external_check_port: Port | None = 48700
+    """Where external servers answer `OPTIONS *`, as in the recipe. null: HAProxy looks at their handshake instead."""
 
     @property
     def source(self) -> SourceArchive:
@@ -375,38 +440,3 @@ def _twice(key: str, names: Iterable[str]) -> Iterator[str]:
     for name, count in Counter(names).items():
         if count > 1:
             yield f"{key}: {count} are named {name}; each needs a name of its own"
-
-
-def read(directory: Path) -> dict[str, str]:
-    """The user's own files by name; hidden ones are left out. Raises ValueError or OSError."""
-    found = {}
-    for path in sorted(directory.iterdir()):
-        if path.name.startswith("."):
-            continue
-        if not path.is_file() or path.name == "dnindex.properties":
-            raise ValueError(f"{path.name}: not a file that can be deployed")
-        found[path.name] = path.read_text(encoding="utf-8")
-    return found
-
-
-def refusals(directory: Path, health_password: str) -> Iterator[str]:
-    """What is wrong with the user's own files, as far as it can be seen without Mycat."""
-    key = "mycat.files"
-    try:
-        files = read(directory)
-    except (OSError, ValueError) as error:
-        yield f"{key}: {error}"
-        return
-    roots = {}
-    for name in XML_FILES:
-        if name not in files:
-            yield f"{key}: {directory} has no {name}; without it Mycat would take the one that comes with it"
-            continue
-        try:
-            roots[name] = ET.fromstring(files[name])
-        except ET.ParseError as error:
-            yield f"{key}: {name}: {error}"
-    if "server.xml" in roots:
-        passwords = roots["server.xml"].findall(f"./user[@name='{HEALTH_USER}']/property[@name='password']")
-        if [(password.text or "").strip() for password in passwords] != [health_password]:
-            yield f"{key}: server.xml needs a user {HEALTH_USER} whose password is secrets.{HEALTH_USER}"

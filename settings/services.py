@@ -1,7 +1,7 @@
 """HAProxy, keepalived and the database tier."""
 
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -15,75 +15,127 @@ class Timeouts(Section):
     """HAProxy's timeouts, in seconds. Every one is set, since a missing one means forever (HAProxy manual, 4.2)."""
 
     connect: Seconds = 1
+    """`timeout connect`: until a server accepts a connection. The recipe's 10 s are how long a client would wait for a
+    dead server; within a VPC a living one needs milliseconds."""
     client: Seconds = 60
+    """`timeout client`: how long a client may be silent. The recipe's minute."""
     server: Seconds = 60
+    """`timeout server`: how long a server may be silent, so also how long a statement may take. The recipe's minute."""
     queue: Seconds = 60
+    """`timeout queue`: how long a connection waits for a server that has `serverMaxConnections` already."""
     check: Seconds = 1
+    """`timeout check`: how long a health check waits for its answer once it is connected."""
     http_request: Seconds = 10
+    """`timeout http-request`: until a client's request header is complete."""
     http_keep_alive: Seconds = 10
+    """`timeout http-keep-alive`: how long an idle HTTP connection waits for the next request."""
 
 
 class Check(Section):
-    """Health checks of a backend's servers (HAProxy manual, 5.2: inter, fastinter, downinter, rise, fall)."""
+    """Health checks of a backend's servers (HAProxy manual, 5.2)."""
 
     inter: Seconds = 2
+    """Seconds between two checks of a server."""
     fastinter: Seconds | None = None
+    """Seconds between checks while a server is changing between up and down. Default: `inter`."""
     downinter: Seconds | None = None
+    """Seconds between checks of a server that is down. Default: `inter`."""
     rise: Annotated[int, Field(ge=1, le=100)] = 2
+    """After how many good checks in a row a server is up."""
     fall: Annotated[int, Field(ge=1, le=100)] = 3
+    """After how many failed checks in a row a server is down."""
 
 
 class Frontend(Section):
     """A TCP frontend on the VIP with its servers."""
 
     port: Port
+    """The port on the VIP."""
     check: Check
+    """Health checks of the servers."""
     weight: Annotated[int, Field(ge=0, le=256)] = 10
+    """HAProxy's weight of each server (manual, 5.2). All are equal; 0 sends no new connections."""
     server_max_connections: Annotated[int, Field(ge=1)] = 400
+    """Connections that one server gets at the same time; further ones wait (`maxconn` of a server)."""
 
 
 class MysqlFrontend(Frontend):
+    """The databases, on a port of the VIP."""
+
     port: Port = 3306
+    """The port on the VIP. The default is MySQL's own."""
     check: Check = Check(inter=0.5, fastinter=0.25, downinter=1, rise=2, fall=2)
-    #: Send all connections to one server and keep the others as `backup`: no certification conflicts (error 1213).
+    """Health checks of the databases, more often than the recipe's, so that a dead one is noticed in about a second."""
     single_writer: bool = False
+    """Send all connections to one server and keep the others as `backup`: no certification conflicts (error 1213)."""
 
 
 class MycatFrontend(Frontend):
+    """The Mycats, on a port of the VIP."""
+
     port: Port = 3307
+    """The port on the VIP, if the stack has Mycat. The default is the recipe's."""
     check: Check = Check(inter=2, fastinter=0.5, rise=2, fall=3)
+    """Health checks of the Mycats. The defaults are the recipe's, with faster ones once a check has failed."""
 
 
 class Statistics(Section):
+    """HAProxy's statistics page, for `access.administrators`. Its password is `secrets.statistics`."""
+
     port: Port = 8888
+    """The port on each load balancer and on the VIP. The default is the recipe's."""
     user: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$")] = "admin"
+    """The name to log in with."""
     realm: Annotated[str, StringConstraints(pattern=r"^[^\r\n]+$")] = "Hapadmin"
+    """What a browser shows when it asks for the password. The default is the recipe's."""
     refresh: Seconds = 30
+    """Seconds after which a browser loads the page again."""
 
 
 class Haproxy(SourceArchive):
+    """HAProxy on the machines of role `lb`, built from its source archive."""
+
     max_connections: Annotated[int, Field(ge=10)] = 4096
+    """Connections of the whole process (`maxconn` in `global`)."""
     default_max_connections: Annotated[int, Field(ge=10)] = 2000
+    """Connections of each frontend (`maxconn` in `defaults`)."""
     retries: Annotated[int, Field(ge=0, le=100)] = 3
+    """How often a failed connection to a server is tried again."""
     timeouts: Timeouts = Timeouts()
+    """How long HAProxy waits for what."""
     statistics: Statistics = Statistics()
+    """The statistics page."""
     mysql: MysqlFrontend = MysqlFrontend()
+    """The port for the databases."""
     mycat: MycatFrontend = MycatFrontend()
+    """The port for Mycat; not there unless the stack has the section `mycat`."""
 
 
 class Mode(StrEnum):
+    """How keepalived speaks VRRP."""
+
     FAST = "fast"
-    SEED = "seed"
+    RECIPE = "recipe"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "Mode | None":
+        """``seed``, the earlier name of ``recipe``, stays valid in stack files."""
+        return cls.RECIPE if value == "seed" else None
 
 
 class Mail(Section):
     """keepalived's notification mail on every change of state. It is sent once; nothing is queued."""
 
     to: Annotated[tuple[Email, ...], Field(min_length=1)]
+    """The addresses that get it; together about 500 characters at most, which is keepalived's limit."""
     sender: Email
+    """The address that it comes from."""
     smtp_server: IPv4Address
+    """The mail server's address. A name would need a name server at the moment of a failover."""
     smtp_port: Port = 25
+    """The mail server's port; keepalived speaks SMTP without TLS."""
     connect_timeout: Annotated[int, Field(ge=1, le=300)] = 30
+    """Seconds until keepalived gives up on the mail server."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -93,41 +145,56 @@ class Mail(Section):
 
 
 class Keepalived(SourceArchive):
-    #: ``fast``: VRRPv3, sub-second adverts. ``seed``: the recipe's VRRPv2, one-second adverts, PASS authentication.
+    """keepalived on the machines of role `lb`, built from its source archive: it decides who holds the VIP."""
+
     mode: Mode = Mode.FAST
+    """`fast`: VRRPv3 with an advert every `advertInterval`. `recipe`: the recipe's VRRPv2, an advert every second,
+    PASS authentication with `secrets.vrrp`."""
     virtual_router_id: Annotated[int, Field(ge=1, le=255)] = 249
-    #: Seconds between adverts in ``fast`` mode, in hundredths (RFC 9568, 5.2.7). A dead master is noticed after three.
+    """VRRP's number of this group of balancers; another one for each group in a subnet. The default is the recipe's."""
     advert_interval: Annotated[float, Field(ge=0.05, le=40.95)] = 0.2
-    #: Seconds after start in which no mastership is taken, so that a machine that boots does not grab it.
+    """Seconds between adverts in mode `fast`, in steps of 0.01 (RFC 9568, 5.2.7). A master is taken for dead when three
+    are missing, so a shorter interval is a faster failover, and a busy machine that pauses is sooner taken for dead."""
     startup_delay: Annotated[float, Field(ge=0, le=300)] = 2
+    """Seconds after its start in which keepalived does not become master, so that a booting machine does not take the
+    VIP because it has not heard the master yet."""
     mail: Mail | None = None
+    """A mail for every change of state. Default: none."""
 
 
 class ExternalServer(Section):
+    """A database server that is not a machine of the stack."""
+
     name: Name
+    """Its name in HAProxy's configuration and on the statistics page."""
     address: IPv4Address
+    """Its address, as the load balancers reach it."""
     port: Port = 3306
-
-
-class Sst(StrEnum):
-    RSYNC = "rsync"
-    MARIABACKUP = "mariabackup"
+    """Its port."""
 
 
 class Galera(Section):
-    """Galera's view-change timeouts, in seconds, and the database that is created for the application.
+    """MariaDB with Galera: how soon a lost node is noticed (in seconds), and what a server may use.
 
     The defaults were chosen by measurement: a power cut stalls writes until the group has a new view, about 6 s with
     Galera's own timeouts and about 2 s with these. A suspect timeout of 0.5 s made living nodes lose each other.
     """
 
     keepalive_period: Seconds = 0.3
+    """`evs.keepalive_period`: seconds without traffic after which a node sends a sign of life."""
     inactive_check_period: Seconds = 0.2
+    """`evs.inactive_check_period`: seconds between looks for silent nodes."""
     suspect_timeout: Annotated[float, Field(ge=0.5)] = 1
+    """`evs.suspect_timeout`: seconds of silence after which a node is suspected; if all agree, it is out."""
     inactive_timeout: Seconds = 3
+    """`evs.inactive_timeout`: seconds of silence after which a node is out, whether the others agree or not."""
     install_timeout: Seconds = 3
+    """`evs.install_timeout`: seconds that the nodes have to agree on a new view."""
     buffer_pool_mib: Annotated[int, Field(ge=16)] = 128
+    """`innodb_buffer_pool_size`, in MiB. The default is MariaDB's own."""
     max_connections: Annotated[int, Field(ge=10)] = 500
+    """`max_connections` of each server; more than `haproxy.mysql.serverMaxConnections`, so that checks and
+    administrators find room."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -140,15 +207,19 @@ Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,
 
 
 class Database(Section):
-    """The servers behind port 3306: MariaDB with Galera on the machines of role ``mysql``, or ``external`` ones."""
+    """The servers behind port 3306: MariaDB with Galera on the machines of role `mysql`, or `external` ones."""
 
     galera: Galera = Galera()
+    """The cluster on the machines of role `mysql`."""
     external: tuple[ExternalServer, ...] = ()
-    #: Logs in without a password to check external servers; null: HAProxy looks at their handshake only.
+    """Servers that exist already, instead of machines of role `mysql`."""
     external_check_user: Identifier | None = None
+    """The user as whom HAProxy logs in, without a password, to check external servers; needed with `external`. null:
+    HAProxy only looks at their handshake, for servers whose `max_connect_errors` is out of reach."""
     schema_: Annotated[Identifier, Field(alias="schema")] = "app"
+    """The database that is created for the application."""
     user: Identifier = "app"
-    kind: Literal["mariadb"] = "mariadb"
+    """The application's user, with all rights on `schema`. The password is `secrets.database`."""
 
     @model_validator(mode="after")
     def _does_not_lock_itself_out(self) -> Self:

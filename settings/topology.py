@@ -9,6 +9,8 @@ from settings.base import IPv4Address, IPv4Network, Name, Port, Seconds, Section
 
 
 class Role(StrEnum):
+    """What a machine does: load balancer, Mycat, database, or web server (which is the user's to set up)."""
+
     LB = "lb"
     MYCAT = "mycat"
     MYSQL = "mysql"
@@ -16,15 +18,21 @@ class Role(StrEnum):
 
 
 class Network(Section):
-    """The subnet of all machines: created in a VPC of its own (``vpcCidr``), or an existing one (``subnetId``)."""
+    """The subnet of all machines: created in a VPC of its own (`vpcCidr`), or an existing one (`subnetId`)."""
 
     subnet_cidr: IPv4Network
+    """The range of the subnet of all machines and of the VIP, from /16 to /28. AWS keeps its first four addresses and
+    its last one."""
     vpc_cidr: IPv4Network | None = None
-    #: The public subnet of the NAT gateway through which machines reach package archives and the EC2 API.
+    """The range of the VPC to create. Not with `subnetId`."""
     nat_subnet_cidr: IPv4Network | None = None
-    #: Letter of the availability zone in the stack's region. A secondary address cannot leave its zone.
+    """The public subnet of the NAT gateway through which machines reach package archives and the EC2 API, inside
+    `vpcCidr`. Not with `subnetId`."""
     availability_zone: Annotated[str, StringConstraints(pattern=r"^[a-z]$")] = "a"
+    """Letter of the availability zone in the stack's region. A secondary address, so the VIP, cannot leave its zone."""
     subnet_id: Annotated[str, StringConstraints(pattern=r"^subnet-[0-9a-f]+$")] | None = None
+    """An existing subnet to use. Its route table must lead to package archives and to the EC2 API. Default: one is
+    created in a VPC of its own."""
 
     @model_validator(mode="after")
     def _created_or_adopted(self) -> Self:
@@ -57,39 +65,58 @@ class Network(Section):
 
 
 class MachineSettings(Section):
+    """A machine: an EC2 instance with a network interface of its own, which keeps its address when it is replaced."""
+
     name: Name
+    """Its name in the stack: in other settings, in HAProxy's configuration and in its tag `Name`."""
     address: IPv4Address
+    """Its private address, in `network.subnetCidr`."""
     roles: Annotated[tuple[Role, ...], Field(min_length=1)]
-    #: VRRP priority of a load balancer; the default counts down from 150 in steps of 50, 100, 50 as in the seed.
+    """What runs on it."""
     priority: Annotated[int, Field(ge=1, le=254)] | None = None
+    """VRRP priority of a load balancer: the highest one that lives holds the VIP first; one that returns does not take
+    it back. Default: 150, 100, 90, 80 and so on, in the order of the machines; the first two are the recipe's."""
     instance_type: str | None = None
+    """EC2 instance type. Default: `instances.instanceType`."""
 
 
 class Image(Section):
-    """The AMI, looked up by owner and name; the newest one wins when the stack is created."""
+    """The AMI, looked up by owner and name: the newest one when a machine is created. Running machines stay."""
 
     owner: Annotated[str, StringConstraints(pattern=r"^(\d{12}|amazon|self)$")] = "136693071363"
+    """The account that publishes it, `amazon` or `self`. The default is Debian's account."""
     name: str = "debian-12-amd64-*"
+    """Its name, with `*` for what changes from one release to the next."""
     user: Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_-]*$")] = "admin"
+    """The user that the image lets in over SSH, who may use sudo."""
 
 
 class Instances(Section):
     """What all machines have in common."""
 
     image: Image = Image()
+    """The AMI."""
     instance_type: str = "t3.small"
+    """EC2 instance type. The default has 2 vCPU and 2 GiB, which a balancer, a Mycat and a small database fit into."""
     volume_gib: Annotated[int, Field(ge=8, le=16384)] = 20
-    #: How long a new machine may take until it answers over SSH.
+    """Size of the root volume, in GiB."""
     boot_timeout: Seconds = 600
+    """Seconds that a new machine may take until it answers over SSH."""
 
 
 class Bastion(Section):
+    """A host through which `pulumi up` connects to the machines."""
+
     host: str
+    """Its name or address, as the deployer reaches it."""
     port: Port = 22
+    """Its SSH port."""
     user: str = "admin"
+    """The user to log in as, with the same key as on the machines."""
     host_key: str | None = None
-    #: The bastion's address as the machines see it.
+    """Its public host key (`ssh-ed25519 AAAA...`). Without it, whoever answers at `host` is taken for the bastion."""
     address: IPv4Address
+    """Its address as the machines see it; they let it in to SSH."""
 
 
 Ranges = Annotated[tuple[IPv4Network, ...], Field(min_length=1)]
@@ -99,11 +126,15 @@ class Access(Section):
     """Who may reach what. Ranges in CIDR notation, as the machines see them."""
 
     clients: Ranges
+    """May open the ports of the databases, of Mycat and of HTTP on the VIP."""
     administrators: Ranges
-    #: From where `pulumi up` connects over SSH; a bastion's own address comes on top of it.
+    """May open the statistics pages and the HTTP health check of the load balancers."""
     deployer: tuple[IPv4Network, ...] = ()
+    """From where `pulumi up` connects over SSH; a bastion's own address is let in besides."""
     bastion: Bastion | None = None
+    """The way of `pulumi up` to the machines. Default: it connects to them directly."""
     ssh_public_key: Annotated[str, StringConstraints(pattern=r"^(ssh-|ecdsa-)\S+ \S+")]
+    """The public half of `secrets.sshPrivateKey`. `stackctl` generates both if both are missing."""
 
     @model_validator(mode="after")
     def _reachable(self) -> Self:
@@ -116,9 +147,12 @@ class Access(Section):
 
 
 class VirtualIp(Section):
+    """The virtual IP: a secondary address of the network interface of the load balancer that is VRRP's master."""
+
     address: IPv4Address
-    #: The EC2 API as the load balancers reach it, e.g. a VPC endpoint. Default: the deployer's own
-    #: AWS_ENDPOINT_URL_EC2 or AWS_ENDPOINT_URL, else https://ec2.REGION.amazonaws.com.
+    """The address, in `network.subnetCidr`, of no machine."""
     ec2_endpoint: Url | None = None
-    #: How often each balancer checks that the network and VRRP agree (seconds).
+    """The EC2 API as the load balancers reach it, for example a VPC interface endpoint. Default: `AWS_ENDPOINT_URL_EC2`
+    or `AWS_ENDPOINT_URL` of the deployer, else the region's own."""
     reconcile_interval: Seconds = 15
+    """Seconds between checks, on each balancer, that the network and VRRP agree on who holds the address."""

@@ -18,13 +18,13 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_private_key,
 )
 
+from settings.secret_names import SSH_KEY, VRRP, needed_secrets
 from stackctl.project import NAME, Stack, StackError, read_yaml, say, write_private
 from stackctl.pulumi import Pulumi
 from toolchain.mycat import Archive
 
 #: How a stack's secrets are encrypted; these keys belong together with the encrypted values.
 ENCRYPTION = ("secretsprovider", "encryptionsalt", "encryptedkey")
-PRIVATE_KEY = "sshPrivateKey"
 MYCAT = f"{NAME}:mycat"
 PASSWORD_LENGTH = 24
 #: VRRPv2 uses the first 8 characters only (RFC 2338, 5.3.6).
@@ -37,9 +37,9 @@ HEADER = """\
 
 
 def prepare(pulumi: Pulumi, archives: Path | None = None, mycat: Callable[[], Archive] | None = None) -> None:
-    """See to it that the stack exists and that its configuration is complete.
+    """Create the stack if it does not exist, and complete its configuration.
 
-    ``mycat`` is asked for the Mycat that takes the place of the one in the settings, if there is one.
+    ``mycat`` returns the archive that replaces the one in the settings, if they have a Mycat.
     What was generated once stays: a second call changes nothing. A committed file that lacks nothing is used as it is.
     """
     stack = pulumi.stack
@@ -52,19 +52,19 @@ def prepare(pulumi: Pulumi, archives: Path | None = None, mycat: Callable[[], Ar
             "(stacks/Pulumi.staging.yaml is an example with comments)"
         )
     source = read_yaml(stack.source) if stack.source.exists() else {}
-    wanted = complete(source, read_yaml(stack.generated) if stack.generated.exists() else {}, archives)
-    if mycat and _has_mycat(wanted):
-        replace_mycat(wanted, mycat())
-    missing = missing_secrets(wanted)
-    key = _key_pair(stack, wanted, missing)
-    if wanted == source and not missing:
+    completed = complete(source, read_yaml(stack.generated) if stack.generated.exists() else {}, archives)
+    if mycat and _has_mycat(completed):
+        replace_mycat(completed, mycat())
+    missing = missing_secrets(completed)
+    key = _key_pair(stack, completed, missing)
+    if completed == source and not missing:
         stack.generated.unlink(missing_ok=True)
     else:
-        write_settings(stack, wanted)
+        write_settings(stack, completed)
     if not exists:
         create(pulumi)
     for name in missing:
-        value = key if name == PRIVATE_KEY and key else password(VRRP_LENGTH if name == "vrrp" else PASSWORD_LENGTH)
+        value = key if name == SSH_KEY and key else password(VRRP_LENGTH if name == VRRP else PASSWORD_LENGTH)
         pulumi.read("config", "set", "--secret", "--raw", "--path", f'{NAME}:secrets["{name}"]', stdin=value)
     if missing:
         say(f"generated for stack {stack.name}: {', '.join(missing)} (encrypted in {_shown(stack, stack.generated)})")
@@ -75,15 +75,15 @@ def complete(source: Mapping[str, Any], earlier: Mapping[str, Any], archives: Pa
 
     A test stack has no ``source`` of its own: its generated file is all there is.
     """
-    wanted: dict[str, Any] = copy.deepcopy(dict(source or earlier))
-    config = wanted.setdefault("config", {})
+    completed: dict[str, Any] = copy.deepcopy(dict(source or earlier))
+    config = completed.setdefault("config", {})
     before = earlier.get("config", {})
     for key in ENCRYPTION:
-        if key not in wanted and key in earlier:
-            wanted[key] = earlier[key]
+        if key not in completed and key in earlier:
+            completed[key] = earlier[key]
 
     kept = before.get(f"{NAME}:secrets", {})
-    if kept and all(wanted.get(key) == earlier.get(key) for key in ENCRYPTION):
+    if kept and all(completed.get(key) == earlier.get(key) for key in ENCRYPTION):
         config[f"{NAME}:secrets"] = {**kept, **(config.get(f"{NAME}:secrets") or {})}
     public = before.get(f"{NAME}:access", {}).get("sshPublicKey")
     access = config.get(f"{NAME}:access")
@@ -95,7 +95,7 @@ def complete(source: Mapping[str, Any], earlier: Mapping[str, Any], archives: Pa
             archive = archives / PurePosixPath(urlsplit(section["url"]).path).name
             if archive.is_file():
                 section.setdefault("archive", str(archive))
-    return wanted
+    return completed
 
 
 def _has_mycat(settings: Mapping[str, Any]) -> bool:
@@ -115,20 +115,11 @@ def replace_mycat(settings: dict[str, Any], archive: Archive) -> None:
 def missing_secrets(settings: Mapping[str, Any]) -> list[str]:
     """Names of the secrets that the settings need and do not have."""
     config = settings.get("config", {})
-    needed = [PRIVATE_KEY, "statistics"]
-    machines = [machine for machine in config.get(f"{NAME}:machines") or [] if isinstance(machine, dict)]
-    if any("mysql" in machine.get("roles", ()) for machine in machines):
-        needed += ["database", "health"]
-    if any("mycat" in machine.get("roles", ()) for machine in machines):
-        users = (config.get(f"{NAME}:mycat") or {}).get("users") or []
-        named = [str(user["secret"]) for user in users if isinstance(user, dict) and "secret" in user]
-        needed += ["health", "mycatDatabase", *named]
-    if (config.get(f"{NAME}:keepalived") or {}).get("mode") == "seed":
-        needed.append("vrrp")
-    present = config.get(f"{NAME}:secrets") or {}
+    sections = {key.removeprefix(f"{NAME}:"): value for key, value in config.items() if key.startswith(f"{NAME}:")}
+    present = sections.get("secrets") or {}
     if set(present) == {"secure"}:  # all of them encrypted as one value: only its owner knows what is in it
         return []
-    return [name for name in dict.fromkeys(needed) if name not in present]
+    return [name for name in needed_secrets(sections) if name not in present]
 
 
 def write_settings(stack: Stack, settings: Mapping[str, Any]) -> None:
@@ -169,12 +160,12 @@ def _key_pair(stack: Stack, settings: dict[str, Any], missing: list[str]) -> str
     access = settings["config"].get(f"{NAME}:access")
     if not isinstance(access, dict):  # the settings' own check says what is wrong
         return None
-    if PRIVATE_KEY not in missing:
+    if SSH_KEY not in missing:
         return None
     if "sshPublicKey" in access and not stack.key.exists():
         raise StackError(
-            f"{NAME}:secrets.{PRIVATE_KEY} of stack '{stack.name}' is missing, but access.sshPublicKey is given: "
-            f"set the private half with `pulumi config set --secret --path '{NAME}:secrets.{PRIVATE_KEY}' < FILE`, "
+            f"{NAME}:secrets.{SSH_KEY} of stack '{stack.name}' is missing, but access.sshPublicKey is given: "
+            f"set the private half with `pulumi config set --secret --path '{NAME}:secrets.{SSH_KEY}' < FILE`, "
             "or leave out the public one and both are generated"
         )
     if stack.key.exists():

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components import mycat_files
-from settings import Settings
+from components.template import render
+from settings import Settings, backends
 from settings.base import unprintable
 from tests import example
 from tests.unit.test_mycat_settings import after
@@ -199,8 +200,43 @@ def test_any_name_that_is_accepted_is_a_name_token(name: str, user: str) -> None
     assert ET.fromstring(found["rule.xml"]).find(f"./tableRule[@name='{name}']") is not None
 
 
-def test_backends_are_what_schema_xml_refers_to() -> None:
+def test_backends_are_the_data_nodes_databases_and_the_data_hosts_servers() -> None:
     settings = Settings.parse(example.settings(example.with_mycat))
     found = mycat_files.backends(settings)
     assert found.databases == ("app1", "app2", "app3")
     assert found.servers == tuple((f"192.168.106.{i}", 3306) for i in (251, 252, 253))
+
+
+server = st.sampled_from(["node1", "node2", "node3"]).map(lambda name: {"machine": name}) | st.builds(
+    lambda last, port: {"address": f"10.0.0.{last}", "port": port}, st.integers(1, 254), st.integers(1, 65535)
+)
+
+
+@given(write=server, read=server, database=st.from_regex(r"\A[A-Za-z_][A-Za-z0-9_]{0,10}\Z"))
+def test_backends_are_what_schema_xml_says(write: Any, read: Any, database: str) -> None:
+    """The firewall and the grants come from the settings; Mycat reads its file."""
+    settings = Settings.parse(
+        after(
+            put("mycat/dataHosts/0/writeHosts", [{**write, "readHosts": [read]}]),
+            put("mycat/dataNodes/0/database", database),
+        )
+    )
+    schema = mycat_files.configuration(settings, settings.machines[0])["schema.xml"]
+    assert backends.parse(schema) == (mycat_files.backends(settings), [])
+
+
+def test_rights_are_for_the_named_databases_only() -> None:
+    """_ and % in GRANT stand for any character and any text, unless they are escaped."""
+    sql = render(
+        "mariadb/users.sql.j2",
+        schema="my_app",
+        user="app",
+        password="x",
+        health_password="x",
+        mycat_user="mycat",
+        mycat_password="x",
+        mycat_databases=("my-db", "a_b%c"),
+    )
+    for name, pattern in (("my_app", r"my\_app"), ("my-db", "my-db"), ("a_b%c", r"a\_b\%c")):
+        assert f"CREATE DATABASE IF NOT EXISTS `{name}` " in sql
+        assert f"GRANT ALL PRIVILEGES ON `{pattern}`.* TO " in sql

@@ -1,5 +1,6 @@
 """Mycat's settings: contradictions are refused by name, the user's own files are looked at."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from components import mycat_files
 from settings import Settings, SettingsError
+from settings.backends import Backends
 from tests import example
 from tests.unit.test_settings import put
 
@@ -262,7 +264,7 @@ class TestOwnFiles:
             "rule.xml": RULE,
             "partition-enum.txt": "1=0\n",
         }
-        assert mycat_files.backends(settings) == mycat_files.Backends(("shop",), (("10.0.0.7", 3307),))
+        assert mycat_files.backends(settings) == Backends(("shop",), (("10.0.0.7", 3307),))
 
     def test_replace_the_settings(self, directory: Path) -> None:
         message = refusal(lambda raw: raw["mycat"].update(files=str(directory)))
@@ -281,6 +283,73 @@ class TestOwnFiles:
             message = refusal(self.use(directory))
             assert "mycat.files: server.xml needs a user health whose password is secrets.health" in message
             assert "secret-health" not in message
+
+    @pytest.mark.parametrize(
+        ("url", "server"),
+        [
+            ("10.0.0.8:3306", ("10.0.0.8", 3306)),
+            ("jdbc:mysql://10.0.0.8:3310", ("10.0.0.8", 3310)),
+            ("jdbc:mysql://10.0.0.8:3310/shop?useSSL=true", ("10.0.0.8", 3310)),
+            ("jdbc:sqlserver://10.0.0.8:1433;database=shop", ("10.0.0.8", 1433)),
+            ("jdbc:oracle:thin:@10.0.0.8:1521:shop", ("10.0.0.8", 1521)),
+        ],
+    )
+    def test_name_their_servers(self, directory: Path, url: str, server: tuple[str, int]) -> None:
+        (directory / "schema.xml").write_text(SCHEMA.replace("10.0.0.7:3307", url))
+        assert mycat_files.backends(Settings.parse(after(self.use(directory)))).servers == (server,)
+
+    @pytest.mark.parametrize("kind", ["writeHost", "readHost"])
+    @pytest.mark.parametrize(
+        ("url", "reason"),
+        [
+            ("db.example.com:3306", "needs an IPv4 address instead of a name"),
+            ("localhost:3306", "needs an IPv4 address instead of a name"),
+            ("jdbc:mysql://db.example.com:3306/shop", "needs an IPv4 address instead of a name"),
+            ("jdbc:mysql://10.0.0.8,10.0.0.9:3306/shop", "needs an IPv4 address instead of a name"),
+            ("10.0.0.8", "needs ADDRESS:PORT"),
+            ("10.0.0.8:", "needs ADDRESS:PORT"),
+            ("[2001:db8::1]:3306", "needs ADDRESS:PORT"),
+            ("10.0.0.8:70000", "70000 is no port"),
+            ("10.0.0.300:3306", "needs an IPv4 address"),
+            ("", "needs ADDRESS:PORT"),
+        ],
+    )
+    def test_must_name_servers_that_the_firewall_can_let_out_to(
+        self, directory: Path, kind: str, url: str, reason: str
+    ) -> None:
+        text = SCHEMA.replace("10.0.0.7:3307", url)
+        if kind == "readHost":
+            host = f'<readHost host="r" url="{url}" user="u" password="hunter2"/>'
+            text = re.sub(r"(<writeHost [^/]*)/>", rf"\1>{host}</writeHost>", SCHEMA)
+        (directory / "schema.xml").write_text(text)
+        message = refusal(self.use(directory))
+        place = f"mycat-ha:mycat.files: schema.xml: dataHost host, {kind} {kind[0]}: url {url!r}: "
+        assert message.startswith(place)
+        assert reason in message
+        assert "hunter2" not in message
+
+    @pytest.mark.parametrize(
+        ("attribute", "names"),
+        [
+            ("my-db", ("my-db",)),
+            ("shop_1", ("shop_1",)),
+            ("100%", ("100%",)),
+            ("a, b", ("a", "b")),
+            ("shop$0-3", ("shop0", "shop1", "shop2", "shop3")),
+            ("a,shop$9-10", ("a", "shop10", "shop9")),
+            ("магазин", ("магазин",)),
+        ],
+    )
+    def test_name_their_databases(self, directory: Path, attribute: str, names: tuple[str, ...]) -> None:
+        (directory / "schema.xml").write_text(SCHEMA.replace('database="shop"', f'database="{attribute}"'))
+        assert mycat_files.backends(Settings.parse(after(self.use(directory)))).databases == names
+
+    @pytest.mark.parametrize(
+        "attribute", ["", "a`b", "a\\b", "a/b", "a.b", "shop$", "shop$3-1", "shop$0-9999999", "x" * 65, "a,,b"]
+    )
+    def test_must_name_databases_that_can_be_made(self, directory: Path, attribute: str) -> None:
+        (directory / "schema.xml").write_text(SCHEMA.replace('database="shop"', f'database="{attribute}"'))
+        assert refusal(self.use(directory)).startswith("mycat-ha:mycat.files: schema.xml: dataNode one: database ")
 
     def test_must_be_files(self, directory: Path, tmp_path: Path) -> None:
         assert "mycat-ha:mycat.files: " in refusal(self.use(directory / "nowhere"))

@@ -1,13 +1,19 @@
 """Wrong settings are refused one by one, naming the key; a secret's value is never shown."""
 
+import json
+import re
 from collections.abc import Callable
 from typing import Any
 
+import pulumi
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from settings import Role, Settings, SettingsError
+from settings.base import Section
+from settings.services import Galera, Haproxy, Keepalived
+from settings.topology import Access, Network, VirtualIp
 from tests import example
 
 Change = Callable[[dict[str, Any]], Any]
@@ -32,6 +38,14 @@ def put(path: str, value: Any) -> Change:
     return change
 
 
+SECTIONS: dict[str, type[Section]] = {
+    "network": Network,
+    "access": Access,
+    "vip": VirtualIp,
+    "haproxy": Haproxy,
+    "keepalived": Keepalived,
+    "database.galera": Galera,
+}
 EXTERNAL = {"external": [{"name": "x", "address": "10.0.0.1"}]}
 
 
@@ -68,10 +82,10 @@ def test_the_example_is_accepted() -> None:
         (put("haproxy/mysql", {"port": 8888}), ["haproxy.mysql.port", "haproxy.statistics.port", "8888"]),
         (put("haproxy/sha256", "1234"), ["haproxy.sha256", "1234"]),
         (put("haproxy/timeouts", {"connect": -1}), ["haproxy.timeouts.connect"]),
-        (put("haproxy/colour", "red"), ["haproxy.colour", "red"]),
+        (put("haproxy/colour", "red"), ["haproxy.colour", "unknown key"]),
         (put("keepalived/mode", "slow"), ["keepalived.mode", "slow"]),
         (put("keepalived/virtualRouterId", 0), ["keepalived.virtualRouterId"]),
-        (put("keepalived/mode", "seed"), ["secrets.vrrp", "missing"]),
+        (put("keepalived/mode", "recipe"), ["secrets.vrrp", "missing"]),
         (put("access/clients", []), ["access.clients"]),
         (put("access/clients", ["0.0.0.0/0"]), ["access", "clients", "everybody"]),
         (put("access/clients", ["10.20.0.1/24"]), ["access.clients[0]"]),
@@ -130,13 +144,94 @@ def test_any_value_for_a_section_gives_an_error_that_names_it(section: str, valu
     assert f"mycat-ha:{section}" in refusal(put(section, value))
 
 
-@given(value=st.integers() | st.lists(st.text()) | st.text(alphabet="\x00\n\t\x1f", min_size=1))
-def test_a_bad_secret_is_refused_without_being_shown(value: Any) -> None:
-    def change(raw: dict[str, Any]) -> None:
-        raw["secrets"]["statistics"] = value
-        raw["vip"]["address"] = "192.168.1.1"
+#: A secret of the wrong type, or with control characters.
+bad_secret = (
+    st.integers(min_value=10**9)
+    | st.lists(st.just("hunter2"), min_size=1)
+    | st.text(alphabet="\x00\n\t\x1f", min_size=1).map(lambda bad: f"hunter2{bad}hunter2")
+)
 
+
+@given(value=bad_secret)
+def test_a_bad_secret_is_refused_without_being_shown(value: Any) -> None:
+    message = refusal(put("secrets/statistics", value))
+    assert "mycat-ha:secrets.statistics" in message
+    assert "hunter2" not in message
+    assert str(value) not in message
+
+
+@pytest.mark.parametrize("name", ["recipe", "seed"])
+def test_the_recipes_mode_has_two_names(name: str) -> None:
+    raw = example.settings(example.seed_mode)
+    raw["keepalived"]["mode"] = name
+    assert Settings.parse(raw).keepalived.mode == "recipe"
+    assert "'fast' or 'recipe'" in refusal(put("keepalived/mode", "slow"))
+
+
+@pytest.mark.parametrize(
+    ("path", "right"),
+    [
+        ("haproxy/maxConnection", "maxConnections"),
+        ("haproxy/max_connections", "maxConnections"),
+        ("haproxy/MAX-CONNECTIONS", "maxConnections"),
+        ("haproxy/mysql/singleWritter", "singleWriter"),
+        ("machines/0/adress", "address"),
+        ("access/bastion/hostkey", "hostKey"),
+        ("http/backends/web/checkpath", "checkPath"),
+        ("http/backends/machines/chek", "check"),  # a backend with the name of a key
+        ("http/rules/0/pathPrefix", "pathPrefixes"),
+        ("mycat/functions/0/coumt", "count"),
+        ("mycat/dataHosts/0/writeHosts/0/readHosts/0/machin", "machine"),
+        ("keepalive", "keepalived"),
+    ],
+)
+def test_an_unknown_key_suggests_the_nearest_one_with_its_path(path: str, right: str) -> None:
+    def change(raw: dict[str, Any]) -> None:
+        example.with_mycat(raw)
+        example.static_and_dynamic(raw)
+        raw["mycat"]["dataHosts"][0]["writeHosts"][0]["readHosts"] = [{"address": "10.0.0.1"}]
+        raw["access"]["bastion"] = {"host": "bastion", "address": "10.0.0.2"}
+        for name in ("web", "machines"):
+            raw["http"]["backends"][name] = {"machines": ["web1"]}
+        put(path, "hunter2")(raw)
+
+    key = re.sub(r"/(\d+)", r"[\1]", path).replace("/", ".")
     message = refusal(change)
-    assert "mycat-ha:secrets.statistics" in message or "mycat-ha:vip.address" in message
-    if len(str(value)) > 6:
-        assert str(value) not in message
+    assert message == f"mycat-ha:{key}: unknown key; did you mean {right}?"
+
+
+def test_an_unknown_key_that_is_near_to_none_comes_with_those_that_there_are() -> None:
+    message = refusal(put("vip/colour", "red"))
+    assert message == "mycat-ha:vip.colour: unknown key; known: address, ec2Endpoint, reconcileInterval"
+
+
+keys = st.sampled_from(
+    [
+        (section, field.alias or name)
+        for section, model in SECTIONS.items()
+        for name, field in model.model_fields.items()
+    ]
+)
+
+
+@given(keys, st.data())
+def test_a_key_with_a_letter_too_many_is_recognised(key: tuple[str, str], data: st.DataObject) -> None:
+    section, right = key
+    place = data.draw(st.integers(0, len(right)))
+    wrong = right[:place] + data.draw(st.sampled_from("aexyz")) + right[place:]
+    assume(len(right) > 4 and right.lower() != wrong.lower())
+    assert f"mycat-ha:{section}.{wrong}: unknown key; did you mean {right}?" in refusal(
+        put(f"{section.replace('.', '/')}/{wrong}", 1)
+    )
+
+
+def test_an_unknown_section_in_pulumis_configuration_is_refused() -> None:
+    raw = {**example.settings(), "htpp": {"port": 8080}}
+    pulumi.runtime.set_all_config(
+        {"aws:region": "eu-central-1", **{f"mycat-ha:{key}": json.dumps(value) for key, value in raw.items()}}
+    )
+    try:
+        with pytest.raises(SettingsError, match=r"^mycat-ha:htpp: unknown key; did you mean http\?$"):
+            Settings.load()
+    finally:
+        pulumi.runtime.set_all_config({})

@@ -1,0 +1,146 @@
+"""What sections of the settings have to agree on with each other, and with AWS.
+
+Every check yields ``KEY: reason``, with the key as below ``mycat-ha:`` in a stack file.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from constants import HAPROXY_HEALTH_PORT
+from settings import own_files
+from settings.base import NAMESPACE, unprintable
+from settings.mycat import contradictions
+from settings.secret_names import SSH_KEY, VRRP, needed_secrets
+from settings.topology import Role
+
+if TYPE_CHECKING:
+    from settings import Settings
+
+_OWN_PORTS = {22: "SSH", HAPROXY_HEALTH_PORT: "HAProxy's own health check"}
+
+
+def problems(settings: "Settings") -> Iterator[str]:
+    """Everything that does not fit together."""
+    for check in _CHECKS:
+        yield from check(settings)
+
+
+def _topology(settings: "Settings") -> Iterator[str]:
+    machines = settings.machines
+    for what in ("name", "address"):
+        for value, count in Counter(str(getattr(machine, what)) for machine in machines).items():
+            if count > 1:
+                yield f"machines: {count} machines have the {what} {value}; each needs its own"
+    for index, machine in enumerate(machines):
+        if refusal := settings.network.refusal(machine.address):
+            yield f"machines[{index}].address: {refusal}"
+        if len(set(machine.roles)) < len(machine.roles):
+            yield f"machines[{index}].roles: a role is named twice"
+    balancers = settings.of_role(Role.LB)
+    if len(balancers) < 2:
+        yield f"machines: {len(balancers)} with role lb; high availability needs at least two"
+    priorities = Counter(settings.priority(balancer) for balancer in balancers)
+    for priority, count in priorities.items():
+        if count > 1:
+            yield f"machines: {count} load balancers have the priority {priority}; VRRP needs them to differ"
+
+
+def _virtual_ip(settings: "Settings") -> Iterator[str]:
+    address = settings.vip.address
+    if refusal := settings.network.refusal(address):
+        yield f"vip.address: {refusal}"
+    for machine in settings.machines:
+        if machine.address == address:
+            yield f"vip.address: {address} is the address of machine {machine.name}; the VIP needs one of its own"
+
+
+def _database(settings: "Settings") -> Iterator[str]:
+    nodes = len(settings.of_role(Role.MYSQL))
+    if settings.database.external and nodes:
+        yield f"database.external: {nodes} machines have the role mysql as well; use one or the other"
+    if not settings.database.external:
+        if nodes == 0:
+            yield "machines: none with role mysql, and database.external is empty; port 3306 needs servers"
+        elif nodes == 2:
+            yield "machines: 2 with role mysql; two Galera nodes lose their quorum with either one, use three (or one)"
+
+
+def _mycat(settings: "Settings") -> Iterator[str]:
+    mycat, machines = settings.mycat, settings.of_role(Role.MYCAT)
+    if mycat is None:
+        if machines:
+            yield f"mycat: missing, and machine {machines[0].name} has the role mycat"
+        return
+    if mycat.external and machines:
+        yield f"mycat.external: {len(machines)} machines have the role mycat as well; use one or the other"
+    if not mycat.external and not machines:
+        yield "mycat: no machine has the role mycat; give it to one, or name external servers, or leave the section out"
+    if mycat.database_user in (settings.database.user, "health"):
+        yield f"mycat.databaseUser: {mycat.database_user} is another user of the databases; Mycat needs one of its own"
+    yield from contradictions(mycat, settings.machines)
+    if mycat.directory:
+        health = settings.secrets.get("health")
+        yield from own_files.problems(mycat.directory, health.get_secret_value() if health else "")
+    for index, user in enumerate(mycat.users):
+        secret = settings.secrets.get(user.secret)
+        if secret and secret.get_secret_value() != secret.get_secret_value().strip():
+            yield f"mycat.users[{index}].secret: {user.secret} begins or ends with a blank, which Mycat would ignore"
+
+
+def _ports(settings: "Settings") -> Iterator[str]:
+    haproxy, http = settings.haproxy, settings.http
+    ports = {
+        "haproxy.mysql.port": haproxy.mysql.port,
+        "haproxy.mycat.port": haproxy.mycat.port,
+        "haproxy.statistics.port": haproxy.statistics.port,
+    }
+    if http:
+        ports |= {
+            "http.port": http.port,
+            "http.healthCheckPort": http.health_check_port,
+            "http.statistics.port": http.statistics.port,
+        }
+    for port, count in Counter(ports.values()).items():
+        keys = " and ".join(key for key, value in ports.items() if value == port)
+        if count > 1:
+            yield f"{keys}: all are {port}; each frontend needs a port of its own"
+        if port in _OWN_PORTS:
+            yield f"{keys}: {port} is the port of {_OWN_PORTS[port]} on every load balancer"
+
+
+def _http(settings: "Settings") -> Iterator[str]:
+    if settings.http:
+        yield from settings.http.problems({machine.name: machine.address for machine in settings.of_role(Role.WEB)})
+
+
+def _secrets(settings: "Settings") -> Iterator[str]:
+    needed = needed_secrets(settings.model_dump(mode="json", by_alias=True, exclude={"secrets"}))
+    for name, use in needed.items():
+        secret = settings.secrets.get(name)
+        if secret is None or not secret.get_secret_value():
+            yield (
+                f"secrets.{name}: missing (for {use}); "
+                f"set it with: pulumi config set --secret --path '{NAMESPACE}:secrets.{name}'"
+            )
+    for name, secret in settings.secrets.items():
+        value = secret.get_secret_value()
+        if name != SSH_KEY and unprintable(value):
+            yield f"secrets.{name}: must not contain control characters or line breaks"
+    vrrp = settings.secrets.get(VRRP)
+    if vrrp and len(vrrp.get_secret_value()) > 8:
+        yield "secrets.vrrp: longer than 8 characters; VRRPv2 would silently use the first 8 only (RFC 2338, 5.3.6)"
+    if vrrp and not re.fullmatch(r"[A-Za-z0-9+/_.-]*", vrrp.get_secret_value()):
+        yield "secrets.vrrp: only letters, digits and + / _ . - (keepalived.conf takes others as comments or quotes)"
+
+
+_CHECKS: tuple[Callable[["Settings"], Iterator[str]], ...] = (
+    _topology,
+    _virtual_ip,
+    _database,
+    _mycat,
+    _ports,
+    _http,
+    _secrets,
+)

@@ -1,0 +1,52 @@
+"""Which secrets a stack needs. The settings' checks demand them, stackctl generates them."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from settings.mycat import Mycat
+from settings.services import Database, Mode
+from settings.topology import Role
+
+SSH_KEY = "sshPrivateKey"
+VRRP = "vrrp"
+
+
+def needed_secrets(sections: Mapping[str, Any]) -> dict[str, str]:
+    """The keys of ``mycat-ha:secrets`` that a stack needs, with what each is for.
+
+    ``sections`` are the settings as they stand in a stack file, by section. They need be neither complete nor right:
+    stackctl generates secrets before the settings can be checked. What is wrong is left to the settings' own checks.
+    """
+    machines = _maps(sections.get("machines"))
+    mycat, database = _map(sections.get("mycat")), _map(sections.get("database"))
+    has_databases = any(Role.MYSQL in _list(machine.get("roles")) for machine in machines)
+    has_mycat = any(Role.MYCAT in _list(machine.get("roles")) for machine in machines)
+
+    needed = {SSH_KEY: "SSH to the machines", "statistics": "the statistics page"}
+    if has_databases:
+        user = database.get("user", Database.model_fields["user"].default)
+        needed |= {"database": f"database user {user}", "health": "the database's health check"}
+    if has_mycat and mycat:
+        needed["health"] = "the health checks"
+        for user in _maps(mycat.get("users")):
+            if isinstance(user.get("secret"), str):
+                needed[user["secret"]] = f"Mycat's user {user.get('name')}"
+        # The user's own files hold their own passwords, but the stack's databases need to know one.
+        if has_databases or mycat.get("dataHosts"):
+            user = mycat.get("databaseUser", Mycat.model_fields["database_user"].default)
+            needed["mycatDatabase"] = f"database user {user} of Mycat"
+    if _map(sections.get("keepalived")).get("mode") in (Mode.RECIPE, "seed"):
+        needed[VRRP] = "VRRPv2's PASS authentication"
+    return needed
+
+
+def _map(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _list(value: Any) -> Iterable[Any]:
+    return value if isinstance(value, list | tuple) else ()
+
+
+def _maps(value: Any) -> list[Mapping[str, Any]]:
+    return [item for item in _list(value) if isinstance(item, Mapping)]
