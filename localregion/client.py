@@ -7,16 +7,18 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from localregion import image, paths
-from localregion.kernel import kill, wait_for
+from localregion.kernel import kill
 from localregion.machine import Machines, raise_limits, restore_limits
 from localregion.network import Network
+from localregion.wait import wait_until
+
+__all__ = ["Region", "RegionError", "wait_until"]
 
 
 class RegionError(RuntimeError):
@@ -60,14 +62,14 @@ class Region:
                 raise RegionError(f"the region did not start:\n{self.log()[-2000:]}")
             return self.running()
 
-        wait_for(up, "start of the region", 60)
+        wait_until(up, "start of the region", 60)
 
     def stop(self) -> None:
         """End the region and everything in it; harmless if there is none."""
         with suppress(OSError, RegionError, ValueError):
             self._ask("stop")
             with suppress(TimeoutError):
-                wait_for(lambda: self._pid() is None, "end of the region", 60)
+                wait_until(lambda: self._pid() is None, "end of the region", 60)
         self._sweep()
 
     def running(self) -> bool:
@@ -90,7 +92,7 @@ class Region:
         """Remove whatever carries the region's name, however it came to be left."""
         if pid := self._pid():
             kill(pid, signal.SIGKILL)
-            wait_for(lambda: self._pid() is None, "end of the region's process", 10)
+            wait_until(lambda: self._pid() is None, "end of the region's process", 10)
         network = Network(self.name, self._state)
         Machines(self.name, self._state, Path("/nonexistent"), network, ccache=Path("/nonexistent")).down()
         network.down()
@@ -219,13 +221,3 @@ class Region:
         if "error" in answer:
             raise RegionError(answer["error"])
         return answer["result"]
-
-
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = 60, pause: float = 0.2) -> Any:
-    """Poll ``condition`` until it is true; for those who wait for something inside the region."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what}: not within {seconds:g} s")
-        time.sleep(pause)
-    return value

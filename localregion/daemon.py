@@ -27,6 +27,7 @@ from localregion.kernel import listening_socket
 from localregion.machine import Machines
 from localregion.model import Layout, MachineSpec
 from localregion.network import METADATA, Drop, Network
+from localregion.targets import Target, resolve, stack_of
 
 REGION = os.environ.get("MYCAT_HA_REGION_CODE", "eu-central-1")
 log = logging.getLogger("localregion")
@@ -232,10 +233,12 @@ class Daemon:
             if instance.state == "terminated":
                 continue
             eni = instance.nics.get(0)
+            tags = {tag["key"]: tag["value"] for tag in instance.get_tags()}
             found.append(
                 {
                     "id": instance.id,
-                    "name": next((t["value"] for t in instance.get_tags() if t["key"] == "Name"), ""),
+                    "name": tags.get("Name", ""),
+                    "stack": stack_of(tags.items()),
                     "state": instance.state,
                     "powered": self.machines.pid(instance.id) is not None,
                     "address": eni.private_ip_address if eni else "",
@@ -246,15 +249,8 @@ class Daemon:
         return found
 
     def _machine(self, name: str) -> str:
-        """An instance id from an id, a Name tag, the end of one that is unique, or an address."""
-        machines = self.ps()
-        exact = [m["id"] for m in machines if name in {m["id"], m["name"], *m["addresses"]}]
-        close = [m["id"] for m in machines if m["name"].endswith(f"-{name}") or m["name"].endswith(f"-{name}-instance")]
-        found = exact or close
-        if len(found) != 1:
-            known = ", ".join(f"{m['name']} ({m['id']})" for m in machines) or "none"
-            raise LookupError(f"{len(found) or 'no'} machines are called {name}; there are: {known}")
-        return str(found[0])
+        """The instance id. Raises LookupError."""
+        return resolve(name, (Target(m["id"], m["name"], m["stack"], tuple(m["addresses"])) for m in self.ps()))
 
     def command(self, target: str, argv: list[str]) -> list[str]:
         """The command line that runs ``argv`` on a machine or host, to be run on this computer as root."""

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Address
@@ -111,13 +110,3 @@ def same_pid_namespace(pid: int) -> list[int]:
 def kill(pid: int, number: signal.Signals | int) -> None:
     with suppress(ProcessLookupError):
         os.kill(pid, number)
-
-
-def wait_for(condition: Callable[[], T], what: str, seconds: float = 30) -> T:
-    """Poll until ``condition`` is true. Raises TimeoutError naming ``what``."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what}: not within {seconds:g} s")
-        time.sleep(0.05)
-    return value

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from localregion import cgroup
-from localregion.kernel import NAMESPACES, children, kill, run, same_pid_namespace, wait_for
+from localregion.kernel import NAMESPACES, children, kill, run, same_pid_namespace
 from localregion.model import MachineSpec
 from localregion.network import Drop, Network
+from localregion.wait import wait_until
 
 #: What nspawn exits with when the machine has asked for a reboot and ``--keep-unit`` is set (systemd-nspawn(1)).
 REBOOT = 133
@@ -78,7 +79,7 @@ class Machines:
             )
         (directory / "pid").write_text(str(nspawn.pid))
         try:
-            init = wait_for(lambda: self._init_of(nspawn), f"init of {spec.id}", 20)
+            init = wait_until(lambda: self._init_of(nspawn), f"init of {spec.id}", 20, pause=0.05)
         except (TimeoutError, RuntimeError):
             kill(nspawn.pid, signal.SIGKILL)
             nspawn.wait()
@@ -239,9 +240,9 @@ class Machines:
 
     def _gone(self, instance_id: str) -> None:
         """Until the watcher has cleaned up, so that a new boot finds no remains."""
-        wait_for(lambda: self._get(instance_id) is None, f"end of {instance_id}", 15)
+        wait_until(lambda: self._get(instance_id) is None, f"end of {instance_id}", 15, pause=0.05)
         namespace = NAMESPACES / self._network.machine_namespace(instance_id)
-        wait_for(lambda: not namespace.exists(), f"end of {instance_id}'s network", 15)
+        wait_until(lambda: not namespace.exists(), f"end of {instance_id}'s network", 15, pause=0.05)
 
 
 def raise_limits(states: Path) -> None:
