@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from http import HTTPStatus
 from typing import Any
 
@@ -65,7 +65,7 @@ class Daemon:
         ec2.install(self)
         self.api = Api(REGION, self.keyring, self.changed)
         self.ec2 = ec2.backend(REGION)
-        self._publish_image()
+        ec2.publish_image(REGION)
 
     def run(self) -> None:
         self.machines.down()
@@ -84,27 +84,6 @@ class Daemon:
         control.unlink(missing_ok=True)
         self.machines.down()
         self.network.down()
-
-    def _publish_image(self) -> None:
-        """The public parameter by which Debian announces its newest image."""
-        from moto.ssm.models import Parameter, ssm_backends
-
-        ami = next(iter(self.ec2.amis.values()))
-        name = f"/aws/service/debian/release/12/latest/{'amd64' if ami.architecture == 'x86_64' else 'arm64'}"
-        ssm_backends[ec2.ACCOUNT][REGION]._parameters[name].append(
-            Parameter(
-                account_id=ec2.ACCOUNT,
-                name=name,
-                value=ami.id,
-                parameter_type="String",
-                description="Debian 12",
-                allowed_pattern=None,
-                keyid=None,
-                last_modified_date=datetime.now(UTC),
-                version=1,
-                data_type="aws:ec2:image",
-            )
-        )
 
     def _write_credentials(self) -> None:
         administrator = Credentials.administrator()
