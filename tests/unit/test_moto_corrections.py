@@ -454,6 +454,7 @@ def short(name: str) -> str:
 def open_account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Account]]:
     """An account on moto with all corrections but the one that is named; afterwards moto is as it was."""
     monkeypatch.setattr(amis, "AMIS", [images.ami()])
+    monkeypatch.setenv("MOTO_AMIS_PATH", "read already")  # else moto adds its own 1250, for each test
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     with mock_aws():
 
