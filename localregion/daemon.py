@@ -234,7 +234,7 @@ class Daemon:
     def command(self, target: str, argv: list[str]) -> list[str]:
         """The command line that runs ``argv`` on a machine or host, to be run on this computer as root."""
         if target in self.network.hosts:
-            return ["ip", "netns", "exec", f"{self.network.prefix}h-{target}", *argv]
+            return ["ip", "netns", "exec", self.network.host_namespace(target), *argv]
         return self.machines.command(self._machine(target), argv)
 
     def add_host(self, name: str, address: str) -> None:
