@@ -17,24 +17,25 @@ Tree = dict[str, Any]  # path -> text, or a function that gives it
 
 
 class Metadata:
-    """One instance's metadata, and the tokens that were given out for it."""
+    """Version 2 of the service: the tokens, and what each of them opens."""
 
     def __init__(self) -> None:
         self._tokens: dict[str, tuple[str, float]] = {}  # token -> (instance, end by the monotonic clock)
         self._lock = threading.Lock()
 
-    def answer(self, request: Request, instance: Any) -> Response:
+    def answer(self, request: Request, instance_id: str, tree: Callable[[], Tree]) -> Response:
+        """The answer to a request of this instance; ``tree`` gives its metadata."""
         if request.path.rstrip("/") == "/latest/api/token":
-            return self._token(request, instance.id)
+            return self._token(request, instance_id)
         token = request.headers.get("X-aws-ec2-metadata-token")
         with self._lock:
             owner, end = self._tokens.get(token or "", ("", 0.0))
-        if owner != instance.id or time.monotonic() > end:
+        if owner != instance_id or time.monotonic() > end:
             return Response("", 401, content_type="text/plain")
         root, _, path = request.path.strip("/").partition("/")
         if root not in _ROOTS or request.method != "GET":
             return Response("", 404, content_type="text/plain")
-        return _look_up(instance.tree(), path)
+        return _look_up(tree(), path)
 
     def _token(self, request: Request, instance_id: str) -> Response:
         if request.method != "PUT":
