@@ -115,7 +115,7 @@ class Daemon:
             self._effects.put(ec2.layout(self.ec2), self.api.faults.effect_delay_ms / 1000)
 
     def _settled(self) -> None:
-        """Wait until the network is what the API says now."""
+        """Wait until the network is as the API describes it now."""
         self._effects.settle(self.changed)
 
     def _apply(self, layout: Layout) -> None:
@@ -212,7 +212,7 @@ class Daemon:
         return self.machines.console(target if target.startswith("i-") else self._machine(target))
 
     def power_cut(self, machine: str) -> float:
-        """Returns the moment (CLOCK_MONOTONIC) at which the cable was pulled."""
+        """Returns the moment (CLOCK_MONOTONIC) just before the power went."""
         instance_id = self._machine(machine)
         before = time.monotonic()
         self.machines.power_cut(instance_id)
@@ -254,7 +254,7 @@ class Daemon:
         (self._metadata.down.add if down else self._metadata.down.discard)(instance_id)
 
     def credential_lifetime(self, seconds: float) -> None:
-        self.keyring.lifetime = timedelta(seconds=seconds)
+        self.keyring.set_lifetime(timedelta(seconds=seconds))
 
     def clear_faults(self) -> None:
         self.api.faults = ApiFaults()

@@ -76,10 +76,16 @@ class Keyring:
     """Every set of credentials that is valid. Those of a role are renewed before they expire."""
 
     def __init__(self) -> None:
-        self.lifetime = timedelta(hours=6)
+        self._lifetime = timedelta(hours=6)
         self._all: dict[str, Credentials] = {}
         self._current: dict[str, Credentials] = {}  # by role and instance
         self._lock = threading.Lock()
+
+    def set_lifetime(self, lifetime: timedelta) -> None:
+        """Of credentials that are issued from now on; those that were issued before stay valid as long as they were."""
+        with self._lock:
+            self._lifetime = lifetime
+            self._current = {}
 
     def add(self, credentials: Credentials) -> None:
         with self._lock:
@@ -94,16 +100,11 @@ class Keyring:
         now = datetime.now(UTC)
         with self._lock:
             current = self._current.get(f"{role}/{instance_id}")
-            if current is None or current.expires is None or current.expires - now < self.lifetime / 2:
-                current = Credentials.of_role(role, instance_id, self.lifetime)
+            if current is None or current.expires is None or current.expires - now < self._lifetime / 2:
+                current = Credentials.of_role(role, instance_id, self._lifetime)
                 self._current[f"{role}/{instance_id}"] = current
                 self._all[current.access_key] = current
             return current
-
-    def forget(self, role: str) -> None:
-        with self._lock:
-            self._all = {key: value for key, value in self._all.items() if value.role != role}
-            self._current = {key: value for key, value in self._current.items() if value.role != role}
 
 
 def tree(

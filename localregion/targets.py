@@ -23,7 +23,7 @@ class Target:
 
     @property
     def qualified(self) -> str:
-        """``STACK/NAME``, or what else tells it apart."""
+        """``STACK/NAME``, or what identifies it otherwise."""
         return f"{self.stack}/{self.name}" if self.stack else self.tag or self.id
 
 

@@ -200,7 +200,7 @@ class Network:
                     ip(self.namespace(vpc_id), "link", "delete", eni_link(eni_id), check=False)
 
     def cut(self, eni_id: str) -> None:
-        """Pull the cable: not a single packet gets out any more, no FIN and no RST."""
+        """Take the link down: not a single packet gets out any more, no FIN and no RST."""
         with self._lock:
             for vpc_id, known in self._routes.items():
                 if eni_link(eni_id) in known:

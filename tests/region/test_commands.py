@@ -45,8 +45,8 @@ def test_an_ambiguous_name_is_refused_with_the_names_to_choose_from(stacks: Worl
     done = localregion(stacks, "exec", "node1", "--", "hostname")
     assert done.returncode == 1
     assert done.stdout == ""
-    said = " ".join(done.stderr.split())
-    assert all(f"{stack}/node1" in said for stack in STACKS)
+    message = " ".join(done.stderr.split())
+    assert all(f"{stack}/node1" in message for stack in STACKS)
 
 
 def test_faults_take_the_same_names(stacks: World) -> None:
