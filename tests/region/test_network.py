@@ -212,7 +212,7 @@ def test_a_frozen_machine_is_silent_and_goes_on_where_it_was(served: World) -> N
     wait_until(lambda: answer_of(served, served.address(1)) == served.address(1), "the thawed machine", 5)
 
 
-def test_packets_are_lost_as_answer_of(served: World) -> None:
+def test_packets_are_lost_as_requested(served: World) -> None:
     everything = served.rule("ingress", "-1", None, served.group)
     try:
         assert vrrp(served, 0, 1)

@@ -479,7 +479,8 @@ def test_moto_still_needs_the_correction(name: str, scenario: Scenario, open_acc
         scenario(open_account(without=name))
     except (Exception, pytest.fail.Exception):
         return
-    pytest.fail(f"moto does it by itself now ({scenario.__name__}): remove the correction of {name}", pytrace=False)
+    reason = f"moto does it by itself now ({scenario.__name__}): remove the correction of {name} in localregion/ec2"
+    pytest.fail(reason, pytrace=False)
 
 
 def test_every_correction_has_a_scenario() -> None:
