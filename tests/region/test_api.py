@@ -142,6 +142,17 @@ def test_role_credentials_are_renewed_before_they_expire() -> None:
     assert keyring.get(first.access_key) == first  # still good for those who hold it
 
 
+def test_a_new_lifetime_holds_from_the_next_credentials_on() -> None:
+    keyring = Keyring()
+    first = keyring.of_role("mover", "i-1")
+    keyring.set_lifetime(timedelta(minutes=1))
+    second = keyring.of_role("mover", "i-1")
+    assert first.expires is not None
+    assert second.expires is not None
+    assert second.expires < first.expires
+    assert keyring.get(first.access_key) == first  # still good for those who hold it
+
+
 def test_expired_credentials_are_refused(world: World) -> None:
     world.region.credential_lifetime(2)
     script = CALL.replace("curl -s --aws", "sleep 3; curl -s --aws")
