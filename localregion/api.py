@@ -1,4 +1,4 @@
-"""The region's one endpoint: faults first, then who calls, then whether they may, then moto."""
+"""The region's one endpoint: faults, then authentication, then authorisation, then moto."""
 
 import io
 import json
@@ -125,14 +125,14 @@ class Api:
             resources = named or ["*"]
         for resource in resources:
             if not allowed(documents, f"{service}:{action}", resource, self._context(resource)):
-                words = (
+                message = (
                     f"User: {caller.arn(ACCOUNT)} is not authorized to perform: {service}:{action} on resource: "
                     f"{resource} because no identity-based policy allows the {service}:{action} action"
                 )
                 if service == "ec2":
-                    words = f"You are not authorized to perform this operation. {words}"
-                    raise Denied(403, "UnauthorizedOperation", words)
-                raise Denied(403, "AccessDenied", words)
+                    message = f"You are not authorized to perform this operation. {message}"
+                    raise Denied(403, "UnauthorizedOperation", message)
+                raise Denied(403, "AccessDenied", message)
 
     def _context(self, resource: str) -> dict[str, str]:
         """Condition keys of the resource (Service Authorization Reference, "Condition keys for Amazon EC2")."""

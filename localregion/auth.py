@@ -1,4 +1,4 @@
-"""Who calls, and may they: Signature Version 4 and IAM policies.
+"""Authentication by Signature Version 4, and authorisation by IAM policies.
 
 Sources: AWS General Reference, "Signature Version 4 signing process"; IAM User Guide, "Policy evaluation logic".
 """

@@ -17,8 +17,10 @@ fault = typer.Typer(no_args_is_help=True, help="Break something while it runs.")
 app.add_typer(fault, name="fault")
 console = Console()
 _region = Region()
+#: Columns for a table that is as wide as its text. rich's own default, where there is no terminal, cuts it at 80.
+_UNCUT = 1000
 
-Machine = Annotated[str, typer.Argument(help="An instance id, its Name tag, or one of its addresses")]
+Machine = Annotated[str, typer.Argument(help="NAME or STACK/NAME, an instance id, or one of its addresses")]
 
 
 @app.callback()
@@ -62,11 +64,14 @@ def ps() -> None:
     for machine in _region.machines():
         power = "on" if machine["powered"] else "off"
         table.add_row(machine["id"], machine["name"], machine["state"], power, " ".join(machine["addresses"]))
-    console.print(table)
+    Console(width=_UNCUT).print(table)
 
 
 @app.command("exec", context_settings={"ignore_unknown_options": True})
-def execute(target: str, argv: list[str]) -> None:
+def execute(
+    target: Annotated[str, typer.Argument(help="NAME or STACK/NAME of a machine, its id or address, or a test host")],
+    argv: list[str],
+) -> None:
     """Run a command as root on a machine or test host."""
     sys.exit(_region.popen(target, argv).wait())
 

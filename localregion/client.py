@@ -1,4 +1,4 @@
-"""The door to a region for everything outside of it: tests, drills, `make`."""
+"""The Python interface of a region, for tests, drills and the command line."""
 
 import json
 import os
@@ -7,16 +7,18 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from localregion import image, paths
-from localregion.kernel import kill, wait_for
+from localregion.kernel import kill
 from localregion.machine import Machines, raise_limits, restore_limits
 from localregion.network import Network
+from localregion.wait import wait_until
+
+__all__ = ["Region", "RegionError", "wait_until"]
 
 
 class RegionError(RuntimeError):
@@ -60,19 +62,19 @@ class Region:
                 raise RegionError(f"the region did not start:\n{self.log()[-2000:]}")
             return self.running()
 
-        wait_for(up, "start of the region", 60)
+        wait_until(up, "start of the region", 60)
 
     def stop(self) -> None:
         """End the region and everything in it; harmless if there is none."""
         with suppress(OSError, RegionError, ValueError):
-            self._ask("stop")
+            self._call("stop")
             with suppress(TimeoutError):
-                wait_for(lambda: self._pid() is None, "end of the region", 60)
+                wait_until(lambda: self._pid() is None, "end of the region", 60)
         self._sweep()
 
     def running(self) -> bool:
         try:
-            self._ask("status")
+            self._call("status")
         except (OSError, RegionError, ValueError):
             return False
         return True
@@ -80,9 +82,9 @@ class Region:
     def _pid(self) -> int | None:
         with suppress(OSError, ValueError):
             pid = int((self._state / "pid").read_text())
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
             state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-            if b"localregion.daemon" in words and self.name.encode() in words and state != "Z":
+            if b"localregion.daemon" in arguments and self.name.encode() in arguments and state != "Z":
                 return pid
         return None
 
@@ -90,7 +92,7 @@ class Region:
         """Remove whatever carries the region's name, however it came to be left."""
         if pid := self._pid():
             kill(pid, signal.SIGKILL)
-            wait_for(lambda: self._pid() is None, "end of the region's process", 10)
+            wait_until(lambda: self._pid() is None, "end of the region's process", 10)
         network = Network(self.name, self._state)
         Machines(self.name, self._state, Path("/nonexistent"), network, ccache=Path("/nonexistent")).down()
         network.down()
@@ -126,82 +128,86 @@ class Region:
         }
 
     def status(self) -> dict[str, Any]:
-        return dict(self._ask("status"))
+        return dict(self._call("status"))
 
     def machines(self) -> list[dict[str, Any]]:
-        return list(self._ask("ps"))
+        """Every instance that is not terminated: id, name, stack, state, powered, address, addresses, eni."""
+        return list(self._call("ps"))
 
     def console(self, machine: str) -> str:
-        return str(self._ask("console", target=machine))
+        return str(self._call("console", target=machine))
 
     def exec(
         self,
         target: str,
         argv: Sequence[str],
         *,
-        input: str | None = None,  # noqa: A002  (subprocess's word)
+        input: str | None = None,  # noqa: A002  (subprocess's name)
         timeout: float = 60,
         check: bool = True,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command as root on a machine or a test host. Raises RegionError with its words if it fails."""
-        command = self._ask("command", target=target, argv=list(argv))
+        """Run a command as root on a machine or a test host. Raises RegionError with its output if it fails."""
+        command = self._call("command", target=target, argv=list(argv))
         done = subprocess.run(
             command, input=input or "", capture_output=True, text=True, timeout=timeout, check=False, errors="replace"
         )
         if check and done.returncode:
-            words = f"{done.stdout}{done.stderr}".strip()
-            raise RegionError(f"{target}: {' '.join(argv)}: exit status {done.returncode}\n{words}")
+            output = f"{done.stdout}{done.stderr}".strip()
+            raise RegionError(f"{target}: {' '.join(argv)}: exit status {done.returncode}\n{output}")
         return done
 
     def popen(self, target: str, argv: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
-        return subprocess.Popen(self._ask("command", target=target, argv=list(argv)), **options)
+        return subprocess.Popen(self._call("command", target=target, argv=list(argv)), **options)
 
     def add_host(self, name: str, address: str) -> None:
         """A test host with this address: inside the VPC that has it in its range, else outside of all."""
-        self._ask("add_host", name=name, address=address)
+        self._call("add_host", name=name, address=address)
 
     def remove_host(self, name: str) -> None:
-        self._ask("remove_host", name=name)
+        self._call("remove_host", name=name)
 
     # -- faults ---------------------------------------------------------------------------------------------
 
     def power_cut(self, machine: str) -> float:
         """Cut a machine's power. Returns the moment by CLOCK_MONOTONIC."""
-        return float(self._ask("power_cut", machine=machine))
+        return float(self._call("power_cut", machine=machine))
 
     def power_on(self, machine: str) -> None:
-        self._ask("power_on", machine=machine)
+        self._call("power_on", machine=machine)
 
     def freeze(self, machine: str) -> float:
-        return float(self._ask("freeze", machine=machine))
+        """Stop every process of a machine, and its network. Returns the moment by CLOCK_MONOTONIC."""
+        return float(self._call("freeze", machine=machine))
 
     def thaw(self, machine: str) -> None:
-        self._ask("thaw", machine=machine)
+        self._call("thaw", machine=machine)
 
     def drop(
         self, a: str, b: str | None = None, *, protocol: str | None = None, port: int | None = None, both: bool = True
     ) -> str:
         """Lose packets from ``a`` to ``b`` (and back): machines, hosts, or ``outside``; returns the fault's id."""
-        return str(self._ask("drop", a=a, b=b, protocol=protocol, port=port, both=both))
+        return str(self._call("drop", a=a, b=b, protocol=protocol, port=port, both=both))
 
     def undrop(self, fault: str) -> None:
-        self._ask("undrop", fault=fault)
+        self._call("undrop", fault=fault)
 
     def api(self, **faults: Any) -> dict[str, Any]:
         """Set what is wrong with the API: latency_ms, jitter_ms, error_rate, throttle_rate, hang, effect_delay_ms,
         actions (names, default all), roles_only. What is not given is right again."""
-        return dict(self._ask("api_faults", **faults))
+        return dict(self._call("api_faults", **faults))
 
     def imds(self, machine: str, *, down: bool = True) -> None:
-        self._ask("imds", machine=machine, down=down)
+        """Take a machine's metadata service away (``down``), or give it back."""
+        self._call("imds", machine=machine, down=down)
 
     def credential_lifetime(self, seconds: float) -> None:
-        self._ask("credential_lifetime", seconds=seconds)
+        """How long credentials of instance roles are valid that are issued from now on."""
+        self._call("credential_lifetime", seconds=seconds)
 
     def clear_faults(self) -> None:
-        self._ask("clear_faults")
+        self._call("clear_faults")
 
-    def _ask(self, verb: str, **arguments: Any) -> Any:
+    def _call(self, verb: str, **arguments: Any) -> Any:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
             control.settimeout(180)
             try:
@@ -214,18 +220,8 @@ class Region:
             with control.makefile() as answers:
                 line = answers.readline()
         if not line:
-            raise RegionError(f"the region ended while it was asked to {verb}")
+            raise RegionError(f"the region ended during the request '{verb}'")
         answer = json.loads(line)
         if "error" in answer:
             raise RegionError(answer["error"])
         return answer["result"]
-
-
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = 60, pause: float = 0.2) -> Any:
-    """Poll ``condition`` until it is true; for those who wait for something inside the region."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what}: not within {seconds:g} s")
-        time.sleep(pause)
-    return value

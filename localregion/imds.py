@@ -17,24 +17,25 @@ Tree = dict[str, Any]  # path -> text, or a function that gives it
 
 
 class Metadata:
-    """One instance's metadata, and the tokens that were given out for it."""
+    """Version 2 of the service: the tokens, and what each of them opens."""
 
     def __init__(self) -> None:
         self._tokens: dict[str, tuple[str, float]] = {}  # token -> (instance, end by the monotonic clock)
         self._lock = threading.Lock()
 
-    def answer(self, request: Request, instance: Any) -> Response:
+    def answer(self, request: Request, instance_id: str, tree: Callable[[], Tree]) -> Response:
+        """The answer to a request of this instance; ``tree`` gives its metadata."""
         if request.path.rstrip("/") == "/latest/api/token":
-            return self._token(request, instance.id)
+            return self._token(request, instance_id)
         token = request.headers.get("X-aws-ec2-metadata-token")
         with self._lock:
             owner, end = self._tokens.get(token or "", ("", 0.0))
-        if owner != instance.id or time.monotonic() > end:
+        if owner != instance_id or time.monotonic() > end:
             return Response("", 401, content_type="text/plain")
         root, _, path = request.path.strip("/").partition("/")
         if root not in _ROOTS or request.method != "GET":
             return Response("", 404, content_type="text/plain")
-        return _look_up(instance.tree(), path)
+        return _look_up(tree(), path)
 
     def _token(self, request: Request, instance_id: str) -> Response:
         if request.method != "PUT":
@@ -75,10 +76,16 @@ class Keyring:
     """Every set of credentials that is valid. Those of a role are renewed before they expire."""
 
     def __init__(self) -> None:
-        self.lifetime = timedelta(hours=6)
+        self._lifetime = timedelta(hours=6)
         self._all: dict[str, Credentials] = {}
         self._current: dict[str, Credentials] = {}  # by role and instance
         self._lock = threading.Lock()
+
+    def set_lifetime(self, lifetime: timedelta) -> None:
+        """Of credentials that are issued from now on; those that were issued before stay valid as long as they were."""
+        with self._lock:
+            self._lifetime = lifetime
+            self._current = {}
 
     def add(self, credentials: Credentials) -> None:
         with self._lock:
@@ -93,16 +100,11 @@ class Keyring:
         now = datetime.now(UTC)
         with self._lock:
             current = self._current.get(f"{role}/{instance_id}")
-            if current is None or current.expires is None or current.expires - now < self.lifetime / 2:
-                current = Credentials.of_role(role, instance_id, self.lifetime)
+            if current is None or current.expires is None or current.expires - now < self._lifetime / 2:
+                current = Credentials.of_role(role, instance_id, self._lifetime)
                 self._current[f"{role}/{instance_id}"] = current
                 self._all[current.access_key] = current
             return current
-
-    def forget(self, role: str) -> None:
-        with self._lock:
-            self._all = {key: value for key, value in self._all.items() if value.role != role}
-            self._current = {key: value for key, value in self._current.items() if value.role != role}
 
 
 def tree(

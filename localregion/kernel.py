@@ -1,4 +1,4 @@
-"""The few things that are asked of the kernel: commands, network namespaces, processes."""
+"""Commands, network namespaces and processes."""
 
 import ctypes
 import os
@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Address
@@ -18,20 +17,20 @@ T = TypeVar("T")
 
 
 class CommandError(RuntimeError):
-    """A command of the region failed; the message has the command and what it said."""
+    """A command of the region failed; the message has the command line and its error output."""
 
 
 def run(*argv: str, stdin: str | None = None, check: bool = True) -> str:
-    """Run a command and return what it printed. Raises CommandError when it fails and ``check`` is set."""
+    """Run a command and return its standard output. Raises CommandError when it fails and ``check`` is set."""
     done = subprocess.run(argv, input=stdin, capture_output=True, text=True, check=False)
     if check and done.returncode:
         raise CommandError(f"{' '.join(argv)}: {done.stderr.strip() or f'exit status {done.returncode}'}")
     return done.stdout
 
 
-def ip(namespace: str | None, *words: str, check: bool = True) -> str:
+def ip(namespace: str | None, *arguments: str, check: bool = True) -> str:
     """``ip`` in a network namespace, or on the host itself."""
-    return run("ip", *(("-n", namespace) if namespace else ()), *words, check=check)
+    return run("ip", *(("-n", namespace) if namespace else ()), *arguments, check=check)
 
 
 def ip_batch(namespace: str, lines: Sequence[str], *, force: bool = False) -> None:
@@ -47,8 +46,8 @@ def nft(namespace: str | None, ruleset: str) -> None:
 
 def sysctl(namespace: str, **values: str | int) -> None:
     """Set ``net.`` keys in a namespace: dots are written as double underscores."""
-    words = [f"net.{key.replace('__', '.')}={value}" for key, value in values.items()]
-    run("nsenter", f"--net={NAMESPACES / namespace}", "sysctl", "-q", "-w", *words)
+    assignments = [f"net.{key.replace('__', '.')}={value}" for key, value in values.items()]
+    run("nsenter", f"--net={NAMESPACES / namespace}", "sysctl", "-q", "-w", *assignments)
 
 
 def in_namespace(namespace: str, action: Callable[[], T]) -> T:
@@ -97,12 +96,12 @@ def children(pid: int) -> Iterator[int]:
 def same_pid_namespace(pid: int) -> list[int]:
     """Every process of the machine whose init is ``pid``."""
     with suppress(OSError):
-        wanted = Path(f"/proc/{pid}/ns/pid").readlink()
+        namespace = Path(f"/proc/{pid}/ns/pid").readlink()
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 with suppress(OSError):
-                    if (entry / "ns/pid").readlink() == wanted:
+                    if (entry / "ns/pid").readlink() == namespace:
                         found.append(int(entry.name))
         return found
     return []
@@ -111,13 +110,3 @@ def same_pid_namespace(pid: int) -> list[int]:
 def kill(pid: int, number: signal.Signals | int) -> None:
     with suppress(ProcessLookupError):
         os.kill(pid, number)
-
-
-def wait_for(condition: Callable[[], T], what: str, seconds: float = 30) -> T:
-    """Poll until ``condition`` is true. Raises TimeoutError naming ``what``."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what}: not within {seconds:g} s")
-        time.sleep(0.05)
-    return value

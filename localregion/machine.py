@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from localregion import cgroup
-from localregion.kernel import NAMESPACES, children, kill, run, same_pid_namespace, wait_for
+from localregion.kernel import NAMESPACES, children, kill, run, same_pid_namespace
 from localregion.model import MachineSpec
 from localregion.network import Drop, Network
+from localregion.wait import wait_until
 
-#: What nspawn exits with when the machine has asked for a reboot and ``--keep-unit`` is set (systemd-nspawn(1)).
+#: What nspawn exits with when the machine wants a reboot and ``--keep-unit`` is set (systemd-nspawn(1)).
 REBOOT = 133
 _POWEROFF = signal.SIGRTMIN + 4  # systemd(1), "Signals"
 _REBOOT = signal.SIGRTMIN + 5
@@ -31,7 +32,7 @@ class Running:
     nspawn: subprocess.Popen[bytes]
     init: int
     frozen: bool = False
-    leaving: bool = False  # somebody here has asked for the end; the watcher need not report it
+    leaving: bool = False  # its end was requested here: not to be reported by the watcher
 
 
 class Machines:
@@ -78,7 +79,7 @@ class Machines:
             )
         (directory / "pid").write_text(str(nspawn.pid))
         try:
-            init = wait_for(lambda: self._init_of(nspawn), f"init of {spec.id}", 20)
+            init = wait_until(lambda: self._init_of(nspawn), f"init of {spec.id}", 20, pause=0.05)
         except (TimeoutError, RuntimeError):
             kill(nspawn.pid, signal.SIGKILL)
             nspawn.wait()
@@ -140,7 +141,7 @@ class Machines:
         elif not running.leaving:
             self._on_exit(instance_id)
 
-    # -- what a person at the rack could do -----------------------------------------------------------------
+    # -- power, console and commands -----------------------------------------------------------------------
 
     def shutdown(self, instance_id: str, seconds: float = 60) -> None:
         """Power off cleanly; after ``seconds`` the power is cut, as EC2 does in the end."""
@@ -161,7 +162,7 @@ class Machines:
             kill(running.init, _REBOOT)
 
     def power_cut(self, instance_id: str) -> None:
-        """The end, between two instructions. The cable goes first: a dying kernel must not say goodbye."""
+        """Kill it at once. The link goes down first, so that no FIN or RST gets out while its sockets are closed."""
         running = self._get(instance_id)
         if running:
             running.leaving = True
@@ -239,9 +240,9 @@ class Machines:
 
     def _gone(self, instance_id: str) -> None:
         """Until the watcher has cleaned up, so that a new boot finds no remains."""
-        wait_for(lambda: self._get(instance_id) is None, f"end of {instance_id}", 15)
+        wait_until(lambda: self._get(instance_id) is None, f"end of {instance_id}", 15, pause=0.05)
         namespace = NAMESPACES / self._network.machine_namespace(instance_id)
-        wait_for(lambda: not namespace.exists(), f"end of {instance_id}'s network", 15)
+        wait_until(lambda: not namespace.exists(), f"end of {instance_id}'s network", 15, pause=0.05)
 
 
 def raise_limits(states: Path) -> None:

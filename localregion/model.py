@@ -1,11 +1,11 @@
-"""What the EC2 API has promised and the machines and the network must make true.
+"""The state that the EC2 API describes, and that machines and network have to be in.
 
 The API side (:mod:`localregion.ec2`) describes the region as plain values; the
 network side (:mod:`localregion.network`) and the machine side
 (:mod:`localregion.machine`) make the kernel match them. Neither knows the other.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
 
@@ -73,9 +73,8 @@ class Layout:
 
 @dataclass(frozen=True)
 class MachineSpec:
-    """What RunInstances asked for, as far as booting is concerned; the rest comes from the metadata service."""
+    """What a machine needs to boot; the rest it gets from the metadata service."""
 
     id: str  # i-...
     eni: Eni
     subnet: Subnet
-    labels: dict[str, str] = field(default_factory=dict)  # for the console banner only

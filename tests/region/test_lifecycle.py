@@ -18,23 +18,23 @@ NAME = "brief"
 def remains() -> list[str]:
     """Everything on this machine that carries the region's name."""
 
-    def said(*argv: str) -> list[str]:
+    def lines(*argv: str) -> list[str]:
         return subprocess.run(argv, capture_output=True, text=True, check=False).stdout.splitlines()
 
-    found = [line for line in said("ip", "netns", "list") if f"mh-{NAME}-" in line]
-    found += [line for line in said("nft", "list", "tables") if f"mh-{NAME}" in line]
+    found = [line for line in lines("ip", "netns", "list") if f"mh-{NAME}-" in line]
+    found += [line for line in lines("nft", "list", "tables") if f"mh-{NAME}" in line]
     found += [line for line in Path("/proc/mounts").read_text().splitlines() if f"/mycat-ha/{NAME}/" in line]
-    found += [line for line in said("ip", "route") if "10.79.0." in line]
+    found += [line for line in lines("ip", "route") if "10.79.0." in line]
     found += [str(path) for path in (paths.state(NAME), paths.control(NAME).parent) if path.exists()]
     for group in (f"mh-{NAME}-*", f"*/mh-{NAME}-*"):
         found += [str(path) for path in Path("/sys/fs/cgroup").glob(group)]
     for process in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            words = process.read_bytes()
+            arguments = process.read_bytes()
         except OSError:
             continue
-        if f"/mycat-ha/{NAME}/".encode() in words or b"localregion.daemon\0" + NAME.encode() + b"\0" in words:
-            found.append(words.decode(errors="replace"))
+        if f"/mycat-ha/{NAME}/".encode() in arguments or b"localregion.daemon\0" + NAME.encode() + b"\0" in arguments:
+            found.append(arguments.decode(errors="replace"))
     return found
 
 

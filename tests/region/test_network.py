@@ -1,4 +1,4 @@
-"""The network tells the truth: seen from inside the machines, not asked of the API."""
+"""The network is as the API describes it: seen from machines and test hosts, not through the API."""
 
 import time
 from collections.abc import Iterator
@@ -16,18 +16,18 @@ ANSWER = (
 
 @pytest.fixture(scope="module")
 def served(world: World) -> Iterator[World]:
-    """Every machine has the VIP on its device and answers on 3306 with its name; clients inside may ask."""
+    """Every machine has the VIP on its device and answers on 3306 with its name; clients inside may connect."""
     for number in range(3):
         world.shell(number, f"ip address replace {VIP}/32 dev ens5; {ANSWER}")
     undo = world.rule("ingress", "tcp", (3306, 3306), "10.77.0.32/27")
-    wait_until(lambda: asked(world, world.address(2)), "the servers to answer", 15)
+    wait_until(lambda: answer_of(world, world.address(2)), "the servers to answer", 15)
     yield world
     undo()
     for number in range(3):
         world.shell(number, f"ip address del {VIP}/32 dev ens5; systemctl stop www")
 
 
-def asked(world: World, address: str, host: str = "inside") -> str:
+def answer_of(world: World, address: str, host: str = "inside") -> str:
     done = world.region.exec(host, ["curl", "-s", "-m", "1", f"http://{address}:3306/name"], check=False)
     return done.stdout.strip().removeprefix("ip-").replace("-", ".")
 
@@ -39,7 +39,7 @@ def move(world: World, to: int) -> None:
 
 
 def test_an_address_is_where_its_interface_is(served: World) -> None:
-    assert asked(served, VIP) == served.address(0)
+    assert answer_of(served, VIP) == served.address(0)
 
 
 def test_gratuitous_arp_moves_nothing(served: World) -> None:
@@ -53,12 +53,12 @@ def test_gratuitous_arp_moves_nothing(served: World) -> None:
     )
     for _ in range(5):
         served.region.exec(served.machines[1], ["python3", "-c", shout])
-    assert asked(served, VIP) == served.address(0)
+    assert answer_of(served, VIP) == served.address(0)
 
 
 def test_the_api_moves_it_for_everybody(served: World) -> None:
     move(served, 1)
-    wait_until(lambda: asked(served, VIP) == served.address(1), "the VIP to be at the second machine", 5)
+    wait_until(lambda: answer_of(served, VIP) == served.address(1), "the VIP to be at the second machine", 5)
     undo = served.rule("ingress", "tcp", (3306, 3306), served.group)
     try:
         answer = wait_until(
@@ -76,24 +76,24 @@ def test_the_api_moves_it_for_everybody(served: World) -> None:
 def test_the_effect_comes_after_the_answer(served: World) -> None:
     served.region.api(effect_delay_ms=1500)
     move(served, 1)
-    assert asked(served, VIP) == served.address(0)
-    wait_until(lambda: asked(served, VIP) == served.address(1), "the effect", 5)
+    assert answer_of(served, VIP) == served.address(0)
+    wait_until(lambda: answer_of(served, VIP) == served.address(1), "the effect", 5)
 
 
 def test_an_address_that_the_system_has_and_the_interface_has_not_is_unreachable(served: World) -> None:
     stray = "10.77.0.222"
     served.shell(1, f"ip address add {stray}/32 dev ens5")
-    assert asked(served, stray) == ""
+    assert answer_of(served, stray) == ""
     served.shell(1, f"ip address del {stray}/32 dev ens5")
 
 
 def test_security_groups_let_in_what_a_rule_names_and_nothing_else(served: World) -> None:
-    assert asked(served, served.address(1)) == served.address(1)
-    assert asked(served, served.address(1), "outside") == ""
+    assert answer_of(served, served.address(1)) == served.address(1)
+    assert answer_of(served, served.address(1), "outside") == ""
     undo = served.rule("ingress", "tcp", (3300, 3310), "10.20.0.10/32")
-    wait_until(lambda: asked(served, served.address(1), "outside"), "the new rule", 5)
+    wait_until(lambda: answer_of(served, served.address(1), "outside"), "the new rule", 5)
     undo()
-    wait_until(lambda: not asked(served, served.address(1), "outside"), "the rule's end", 5)
+    wait_until(lambda: not answer_of(served, served.address(1), "outside"), "the rule's end", 5)
 
 
 def test_security_group_references_follow_their_members(served: World) -> None:
@@ -121,7 +121,7 @@ def test_egress_is_enforced_and_answers_are_not(served: World) -> None:
     served.ec2.revoke_security_group_egress(GroupId=served.group, IpPermissions=everything)
     try:
         wait_until(lambda: served.shell(1, out) == "000", "the end of egress", 5)
-        assert asked(served, served.address(1)) == served.address(1)  # an answer to a connection that was let in
+        assert answer_of(served, served.address(1)) == served.address(1)  # an answer to a connection that was let in
         assert served.shell(1, mirror) == "401"  # the metadata service is not subject to security groups
     finally:
         served.ec2.authorize_security_group_egress(GroupId=served.group, IpPermissions=everything)
@@ -139,8 +139,8 @@ def vrrp(world: World, source: int, target: int) -> bool:
     )
     time.sleep(0.7)
     world.region.exec(world.machines[source], ["python3", "-c", SEND.format(world.address(target))], check=False)
-    said, _ = listener.communicate()
-    return world.address(source) in said
+    output, _ = listener.communicate()
+    return world.address(source) in output
 
 
 def test_protocol_112_needs_a_rule_of_its_own(world: World) -> None:
@@ -184,7 +184,7 @@ def test_machines_reach_the_package_archives_through_the_gateway(world: World) -
     assert world.shell(2, "apt-get -qq update 2>&1; echo status $?", timeout=90) == "status 0"
 
 
-def test_a_power_cut_says_nothing_to_the_peer(served: World) -> None:
+def test_a_power_cut_sends_nothing_to_the_peer(served: World) -> None:
     """A client in the middle of a connection hears neither FIN nor RST: it waits."""
     wait = (
         "import socket, sys; s = socket.create_connection((sys.argv[1], 3306), 2); print('connected', flush=True)\n"
@@ -198,21 +198,21 @@ def test_a_power_cut_says_nothing_to_the_peer(served: World) -> None:
     assert client.stdout.readline() == "connected\n"
     served.region.power_cut(served.machines[2])
     assert client.communicate()[0].strip() == "silence"
-    assert asked(served, served.address(2)) == ""
+    assert answer_of(served, served.address(2)) == ""
     served.region.power_on(served.machines[2])
     wait_until(lambda: served.ssh(2, "echo up") == "up", "the machine to be back", 30)
     served.shell(2, f"ip address replace {VIP}/32 dev ens5; {ANSWER}")
-    wait_until(lambda: asked(served, served.address(2)), "its server", 10)
+    wait_until(lambda: answer_of(served, served.address(2)), "its server", 10)
 
 
 def test_a_frozen_machine_is_silent_and_goes_on_where_it_was(served: World) -> None:
     served.region.freeze(served.machines[1])
-    assert asked(served, served.address(1)) == ""
+    assert answer_of(served, served.address(1)) == ""
     served.region.thaw(served.machines[1])
-    wait_until(lambda: asked(served, served.address(1)) == served.address(1), "the thawed machine", 5)
+    wait_until(lambda: answer_of(served, served.address(1)) == served.address(1), "the thawed machine", 5)
 
 
-def test_packets_are_lost_as_asked(served: World) -> None:
+def test_packets_are_lost_as_requested(served: World) -> None:
     everything = served.rule("ingress", "-1", None, served.group)
     try:
         assert vrrp(served, 0, 1)
@@ -238,8 +238,8 @@ def test_vpcs_do_not_see_each_other(served: World) -> None:
     undo = served.rule("ingress", "tcp", (3306, 3306), "10.78.0.0/24")
     try:
         time.sleep(0.5)
-        assert asked(served, served.address(1), "elsewhere") == ""
-        assert asked(served, served.address(1)) == served.address(1)
+        assert answer_of(served, served.address(1), "elsewhere") == ""
+        assert answer_of(served, served.address(1)) == served.address(1)
     finally:
         undo()
         served.region.remove_host("elsewhere")

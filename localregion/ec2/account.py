@@ -1,0 +1,17 @@
+"""The one account, and its EC2 in moto."""
+
+from typing import Any
+
+ACCOUNT = "123456789012"
+_STATES = {"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "stopping": 64, "stopped": 80}
+
+
+def backend(region: str) -> Any:
+    from moto.ec2.models import ec2_backends
+
+    return ec2_backends[ACCOUNT][region]
+
+
+def set_state(instance: Any, name: str) -> None:
+    """Set the state of a moto instance by its name."""
+    instance._state.name, instance._state.code = name, _STATES[name]

@@ -1,0 +1,142 @@
+"""Instances: their states follow the machines, and their interfaces outlive them."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from moto.core.responses import ActionResult
+from moto.core.utils import utcnow
+from moto.ec2.models import EC2Backend
+from moto.ec2.models.instances import Instance, InstanceState
+from moto.ec2.responses.general import General
+from moto.ec2.utils import Base64EncodedString
+
+from localregion.ec2.account import set_state
+from localregion.ec2.correction import Correction, refuse
+from localregion.ec2.hypervisor import Hypervisor
+
+_CONSOLE_BYTES = 65536  # GetConsoleOutput returns at most 64 KB
+_run = EC2Backend.run_instances
+_start, _stop, _terminate = Instance.start, Instance.stop, Instance.terminate
+
+
+def corrections(hypervisor: Hypervisor) -> list[Correction]:
+    def boot(instance: Any) -> None:
+        try:
+            hypervisor.boot(instance.id)
+        except Exception as error:
+            set_state(instance, "stopped")
+            instance._reason = f"Server.InternalError: {error}"
+            raise
+        set_state(instance, "running")
+
+    def run_instances(self: Any, image_id: str, *args: Any, **kwargs: Any) -> Any:
+        _check_request(self, image_id, kwargs)
+        reservation = _run(self, image_id, *args, **kwargs)
+        for instance in reservation.instances:
+            set_state(instance, "pending")
+            instance._placement.zone = instance.nics[0].subnet.availability_zone
+            _later(lambda instance=instance: boot(instance))  # type: ignore[misc]
+        return reservation
+
+    def start(self: Any) -> Any:
+        if self._state.name not in {"stopped", "running"}:
+            refuse(
+                "IncorrectInstanceState",
+                f"The instance '{self.id}' is not in a state from which it can be started.",
+            )
+        if self._state.name == "running":
+            return InstanceState("running", 16)
+        previous = _start(self)
+        set_state(self, "pending")
+        _later(lambda: boot(self))
+        return previous
+
+    def stop(self: Any) -> Any:
+        if self._state.name in {"terminated", "shutting-down"}:
+            refuse(
+                "IncorrectInstanceState", f"This instance '{self.id}' is not in a state from which it can be stopped."
+            )
+        if self._state.name == "stopped":
+            return InstanceState("stopped", 80)
+        previous = _stop(self)
+        set_state(self, "stopping")
+
+        def work() -> None:
+            hypervisor.shutdown(self.id)
+            set_state(self, "stopped")
+
+        _later(work)
+        return previous
+
+    def terminate(self: Any) -> Any:
+        if self._state.name in {"terminated", "shutting-down"}:
+            return InstanceState(self._state.name, self._state.code)
+        interfaces = list(self.nics.values())
+        doomed = [eni for eni in interfaces if eni.delete_on_termination]
+        for eni in doomed:
+            eni.delete_on_termination = False  # moto would delete it before the machine is gone
+        previous = _terminate(self)
+        set_state(self, "shutting-down")
+
+        def work() -> None:
+            hypervisor.delete(self.id)
+            for eni in interfaces:
+                if eni.instance is self:
+                    self.detach_eni(eni)
+            for eni in doomed:
+                self.ec2_backend.delete_network_interface(eni.id)
+            set_state(self, "terminated")
+            hypervisor.changed()
+
+        _later(work)
+        return previous
+
+    def reboot(self: Any) -> None:
+        hypervisor.reboot(self.id)
+
+    def get_console_output(self: Any) -> Any:
+        instance = self.ec2_backend.get_instance(self._get_param("InstanceId"))
+        text = hypervisor.console(instance.id)[-_CONSOLE_BYTES:]
+        return ActionResult(
+            {
+                "InstanceId": instance.id,
+                "Timestamp": utcnow(),
+                "Output": Base64EncodedString.from_raw_string(text),
+            }
+        )
+
+    return [
+        Correction(EC2Backend, "run_instances", run_instances),
+        Correction(Instance, "start", start),
+        Correction(Instance, "stop", stop),
+        Correction(Instance, "terminate", terminate),
+        Correction(Instance, "reboot", reboot),
+        Correction(General, "get_console_output", get_console_output),
+        Correction(Instance, "private_ip", _of_first_interface("private_ip_address")),
+        Correction(Instance, "private_ip_address", _of_first_interface("private_ip_address")),
+        Correction(Instance, "public_ip", _of_first_interface("public_ip")),
+        Correction(Instance, "public_ip_address", _of_first_interface("public_ip")),
+    ]
+
+
+def _check_request(ec2: Any, image_id: str, arguments: dict[str, Any]) -> None:
+    if not ec2.describe_images(ami_ids=[image_id]):
+        refuse("InvalidAMIID.NotFound", f"The image id '[{image_id}]' does not exist")
+    if arguments.get("key_name") and arguments["key_name"] not in ec2.key_pairs:
+        refuse("InvalidKeyPair.NotFound", f"The key pair '{arguments['key_name']}' does not exist")
+    for nic in arguments.get("nics") or []:
+        if nic.get("NetworkInterfaceId"):
+            eni = ec2.get_network_interface(nic["NetworkInterfaceId"])
+            if eni.instance is not None:
+                refuse("InvalidNetworkInterface.InUse", f"Interface: [{eni.id}] in use.")
+
+
+def _later(work: Callable[[], None]) -> None:
+    """What takes time happens after the answer, as on AWS."""
+    threading.Thread(target=work, daemon=True).start()
+
+
+def _of_first_interface(attribute: str) -> property:
+    """A terminated instance has no interface any more; moto looks for it all the same."""
+    return property(lambda self: getattr(self.nics[0], attribute) if 0 in self.nics else None)

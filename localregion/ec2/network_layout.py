@@ -1,0 +1,65 @@
+"""The network that the API describes, as values that :mod:`localregion.network` understands."""
+
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+from localregion.model import Eni, Layout, Rule, SecurityGroup, Subnet, Vpc
+
+
+def layout(ec2: Any) -> Layout:
+    """The network as the API describes it at this moment."""
+    vpcs = tuple(Vpc(vpc.id, IPv4Network(vpc.cidr_block)) for vpc in ec2.vpcs.values())
+    subnets = tuple(
+        Subnet(subnet.id, subnet.vpc_id, IPv4Network(subnet.cidr_block), _default_route(ec2, subnet))
+        for zone in ec2.subnets.values()
+        for subnet in zone.values()
+    )
+    enis = tuple(
+        Eni(
+            id=eni.id,
+            mac=eni.mac_address,
+            subnet_id=eni.subnet.id,
+            primary=IPv4Address(eni.private_ip_address),
+            addresses=frozenset(IPv4Address(a["PrivateIpAddress"]) for a in eni.private_ip_addresses),
+            groups=tuple(sorted(group.id for group in eni.group_set)),
+            source_dest_check=str(eni.source_dest_check).lower() == "true",
+            public=bool(eni.public_ip),
+            instance_id=eni.instance.id if eni.instance else None,
+        )
+        for eni in list(ec2.enis.values())
+    )
+    groups = tuple(
+        SecurityGroup(group.id, tuple(_rules(group.ingress_rules)), tuple(_rules(group.egress_rules)))
+        for vpc_groups in ec2.groups.values()
+        for group in list(vpc_groups.values())
+    )
+    return Layout(vpcs, subnets, enis, groups)
+
+
+def _rules(rules: Any) -> Iterator[Rule]:
+    for rule in rules:
+        cidr = rule.ip_range.get("CidrIp")
+        group = rule.source_group.get("GroupId")
+        if cidr or group:
+            yield Rule(
+                protocol=rule.ip_protocol,
+                from_port=rule.from_port,
+                to_port=rule.to_port,
+                cidrs=(IPv4Network(cidr, strict=False),) if cidr else (),
+                groups=(group,) if group else (),
+            )
+
+
+def _default_route(ec2: Any, subnet: Any) -> str | None:
+    tables = [table for table in ec2.route_tables.values() if table.vpc_id == subnet.vpc_id]
+    own = [table for table in tables if subnet.id in table._associations.values()]
+    main = [table for table in tables if table.main_association_id]
+    for table in own or main:
+        for route in table.routes:
+            if route.destination_cidr_block == "0.0.0.0/0":
+                if route.nat_gateway is not None:
+                    return "nat" if route.nat_gateway.state == "available" else None
+                if route.gateway is not None:
+                    return "igw"
+    return None

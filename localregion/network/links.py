@@ -1,0 +1,151 @@
+"""Network namespaces and the veth pairs between them."""
+
+from ipaddress import IPv4Address, IPv4Network
+
+from localregion.kernel import CommandError, ip, ip_batch, sysctl
+from localregion.model import Eni, Subnet
+
+METADATA = IPv4Address("169.254.169.254")
+#: The two ends of every link between routers; they never leave their link.
+_INNER, _OUTER = "169.254.1.1", "169.254.1.2"
+#: A router's end of the link to a test host: another address, since a router cannot route by one of its own.
+_BESIDE = "169.254.1.3"
+#: The name of a router's link to what is outside of it.
+UPLINK = "uplink"
+
+
+class NetworkError(RuntimeError):
+    """The network cannot be made as requested; the message says why."""
+
+
+def eni_link(eni_id: str) -> str:
+    """The router's end of an ENI's link (names of links have 15 characters at the most)."""
+    return f"e-{eni_id[-12:]}"
+
+
+def vpc_link(vpc_id: str) -> str:
+    """The backbone's end of a VPC's link."""
+    return f"v-{vpc_id[-12:]}"
+
+
+def host_link(name: str) -> str:
+    """The router's end of a test host's link."""
+    return f"h-{name}"[:15]
+
+
+def make_router(namespace: str) -> None:
+    ip(None, "netns", "add", namespace)
+    sysctl(
+        namespace,
+        ipv4__ip_forward=1,
+        ipv4__conf__all__rp_filter=0,
+        ipv4__conf__default__rp_filter=0,
+        ipv4__conf__all__send_redirects=0,
+        ipv4__conf__default__send_redirects=0,
+        ipv4__conf__default__proxy_arp=1,
+    )
+    ip(namespace, "link", "set", "lo", "up")
+
+
+def connect_backbone(namespace: str, uplink: str, addresses: IPv4Network, deployer: IPv4Address) -> None:
+    """The first router, with the host (``deployer``) at the other end of its uplink."""
+    make_router(namespace)
+    ip(None, "link", "add", uplink, "type", "veth", "peer", "name", UPLINK, "netns", namespace)
+    ip(None, "address", "add", f"{deployer}/24", "dev", uplink)
+    ip(None, "link", "set", uplink, "up")
+    ip_batch(
+        namespace,
+        [
+            f"address add {addresses[2]}/24 dev {UPLINK}",
+            f"link set {UPLINK} up",
+            f"route add default via {deployer}",
+        ],
+    )
+
+
+def connect_vpc(namespace: str, backbone: str, vpc_id: str, cidr: IPv4Network) -> None:
+    """A VPC's router, on a link to the backbone."""
+    link = vpc_link(vpc_id)
+    make_router(namespace)
+    ip(backbone, "link", "add", link, "type", "veth", "peer", "name", UPLINK, "netns", namespace)
+    ip_batch(
+        namespace,
+        [
+            f"address add {_INNER}/32 dev {UPLINK}",
+            f"address add {METADATA}/32 dev lo",
+            f"link set {UPLINK} up",
+            f"route add default via {_OUTER} dev {UPLINK} onlink",
+            # What no ENI holds is nowhere, and nobody answers ARP for it.
+            f"route add blackhole {cidr}",
+        ],
+    )
+    ip_batch(
+        backbone,
+        [
+            f"address add {_OUTER}/32 dev {link}",
+            f"link set {link} up",
+            f"route add {cidr} via {_INNER} dev {link} onlink",
+        ],
+    )
+
+
+def route_from_host(cidr: IPv4Network, via: IPv4Address, uplink: str) -> None:
+    """Let the host reach a VPC. Raises NetworkError if its range is in use already."""
+    try:
+        ip(None, "route", "add", str(cidr), "via", str(via), "dev", uplink)
+    except CommandError as error:
+        raise NetworkError(f"this machine has a route for {cidr} already: choose another range ({error})") from error
+
+
+def connect_machine(namespace: str, router: str, eni: Eni, subnet: Subnet) -> None:
+    """A machine's namespace with its device ens5."""
+    link = eni_link(eni.id)
+    pair = f"link add {link} type veth peer name ens5 address {eni.mac} netns {namespace}"
+    ip(None, "netns", "add", namespace)
+    ip(router, *pair.split())
+    ip_batch(router, [f"address add {subnet.router}/32 dev {link}", f"link set {link} up", _no_delay(link)])
+    ip_batch(
+        namespace,
+        [
+            "link set lo up",
+            f"address add {eni.primary}/{subnet.cidr.prefixlen} broadcast + dev ens5",
+            "link set ens5 up",
+            f"route add default via {subnet.router} dev ens5",
+        ],
+    )
+
+
+def connect_host(namespace: str, router: str, name: str, address: IPv4Address) -> None:
+    """A test host's namespace with its device eth0."""
+    link = host_link(name)
+    ip(None, "netns", "add", namespace)
+    ip(router, "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", namespace)
+    ip_batch(
+        router,
+        [
+            f"address add {_BESIDE}/32 dev {link}",
+            f"link set {link} up",
+            f"route replace {address}/32 dev {link}",
+            _no_delay(link),
+        ],
+    )
+    ip_batch(
+        namespace,
+        [
+            "link set lo up",
+            f"address add {address}/32 dev eth0",
+            "link set eth0 up",
+            f"route add default via {_BESIDE} dev eth0 onlink",
+        ],
+    )
+
+
+def remove(namespace: str, router: str, link: str) -> None:
+    """Whatever is left of a namespace and of its link to a router."""
+    ip(router, "link", "delete", link, check=False)
+    ip(None, "netns", "delete", namespace, check=False)
+
+
+def _no_delay(link: str) -> str:
+    """The random delay of up to 0.8 s before each proxied ARP answer is for shared media."""
+    return f"ntable change name arp_cache dev {link} proxy_delay 0"
