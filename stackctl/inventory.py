@@ -1,13 +1,12 @@
 """What a region has of a stack, found by tag: the region's own answer, not the state's."""
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
+from stackctl.aws import Clients
 from stackctl.project import NAME, StackError
 
 STACK_TAG = f"{NAME}:stack"
@@ -65,15 +64,7 @@ TYPES: Mapping[str, str] = {
 }
 
 
-def session(region: str | None) -> boto3.Session:
-    """A session with the credentials and the endpoint of this process's environment, which Pulumi has as well."""
-    chosen = region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    if not chosen:
-        raise StackError("no AWS region: set `aws:region` in the stack's settings, or AWS_REGION")
-    return boto3.Session(region_name=chosen)
-
-
-def scan(aws: boto3.Session, stack: str) -> list[Found]:
+def scan(aws: Clients, stack: str) -> list[Found]:
     """Everything in the region that carries the stack's tag. Raises StackError if the region cannot be asked."""
     try:
         return sorted({*_in_ec2(aws, stack), *_in_iam(aws, stack)})
@@ -81,7 +72,7 @@ def scan(aws: boto3.Session, stack: str) -> list[Found]:
         raise StackError(f"cannot look for resources of stack '{stack}': {error}") from None
 
 
-def reservation(aws: boto3.Session, subnet: str, cidr: str) -> str | None:
+def reservation(aws: Clients, subnet: str, cidr: str) -> str | None:
     """The id of a subnet's CIDR reservation, which has no Name and cannot be made twice."""
     try:
         answer = aws.client("ec2").get_subnet_cidr_reservations(SubnetId=subnet)
@@ -91,12 +82,12 @@ def reservation(aws: boto3.Session, subnet: str, cidr: str) -> str | None:
     return reserved.get(cidr)
 
 
-def _in_ec2(aws: boto3.Session, stack: str) -> Iterator[Found]:
+def _in_ec2(aws: Clients, stack: str) -> Iterator[Found]:
     ec2 = aws.client("ec2")
     for kind in KINDS:
         arguments = {kind.filters: [{"Name": f"tag:{STACK_TAG}", "Values": [stack]}]}
         if ec2.can_paginate(kind.call):
-            pages = ec2.get_paginator(kind.call).paginate(**arguments)  # type: ignore[call-overload]
+            pages = ec2.get_paginator(kind.call).paginate(**arguments)
         else:
             pages = [getattr(ec2, kind.call)(**arguments)]
         for page in pages:
@@ -110,7 +101,7 @@ def _in_ec2(aws: boto3.Session, stack: str) -> Iterator[Found]:
                 yield Found(kind.name, item[kind.id], tags.get("Name", ""))
 
 
-def _in_iam(aws: boto3.Session, stack: str) -> Iterator[Found]:
+def _in_iam(aws: Clients, stack: str) -> Iterator[Found]:
     """IAM cannot search by tag, and its lists leave tags out: each role and profile is asked for its own."""
     iam = aws.client("iam")
     for page in iam.get_paginator("list_roles").paginate():

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from stackctl.commands import app
+from stackctl.cli import app
 
 GITHUB = Path(__file__).resolve().parents[2] / ".github"
 WORKFLOWS = {path.stem: path for path in sorted((GITHUB / "workflows").glob("*.yml"))}
