@@ -98,6 +98,11 @@ def stack_names(variables: Environment | None = None, root: Path = ROOT) -> list
     return [str(entry["name"]).rpartition("/")[2] for entry in listed]
 
 
+def stack_outputs(name: str) -> dict[str, Any]:
+    """The outputs of one of the project's stacks, secrets in plain text. Raises StackError if it does not exist."""
+    return dict(json.loads(Pulumi(Stack(name)).outputs(show_secrets=True)))
+
+
 def _read(
     arguments: Sequence[str], options: Sequence[str], variables: Environment, cwd: Path, stdin: str | None = None
 ) -> str:

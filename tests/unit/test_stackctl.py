@@ -514,10 +514,15 @@ def test_what_a_deployment_recorded_outlives_this_work_tree(tree: Path) -> None:
     configuration.prepare(pulumi)
     assert decrypted(pulumi) == before
 
+    assert json.loads(pulumi.outputs()) == {"x": 1}
     assert pulumi.state()["resources"]
     healing.forget_resources(pulumi)
     assert not pulumi.state().get("resources")
     assert decrypted(pulumi) == before
+    pulumi.remove()
+    assert not pulumi.exists()
+    with pytest.raises(StackError, match=r"no stack named 'test-x' found"):
+        pulumi.outputs()
 
 
 @pytest.fixture
