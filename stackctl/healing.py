@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from resource_types import RULE
 from stackctl import inventory
 from stackctl.aws import Clients, connect_stack
 from stackctl.environment import Environment
@@ -141,9 +142,7 @@ def vanished(state: Mapping[str, Any], found: Iterable[Found]) -> tuple[Sequence
         str(resource["id"])
         for resource in state.get("resources") or ()
         # A rule without its group is impossible, and there are many of them.
-        if resource["type"] in inventory.TYPES.keys() - set(inventory.RULES)
-        and resource.get("id")
-        and not resource.get("external")
+        if inventory.TYPES.get(resource["type"], RULE) != RULE and resource.get("id") and not resource.get("external")
     ]
     gone = [identifier for identifier in known if identifier not in there]
     return gone, len(known) - len(gone)

@@ -6,11 +6,9 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from resource_types import PROJECT_TAG, STACK_TAG, TAGGED
 from stackctl.aws import Clients
 from stackctl.project import NAME, StackError
-
-STACK_TAG = f"{NAME}:stack"
-PROJECT_TAG = f"{NAME}:project"
 
 
 @dataclass(frozen=True, order=True)
@@ -22,46 +20,36 @@ class Found:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of resource: the EC2 call that lists it, and where in the answer its id and tags are."""
+    """A kind of resource_types: the EC2 call that lists it, and where in the answer its id and tags are."""
 
     name: str
     call: str
     items: str
     id: str
-    #: The Pulumi types whose ids these are.
-    types: tuple[str, ...]
     filters: str = "Filters"
     tags: str = "Tags"
     #: States in which the resource is gone and only its record remains, for about an hour.
     gone: tuple[str, ...] = ()
 
 
-RULES = tuple(f"aws:vpc/securityGroup{way}Rule:SecurityGroup{way}Rule" for way in ("Ingress", "Egress"))
 KINDS = (
-    Kind("instance", "describe_instances", "Reservations.Instances", "InstanceId", ("aws:ec2/instance:Instance",),
-         gone=("terminated",)),
-    Kind("volume", "describe_volumes", "Volumes", "VolumeId", ("aws:ebs/volume:Volume",), gone=("deleted",)),
-    Kind("network interface", "describe_network_interfaces", "NetworkInterfaces", "NetworkInterfaceId",
-         ("aws:ec2/networkInterface:NetworkInterface",), tags="TagSet"),
-    Kind("key pair", "describe_key_pairs", "KeyPairs", "KeyName", ("aws:ec2/keyPair:KeyPair",)),
-    Kind("NAT gateway", "describe_nat_gateways", "NatGateways", "NatGatewayId", ("aws:ec2/natGateway:NatGateway",),
-         filters="Filter", gone=("deleted",)),
-    Kind("elastic address", "describe_addresses", "Addresses", "AllocationId", ("aws:ec2/eip:Eip",)),
-    Kind("security group", "describe_security_groups", "SecurityGroups", "GroupId",
-         ("aws:ec2/securityGroup:SecurityGroup",)),
-    Kind("security group rule", "describe_security_group_rules", "SecurityGroupRules", "SecurityGroupRuleId", RULES),
-    Kind("route table", "describe_route_tables", "RouteTables", "RouteTableId", ("aws:ec2/routeTable:RouteTable",)),
-    Kind("subnet", "describe_subnets", "Subnets", "SubnetId", ("aws:ec2/subnet:Subnet",)),
-    Kind("internet gateway", "describe_internet_gateways", "InternetGateways", "InternetGatewayId",
-         ("aws:ec2/internetGateway:InternetGateway",)),
-    Kind("VPC", "describe_vpcs", "Vpcs", "VpcId", ("aws:ec2/vpc:Vpc",)),
-)  # fmt: skip
+    Kind("instance", "describe_instances", "Reservations.Instances", "InstanceId", gone=("terminated",)),
+    Kind("volume", "describe_volumes", "Volumes", "VolumeId", gone=("deleted",)),
+    Kind("network interface", "describe_network_interfaces", "NetworkInterfaces", "NetworkInterfaceId", tags="TagSet"),
+    Kind("key pair", "describe_key_pairs", "KeyPairs", "KeyName"),
+    Kind("NAT gateway", "describe_nat_gateways", "NatGateways", "NatGatewayId", filters="Filter", gone=("deleted",)),
+    Kind("elastic address", "describe_addresses", "Addresses", "AllocationId"),
+    Kind("security group", "describe_security_groups", "SecurityGroups", "GroupId"),
+    Kind("security group rule", "describe_security_group_rules", "SecurityGroupRules", "SecurityGroupRuleId"),
+    Kind("route table", "describe_route_tables", "RouteTables", "RouteTableId"),
+    Kind("subnet", "describe_subnets", "Subnets", "SubnetId"),
+    Kind("internet gateway", "describe_internet_gateways", "InternetGateways", "InternetGatewayId"),
+    Kind("VPC", "describe_vpcs", "Vpcs", "VpcId"),
+)
+#: The kinds that are found in IAM.
+IAM_KINDS = ("role", "instance profile")
 #: Pulumi type to kind, of everything that `scan` finds.
-TYPES: Mapping[str, str] = {
-    **{type_: kind.name for kind in KINDS for type_ in kind.types},
-    "aws:iam/role:Role": "role",
-    "aws:iam/instanceProfile:InstanceProfile": "instance profile",
-}
+TYPES: Mapping[str, str] = {type_.token: type_.kind for type_ in TAGGED}
 
 
 def scan(aws: Clients, stack: str) -> list[Found]:

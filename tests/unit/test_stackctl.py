@@ -23,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from moto import mock_aws
 
+from resource_types import TAGGED
 from settings import Settings
 from stackctl import cli, configuration, healing, inventory, life, listing, protection, sweep, teststack
 from stackctl.aws import connect
@@ -569,6 +570,9 @@ def build(aws: boto3.Session, stack: str, cidr: str) -> dict[str, str]:
 
 
 class TestInventory:
+    def test_looks_for_everything_that_the_program_tags(self) -> None:
+        assert {*inventory.IAM_KINDS, *(kind.name for kind in inventory.KINDS)} == {type_.kind for type_ in TAGGED}
+
     def test_finds_all_of_one_stack_and_nothing_of_another(self, aws: boto3.Session) -> None:
         mine, other = build(aws, "test-a", "10.1.0.0/24"), build(aws, "test-b", "10.2.0.0/24")
         for stack, ids in (("test-a", mine), ("test-b", other)):

@@ -2,13 +2,15 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from localregion.auth import allowed
+from resource_types import INSTANCE, RULE, STACK_TAG, TAGGED, ResourceType
 from stackctl.cli import app
 
 GITHUB = Path(__file__).resolve().parents[2] / ".github"
@@ -136,3 +138,85 @@ def test_only_known_placeholders() -> None:
     for path in POLICIES.values():
         for placeholder in re.findall(r"\$\{(\w+)\}", path.read_text()):
             assert f"${placeholder} " in explained or f"${placeholder}'" in explained
+
+
+Arn = Callable[[ResourceType], str]
+
+
+class TestDeployment:
+    """deploy.json, evaluated as IAM does, for the role of the test stacks: what it may do to which resource."""
+
+    ACCOUNT, REGION, STACKS = "123456789012", "eu-central-1", "test-*"
+
+    def may(self, action: str, target: str, **context: str) -> bool:
+        """``request`` and ``own``: the stack tag in the request and on the resource; others as IAM's keys say."""
+        keys = {"request": f"aws:RequestTag/{STACK_TAG}", "own": f"aws:ResourceTag/{STACK_TAG}"}
+        names = {"ACCOUNT": self.ACCOUNT, "REGION": self.REGION, "STACKS": self.STACKS}
+        policy = re.sub(r"\$\{(\w+)\}", lambda m: names.get(m[1], m[1]), POLICIES["deploy"].read_text())
+        condition = {"aws:RequestedRegion": self.REGION, **{keys.get(k, k): v for k, v in context.items()}}
+        return allowed([policy], action, target, condition)
+
+    @pytest.fixture
+    def arn(self, request: pytest.FixtureRequest) -> Arn:
+        """An ARN of a type. IAM's have names: what the program calls the resource, and Pulumi's random suffix."""
+
+        def make(type_: ResourceType) -> str:
+            service, _, kind = type_.arn.partition(":")
+            if service != "iam":
+                return f"arn:aws:{service}:{self.REGION}:{self.ACCOUNT}:{kind}/x"
+            (resource,) = request.getfixturevalue("run_program")().of_type(type_.token)
+            return f"arn:aws:iam::{self.ACCOUNT}:{kind}/{resource.name}-0a1b2c3"
+
+        return make
+
+    @pytest.mark.parametrize("type_", TAGGED, ids=lambda type_: type_.token)
+    def test_creates_what_gets_the_stacks_tag_and_nothing_else(self, type_: ResourceType, arn: Arn) -> None:
+        action, target = f"{type_.arn.partition(':')[0]}:{type_.create}", arn(type_)
+        assert self.may(action, target, request="test-a")
+        assert not self.may(action, target, request="staging")
+        assert not self.may(action, target)
+
+    @pytest.mark.parametrize("type_", TAGGED, ids=lambda type_: type_.token)
+    def test_tags_what_it_creates(self, type_: ResourceType, arn: Arn) -> None:
+        service, _, kind = type_.arn.partition(":")
+        target = arn(type_)
+        if service == "iam":
+            action, during = f"iam:Tag{kind.title().replace('-', '')}", {}
+        else:
+            action, during = "ec2:CreateTags", {"ec2:CreateAction": type_.create}
+            # Else whatever stands in the account could be made the stack's own, and then be deleted.
+            assert not self.may(action, target, request="test-a")
+        assert self.may(action, target, request="test-a", **during)
+        assert not self.may(action, target, request="staging", **during)
+
+    @pytest.mark.parametrize("type_", TAGGED, ids=lambda type_: type_.token)
+    def test_deletes_what_has_the_stacks_tag_and_nothing_else(self, type_: ResourceType, arn: Arn) -> None:
+        action, target = f"{type_.arn.partition(':')[0]}:{type_.delete}", arn(type_)
+        if type_.kind == RULE:  # a rule is revoked from its group
+            target = target.replace("security-group-rule", "security-group")
+        assert self.may(action, target, own="test-a")
+        assert not self.may(action, target, own="staging")
+        assert not self.may(action, target)
+
+    def test_starts_instances_of_debians_images_only(self, arn: Arn) -> None:
+        image = f"arn:aws:ec2:{self.REGION}::image/ami-1"
+        assert self.may("ec2:RunInstances", image, **{"ec2:Owner": "136693071363"})
+        assert not self.may("ec2:RunInstances", image, **{"ec2:Owner": self.ACCOUNT})
+        # The interfaces are there before the instance is, so they carry the tag themselves.
+        interface = next(arn(type_) for type_ in TAGGED if type_.kind == "network interface")
+        assert self.may("ec2:RunInstances", interface, own="test-a")
+        assert not self.may("ec2:RunInstances", interface, own="staging")
+
+    def test_takes_no_other_stacks_instance(self, arn: Arn) -> None:
+        instance = next(arn(type_) for type_ in TAGGED if type_.token == INSTANCE)
+        for action in ("StopInstances", "RebootInstances", "ModifyInstanceAttribute", "CreateTags", "DeleteTags"):
+            assert self.may(f"ec2:{action}", instance, own="test-a")
+            assert not self.may(f"ec2:{action}", instance, own="production")
+        assert not self.may("ec2:CreateTags", instance, own="test-a", request="production")
+
+    def test_gives_only_the_balancers_role_to_instances_only(self, arn: Arn) -> None:
+        role = next(arn(type_) for type_ in TAGGED if type_.arn == "iam:role")
+        other = f"arn:aws:iam::{self.ACCOUNT}:role/administrator"
+        assert self.may("iam:PassRole", role, **{"iam:PassedToService": "ec2.amazonaws.com"})
+        assert not self.may("iam:PassRole", role, **{"iam:PassedToService": "lambda.amazonaws.com"})
+        assert not self.may("iam:PassRole", other, **{"iam:PassedToService": "ec2.amazonaws.com"})
