@@ -12,9 +12,12 @@ import yaml
 from localregion.auth import allowed
 from resource_types import INSTANCE, RULE, STACK_TAG, TAGGED, ResourceType
 from stackctl.cli import app
+from toolchain.pulumi_cli import VERSION
 
 GITHUB = Path(__file__).resolve().parents[2] / ".github"
 WORKFLOWS = {path.stem: path for path in sorted((GITHUB / "workflows").glob("*.yml"))}
+ACTION = GITHUB / "actions" / "setup" / "action.yml"
+SETUP = "./.github/actions/setup"
 POLICIES = {path.stem: path for path in sorted((GITHUB / "policies").glob("*.json"))}
 #: A fork's pull request has another head repository.
 OWN_BRANCH = "github.event.pull_request.head.repo.full_name == github.repository"
@@ -49,11 +52,13 @@ def test_there_is_one_for_each_use() -> None:
     assert workflow("sweep")["on"]["schedule"]
 
 
-@pytest.mark.parametrize("name", WORKFLOWS)
-def test_actions_are_pinned_by_commit_and_name_their_version(name: str) -> None:
-    used = re.findall(r"uses: (\S+)(.*)", WORKFLOWS[name].read_text())
+@pytest.mark.parametrize("file", [*WORKFLOWS.values(), ACTION], ids=lambda file: f"{file.parent.name}/{file.name}")
+def test_actions_are_pinned_by_commit_and_name_their_version(file: Path) -> None:
+    used = re.findall(r"uses: (\S+)(.*)", file.read_text())
     assert used
     for action, comment in used:
+        if action == SETUP:
+            continue
         assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", action)
         assert re.fullmatch(r" # v\d+\.\d+\.\d+", comment)
 
@@ -70,15 +75,38 @@ def test_whoever_gets_a_role_runs_in_an_environment_and_on_an_own_branch() -> No
     with_role = 0
     for name, content, job in jobs():
         if "id-token" not in job["permissions"]:
-            assert "configure-aws-credentials" not in str(job)
+            assert SETUP not in str(job)
             continue
         with_role += 1
+        assert [step.get("uses") for step in job["steps"]].count(SETUP) == 1, name
         assert job["environment"], name
         if "pull_request" in content["on"]:
             # The preview's own job is behind another one that has the condition.
             guarded = [job, *(content["jobs"][before] for before in listed(job.get("needs", [])))]
             assert any(OWN_BRANCH in str(candidate.get("if")) for candidate in guarded), name
     assert with_role == 5
+
+
+def test_only_the_setup_assumes_a_role_and_gets_all_that_it_needs() -> None:
+    inputs = yaml.safe_load(ACTION.read_text())["inputs"]
+    required = {key for key, value in inputs.items() if value.get("required")}
+    for name, _, job in jobs():
+        assert "configure-aws-credentials" not in str(job), name
+        for step in job["steps"]:
+            if step.get("uses") == SETUP:
+                assert required <= step["with"].keys() <= inputs.keys(), name
+
+
+def test_every_job_runs_the_toolchains_pulumi() -> None:
+    used = [
+        version
+        for file in (*WORKFLOWS.values(), ACTION)
+        for version in re.findall(
+            r"uses: pulumi/actions@.*\n(?:\s+env:\n.*\n)?\s+with:\n\s+pulumi-version: (\S+)", file.read_text()
+        )
+    ]
+    assert len(used) == sum(file.read_text().count("pulumi/actions@") for file in (*WORKFLOWS.values(), ACTION)) == 3
+    assert set(used) == {VERSION}
 
 
 def test_nothing_that_changes_a_stack_is_cut_off() -> None:
