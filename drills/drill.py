@@ -65,8 +65,9 @@ class Client:
 
     def _read(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self.attempts.append(Attempt(**json.loads(line)))
+        with self._process.stdout as lines:
+            for line in lines:
+                self.attempts.append(Attempt(**json.loads(line)))
 
     def successes(self, kind: str, since: float) -> int:
         return sum(1 for a in list(self.attempts) if a.kind == kind and a.error is None and a.start > since)

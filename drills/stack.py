@@ -1,12 +1,13 @@
 """The stack under test, as its outputs and the region describe it."""
 
-import json
 import subprocess
 import time
 from dataclasses import dataclass
 from typing import Any
 
 from localregion.client import Region, RegionError, wait_until
+from stackctl.project import StackError
+from stackctl.pulumi import stack_outputs
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,13 @@ class Stack:
 
     @classmethod
     def read(cls, name: str) -> "Stack":
-        """Raises RuntimeError with Pulumi's words if the stack is not up."""
-        command = ["pulumi", "stack", "output", "--json", "--show-secrets", "--stack", name]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        outputs = json.loads(done.stdout) if done.returncode == 0 else {}
+        """Raises RuntimeError with Pulumi's own error if the stack is not up."""
+        try:
+            outputs = stack_outputs(name)
+        except StackError as error:
+            raise RuntimeError(f"stack {name} is not up: {error}; run `make up`") from None
         if "machines" not in outputs:
-            raise RuntimeError(f"stack {name} is not up: {done.stderr.strip() or 'it has no outputs'}; run `make up`")
+            raise RuntimeError(f"stack {name} is not up: it has no outputs; run `make up`")
         return cls(
             name=name,
             vip=outputs["vip"],
@@ -70,8 +72,8 @@ class Stack:
         try:
             for node in nodes:
                 sql = f"{query} = 'wsrep_cluster_size'; {query} = 'wsrep_local_state_comment'"
-                said = region.exec(node["instanceId"], ["mariadb", "-N", "-e", sql], timeout=10).stdout.split()
-                if said != [str(len(nodes)), "Synced"]:
+                status = region.exec(node["instanceId"], ["mariadb", "-N", "-e", sql], timeout=10).stdout.split()
+                if status != [str(len(nodes)), "Synced"]:
                     return False
             for balancer in self.of_role("lb"):
                 for unit in ("haproxy", "keepalived"):

@@ -1,7 +1,7 @@
-"""python -m stackctl: see commands.py."""
+"""python -m stackctl: see cli.py."""
 
 import sys
 
-from stackctl.commands import main
+from stackctl.cli import main
 
 sys.exit(main())

@@ -9,14 +9,38 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import boto3
-
+from resource_types import RULE
 from stackctl import inventory
+from stackctl.aws import Clients, connect_stack
+from stackctl.environment import Environment
 from stackctl.inventory import Found
 from stackctl.project import NAME, StackError, say
 from stackctl.pulumi import Pulumi
 
+#: The stack's tag that names the local region it was created in.
+LOCAL_REGION = f"{NAME}:local-region"
 PLUGINS = ("pulumi-resource-", "pulumi-language-")
+
+
+def heal(pulumi: Pulumi) -> bool:
+    """Put right what an interrupted run or a lost region left. True if the state needs a refresh."""
+    release_locks(pulumi)
+    end_orphans(pulumi.environment)
+    state = pulumi.state()
+    if not state.get("resources") and not state.get("pending_operations"):
+        return False
+    aws = connect_stack(pulumi)
+    found = inventory.scan(aws, pulumi.stack.name)
+    gone, there = vanished(state, found)
+    region = pulumi.environment.local_region
+    if gone and not there and region and pulumi.tags().get(LOCAL_REGION) == region:
+        say(f"the local region '{region}' was restarted: nothing of stack '{pulumi.stack.name}' exists any more")
+        forget_resources(pulumi)
+        return False
+    settled = settle_pending(pulumi, aws, found)
+    if gone:
+        say(f"gone from the region, so the state is refreshed: {', '.join(gone)}")
+    return settled or bool(gone)
 
 
 def release_locks(pulumi: Pulumi) -> None:
@@ -41,12 +65,12 @@ def release_locks(pulumi: Pulumi) -> None:
         pulumi.read("cancel", "--yes")
 
 
-def end_orphans() -> None:
-    """End provider and language processes of this backend whose Pulumi is gone: killed, it leaves them behind.
+def end_orphans(environment: Environment) -> None:
+    """End provider and language processes of a backend whose Pulumi is gone: killed, it leaves them behind.
 
     One of them may still be creating something.
     """
-    mine = f"PULUMI_BACKEND_URL={os.environ.get('PULUMI_BACKEND_URL', '')}".encode()
+    mine = f"PULUMI_BACKEND_URL={environment.backend}".encode()
     for process in Path("/proc").glob("[0-9]*"):
         try:
             arguments = (process / "cmdline").read_bytes().split(b"\0")[:3]
@@ -61,7 +85,7 @@ def end_orphans() -> None:
             continue
 
 
-def settle_pending(pulumi: Pulumi, aws: boto3.Session, found: Iterable[Found]) -> bool:
+def settle_pending(pulumi: Pulumi, aws: Clients, found: Iterable[Found]) -> bool:
     """Settle operations that an interrupted run began: adopt what it did create, forget what it did not.
 
     True if there were any; the state then needs a refresh, which reads what the adopted resources look like. (Pulumi's
@@ -100,7 +124,7 @@ def adoptions(stack: str, pending: Iterable[Mapping[str, Any]], found: Iterable[
     return adopted
 
 
-def _reservations(aws: boto3.Session, pending: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+def _reservations(aws: Clients, pending: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     adopted = {}
     for resource in (operation["resource"] for operation in pending if operation["type"] == "creating"):
         if resource["type"] == "aws:ec2/subnetCidrReservation:SubnetCidrReservation":
@@ -118,9 +142,7 @@ def vanished(state: Mapping[str, Any], found: Iterable[Found]) -> tuple[Sequence
         str(resource["id"])
         for resource in state.get("resources") or ()
         # A rule without its group is impossible, and there are many of them.
-        if resource["type"] in inventory.TYPES.keys() - set(inventory.RULES)
-        and resource.get("id")
-        and not resource.get("external")
+        if inventory.TYPES.get(resource["type"], RULE) != RULE and resource.get("id") and not resource.get("external")
     ]
     gone = [identifier for identifier in known if identifier not in there]
     return gone, len(known) - len(gone)
@@ -135,7 +157,7 @@ def forget_resources(pulumi: Pulumi) -> None:
 
 
 def _locks(pulumi: Pulumi) -> list[Path]:
-    backend = os.environ.get("PULUMI_BACKEND_URL", "")
+    backend = pulumi.environment.backend
     if not backend.startswith("file://"):
         return []
     folder = Path(unquote(urlsplit(backend).path)).expanduser()

@@ -1,17 +1,14 @@
 """What a region has of a stack, found by tag: the region's own answer, not the state's."""
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
+from resource_types import PROJECT_TAG, STACK_TAG, TAGGED
+from stackctl.aws import Clients
 from stackctl.project import NAME, StackError
-
-STACK_TAG = f"{NAME}:stack"
-PROJECT_TAG = f"{NAME}:project"
 
 
 @dataclass(frozen=True, order=True)
@@ -23,57 +20,39 @@ class Found:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of resource: the EC2 call that lists it, and where in the answer its id and tags are."""
+    """A kind of resource_types: the EC2 call that lists it, and where in the answer its id and tags are."""
 
     name: str
     call: str
     items: str
     id: str
-    #: The Pulumi types whose ids these are.
-    types: tuple[str, ...]
     filters: str = "Filters"
     tags: str = "Tags"
     #: States in which the resource is gone and only its record remains, for about an hour.
     gone: tuple[str, ...] = ()
 
 
-RULES = tuple(f"aws:vpc/securityGroup{way}Rule:SecurityGroup{way}Rule" for way in ("Ingress", "Egress"))
 KINDS = (
-    Kind("instance", "describe_instances", "Reservations.Instances", "InstanceId", ("aws:ec2/instance:Instance",),
-         gone=("terminated",)),
-    Kind("volume", "describe_volumes", "Volumes", "VolumeId", ("aws:ebs/volume:Volume",), gone=("deleted",)),
-    Kind("network interface", "describe_network_interfaces", "NetworkInterfaces", "NetworkInterfaceId",
-         ("aws:ec2/networkInterface:NetworkInterface",), tags="TagSet"),
-    Kind("key pair", "describe_key_pairs", "KeyPairs", "KeyName", ("aws:ec2/keyPair:KeyPair",)),
-    Kind("NAT gateway", "describe_nat_gateways", "NatGateways", "NatGatewayId", ("aws:ec2/natGateway:NatGateway",),
-         filters="Filter", gone=("deleted",)),
-    Kind("elastic address", "describe_addresses", "Addresses", "AllocationId", ("aws:ec2/eip:Eip",)),
-    Kind("security group", "describe_security_groups", "SecurityGroups", "GroupId",
-         ("aws:ec2/securityGroup:SecurityGroup",)),
-    Kind("security group rule", "describe_security_group_rules", "SecurityGroupRules", "SecurityGroupRuleId", RULES),
-    Kind("route table", "describe_route_tables", "RouteTables", "RouteTableId", ("aws:ec2/routeTable:RouteTable",)),
-    Kind("subnet", "describe_subnets", "Subnets", "SubnetId", ("aws:ec2/subnet:Subnet",)),
-    Kind("internet gateway", "describe_internet_gateways", "InternetGateways", "InternetGatewayId",
-         ("aws:ec2/internetGateway:InternetGateway",)),
-    Kind("VPC", "describe_vpcs", "Vpcs", "VpcId", ("aws:ec2/vpc:Vpc",)),
-)  # fmt: skip
+    Kind("instance", "describe_instances", "Reservations.Instances", "InstanceId", gone=("terminated",)),
+    Kind("volume", "describe_volumes", "Volumes", "VolumeId", gone=("deleted",)),
+    Kind("network interface", "describe_network_interfaces", "NetworkInterfaces", "NetworkInterfaceId", tags="TagSet"),
+    Kind("key pair", "describe_key_pairs", "KeyPairs", "KeyName"),
+    Kind("NAT gateway", "describe_nat_gateways", "NatGateways", "NatGatewayId", filters="Filter", gone=("deleted",)),
+    Kind("elastic address", "describe_addresses", "Addresses", "AllocationId"),
+    Kind("security group", "describe_security_groups", "SecurityGroups", "GroupId"),
+    Kind("security group rule", "describe_security_group_rules", "SecurityGroupRules", "SecurityGroupRuleId"),
+    Kind("route table", "describe_route_tables", "RouteTables", "RouteTableId"),
+    Kind("subnet", "describe_subnets", "Subnets", "SubnetId"),
+    Kind("internet gateway", "describe_internet_gateways", "InternetGateways", "InternetGatewayId"),
+    Kind("VPC", "describe_vpcs", "Vpcs", "VpcId"),
+)
+#: The kinds that are found in IAM.
+IAM_KINDS = ("role", "instance profile")
 #: Pulumi type to kind, of everything that `scan` finds.
-TYPES: Mapping[str, str] = {
-    **{type_: kind.name for kind in KINDS for type_ in kind.types},
-    "aws:iam/role:Role": "role",
-    "aws:iam/instanceProfile:InstanceProfile": "instance profile",
-}
+TYPES: Mapping[str, str] = {type_.token: type_.kind for type_ in TAGGED}
 
 
-def session(region: str | None) -> boto3.Session:
-    """A session with the credentials and the endpoint of this process's environment, which Pulumi has as well."""
-    chosen = region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    if not chosen:
-        raise StackError("no AWS region: set `aws:region` in the stack's settings, or AWS_REGION")
-    return boto3.Session(region_name=chosen)
-
-
-def scan(aws: boto3.Session, stack: str) -> list[Found]:
+def scan(aws: Clients, stack: str) -> list[Found]:
     """Everything in the region that carries the stack's tag. Raises StackError if the region cannot be asked."""
     try:
         return sorted({*_in_ec2(aws, stack), *_in_iam(aws, stack)})
@@ -81,7 +60,7 @@ def scan(aws: boto3.Session, stack: str) -> list[Found]:
         raise StackError(f"cannot look for resources of stack '{stack}': {error}") from None
 
 
-def reservation(aws: boto3.Session, subnet: str, cidr: str) -> str | None:
+def reservation(aws: Clients, subnet: str, cidr: str) -> str | None:
     """The id of a subnet's CIDR reservation, which has no Name and cannot be made twice."""
     try:
         answer = aws.client("ec2").get_subnet_cidr_reservations(SubnetId=subnet)
@@ -91,12 +70,12 @@ def reservation(aws: boto3.Session, subnet: str, cidr: str) -> str | None:
     return reserved.get(cidr)
 
 
-def _in_ec2(aws: boto3.Session, stack: str) -> Iterator[Found]:
+def _in_ec2(aws: Clients, stack: str) -> Iterator[Found]:
     ec2 = aws.client("ec2")
     for kind in KINDS:
         arguments = {kind.filters: [{"Name": f"tag:{STACK_TAG}", "Values": [stack]}]}
         if ec2.can_paginate(kind.call):
-            pages = ec2.get_paginator(kind.call).paginate(**arguments)  # type: ignore[call-overload]
+            pages = ec2.get_paginator(kind.call).paginate(**arguments)
         else:
             pages = [getattr(ec2, kind.call)(**arguments)]
         for page in pages:
@@ -110,7 +89,7 @@ def _in_ec2(aws: boto3.Session, stack: str) -> Iterator[Found]:
                 yield Found(kind.name, item[kind.id], tags.get("Name", ""))
 
 
-def _in_iam(aws: boto3.Session, stack: str) -> Iterator[Found]:
+def _in_iam(aws: Clients, stack: str) -> Iterator[Found]:
     """IAM cannot search by tag, and its lists leave tags out: each role and profile is asked for its own."""
     iam = aws.client("iam")
     for page in iam.get_paginator("list_roles").paginate():

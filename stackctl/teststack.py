@@ -1,21 +1,69 @@
-"""Settings for a test stack: another stack's, moved to an address range of its own and tagged with owner and expiry."""
+"""Test stacks: another stack's settings, moved to an address range of their own and tagged with owner and expiry."""
 
 import copy
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 from typing import Any
 
 import yaml
 
+from stackctl import configuration, life
 from stackctl.configuration import ENCRYPTION
-from stackctl.project import NAME, StackError
+from stackctl.project import NAME, Stack, StackError, read_yaml, say
 from stackctl.protection import MARK
 
 PREFIX = "test-"
 OWNER, CREATED, EXPIRES = f"{NAME}:owner", f"{NAME}:created", f"{NAME}:expires"
 UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
+
+
+def create(
+    name: str,
+    cidr: str,
+    owner: str,
+    *,
+    origin: str,
+    expires: str,
+    assignments: Sequence[str],
+    secrets_provider: str | None,
+    local_region: str | None,
+    archives: Path | None,
+) -> int:
+    """Create a test stack, or bring it up to date and give it a new expiry; the exit code of Pulumi's `up`.
+
+    Raises StackError if a value cannot be used; the texts name the command line's options.
+    """
+    stack, source = Stack(stack_name(name)), Stack(origin)
+    if not source.source.exists():
+        raise StackError(f"--from {origin}: there is no stacks/{source.source.name}")
+    try:
+        target = IPv4Network(cidr)
+    except ValueError as error:
+        raise StackError(f"--cidr {cidr}: {error}") from None
+    born, expiry = now(), now() + lifetime(expires)
+    pulumi = life.pulumi_of(stack.name, local_region)
+    if pulumi.exists():
+        born = parse_timestamp(pulumi.tags().get(CREATED)) or born
+        if not stack.generated.exists():
+            configuration.recover(pulumi)
+    tags = {OWNER: owner_tag(owner), CREATED: timestamp(born), EXPIRES: timestamp(expiry)}
+    settings = derive(read_yaml(source.source), target, tags)
+    if secrets_provider:
+        settings["secretsprovider"] = secrets_provider
+    for assignment in assignments:
+        assign(settings, assignment)
+    earlier = read_yaml(stack.generated) if stack.generated.exists() else {}
+    configuration.write_settings(stack, configuration.complete(settings, earlier, None))
+    life.prepare(pulumi, archives)
+    # On the stack before anything of it exists: a sweep must be able to tell even if `up` never gets far.
+    for key, value in tags.items():
+        pulumi.tag(key, value)
+    code = life.up(pulumi, archives)
+    say(f"stack {stack.name} belongs to {owner} and expires at {tags[EXPIRES]}")
+    return code
 
 
 def stack_name(name: str) -> str:
@@ -32,6 +80,10 @@ def lifetime(text: str) -> timedelta:
     if not match:
         raise StackError(f"--expires '{text}': give minutes, hours or days, such as 30m, 8h or 2d")
     return int(match[1]) * UNITS[match[2]]
+
+
+def now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)
 
 
 def timestamp(moment: datetime) -> str:

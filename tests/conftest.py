@@ -1,6 +1,5 @@
 """One stack on a region of its own, for every test that needs the real thing. It is made when the first one asks."""
 
-import json
 import os
 import subprocess
 import sys
@@ -12,19 +11,13 @@ import pytest
 
 from drills.stack import Stack
 from localregion.client import Region
+from stackctl import project
+from stackctl.pulumi import Pulumi, stack_names
 
 ROOT = Path(__file__).parents[1]
 REGION = "e2e"
 NAME, NET = "test-check", "192.168.107"
 Stackctl = Callable[..., str]
-
-
-def _run(*argv: str, check: bool = True) -> str:
-    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
-    said = done.stdout + done.stderr
-    if check and done.returncode:
-        pytest.fail(f"{' '.join(argv)}: exit status {done.returncode}\n{said[-6000:]}", pytrace=False)
-    return said
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +39,11 @@ def stackctl(region: Region) -> Stackctl:
     def run(command: str, *words: str, check: bool = True) -> str:
         own, pulumi = (words[: words.index("--")], words[words.index("--") :]) if "--" in words else (words, ())
         argv = [sys.executable, "-m", "stackctl", command, *own, "--region-env", REGION, *pulumi]
-        return _run(*argv, check=check)
+        done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+        printed = done.stdout + done.stderr
+        if check and done.returncode:
+            pytest.fail(f"{' '.join(argv)}: exit status {done.returncode}\n{printed[-6000:]}", pytrace=False)
+        return printed
 
     return run
 
@@ -82,12 +79,9 @@ def create_words(name: str, net: str) -> list[str]:
     ]
 
 
-def stack_names() -> list[str]:
-    return [entry["name"] for entry in json.loads(_run("pulumi", "stack", "ls", "--json") or "[]")]
-
-
 def forget(name: str) -> None:
     """A stack of an earlier run that was killed: its region is gone, so only its state is left."""
-    if name in stack_names():
-        _run("pulumi", "stack", "rm", "--yes", "--force", "--preserve-config", "--stack", name)
-    (ROOT / f".local/stacks/Pulumi.{name}.yaml").unlink(missing_ok=True)
+    pulumi = Pulumi(project.Stack(name))
+    if pulumi.exists():
+        pulumi.remove(force=True)
+    pulumi.stack.generated.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 from drills.stack import Stack
 from localregion.client import Region, RegionError
+from stackctl.pulumi import stack_outputs
 from toolchain import jdbc
 
 FOLDER = Path(__file__).parent
@@ -31,9 +32,7 @@ class Login:
 
 @cache
 def outputs(stack: str) -> dict[str, Any]:
-    command = ["pulumi", "stack", "output", "--json", "--show-secrets", "--stack", stack]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return dict(json.loads(done.stdout))
+    return stack_outputs(stack)
 
 
 def login(stack: Stack, tier: str) -> Login:

@@ -14,7 +14,8 @@ import pytest
 from drills.stack import Stack
 from localregion.client import Region, wait_until
 from stackctl import inventory
-from tests.conftest import ROOT, Stackctl, stack_names
+from stackctl.pulumi import stack_names
+from tests.conftest import ROOT, Stackctl
 from tests.stack.clients import FOLDER, Repeated, administrator, adverts, connects, curl, login, mariadb, status
 from tests.stack.conftest import CLIENT, NET, TIERS, Mailbox
 

@@ -1,8 +1,32 @@
 """What a drill says of its observations."""
 
+import gc
+import json
+import subprocess
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 
+from drills import stack
 from drills.analysis import Attempt, Ledger, ledger, outage
+from drills.drill import Client
+from drills.stack import Stack
+from localregion.client import Region
+from stackctl.project import StackError
+
+OUTPUTS = {
+    "vip": "192.168.106.249",
+    "mysqlPort": 3306,
+    "statisticsUrl": "http://192.168.106.249:8888/admin?stats",
+    "statisticsUser": "admin",
+    "machines": [{"name": "node1", "roles": ["lb", "mysql"]}, {"name": "node2", "roles": ["lb"]}],
+    "databaseUser": "app",
+    "databasePassword": "hush-hush",
+    "databaseSchema": "app",
+}
 
 
 def attempts(*observed: tuple[float, float, str | None]) -> list[Attempt]:
@@ -43,3 +67,50 @@ def test_a_client_that_never_succeeds_again_is_no_measurement() -> None:
 def test_the_ledger_tells_lost_rows_from_unanswered_ones() -> None:
     writes = [Attempt("write", n, 0, 1, error) for n, error in enumerate((None, None, "timeout", "timeout"))]
     assert ledger([*writes, Attempt("read", 9, 0, 1, None)], [0, 2]) == Ledger(2, lost=(1,), unknown=(2,))
+
+
+class TestStack:
+    def read(self, monkeypatch: pytest.MonkeyPatch, outputs: dict[str, Any]) -> Stack:
+        monkeypatch.setattr(stack, "stack_outputs", lambda name: outputs)
+        return Stack.read("local")
+
+    def test_is_what_its_outputs_say(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        found = self.read(monkeypatch, OUTPUTS)
+        assert (found.vip, found.port, found.user, found.password) == ("192.168.106.249", 3306, "app", "hush-hush")
+        assert [machine["name"] for machine in found.of_role("lb")] == ["node1", "node2"]
+        assert found.mycat_port is None
+
+    def test_that_is_not_up_says_how_to_make_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with pytest.raises(RuntimeError, match=r"stack local is not up: it has no outputs; run `make up`"):
+            self.read(monkeypatch, {})
+
+        def missing(_name: str) -> dict[str, Any]:
+            raise StackError("no stack named 'local' found")
+
+        monkeypatch.setattr(stack, "stack_outputs", missing)
+        with pytest.raises(RuntimeError, match=r"stack local is not up: no stack named 'local' found; run `make up`"):
+            Stack.read("local")
+
+
+class _Probe(Region):
+    """Instead of a region: the probe's process is a script that notes one attempt, and ends with its input."""
+
+    def __init__(self) -> None:
+        super().__init__("none")
+
+    def popen(self, target: str, argv: Sequence[str], **options: Any) -> "subprocess.Popen[Any]":
+        attempt = json.dumps({"kind": "read", "n": 0, "start": 1.0, "end": 2.0, "error": None})
+        script = f"import sys; assert 'hush-hush' in sys.stdin.readline(); print({attempt!r}); sys.stdin.read()"
+        return subprocess.Popen([sys.executable, "-c", script], **options)
+
+
+def test_a_client_ends_with_its_process_and_leaves_no_pipe_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stack, "stack_outputs", lambda name: OUTPUTS)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        client = Client(_Probe(), Stack.read("local"), "run")
+        client.stop()
+        assert client.attempts == [Attempt("read", 0, 1.0, 2.0, None)]
+        del client
+        gc.collect()
+    assert [str(warning.message) for warning in caught if warning.category is ResourceWarning] == []

@@ -1,10 +1,13 @@
 """What the program registers: shapes, least privilege, and secrets that stay secret."""
 
+import inspect
 import json
+from importlib import import_module
 from typing import Any
 
 import pytest
 
+from resource_types import INSTANCE, TAGGED
 from settings import SettingsError
 from tests import example
 from tests.example import EGRESS, INGRESS
@@ -169,13 +172,26 @@ def test_everything_on_a_machine_is_done_again_on_a_new_machine(run_program: Run
         assert any(str(trigger).endswith("-instance-id") for trigger in command.inputs["triggers"]), command.name
 
 
+def taggable(token: str) -> bool:
+    """Whether the provider's resource takes tags, by its own signature."""
+    module, _, name = token.removeprefix("aws:").partition("/")
+    made_by = getattr(import_module(f"pulumi_aws.{module}"), name.rpartition(":")[2])
+    return "tags" in inspect.signature(made_by._internal_init).parameters
+
+
 def test_everything_that_can_be_tagged_is_tagged(run_program: Run) -> None:
-    recorded = run_program(example.settings(lambda raw: raw.update(tags={"owner": "platform"})))
-    tagged = [r for r in recorded.resources if r.type.startswith("aws:") and "tags" in r.inputs]
+    raw = example.settings(example.with_mycat) | {"tags": {"owner": "platform"}}
+    registered = [r for r in run_program(raw).resources if r.type.startswith("aws:")]
+    assert {type_.token for type_ in TAGGED} - {r.type for r in registered} == {"aws:ebs/volume:Volume"}
+    tagged = [r for r in registered if taggable(r.type)]
     assert len(tagged) > 20
     for resource in tagged:
-        assert resource.inputs["tags"]["mycat-ha:stack"] == "test"
-        assert resource.inputs["tags"]["owner"] == "platform"
+        tags = resource.inputs.get("tags", {})
+        assert tags.get("mycat-ha:stack") == "test", resource.name
+        assert tags.get("mycat-ha:project") == "mycat-ha", resource.name
+        assert tags.get("owner") == "platform", resource.name
+        if resource.type == INSTANCE:
+            assert resource.inputs["volumeTags"]["mycat-ha:stack"] == "test", resource.name
     names = [resource.inputs["tags"]["Name"] for resource in tagged]
     assert len(names) == len(set(names))
 

@@ -7,8 +7,10 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
@@ -21,11 +23,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from moto import mock_aws
 
+from resource_types import TAGGED
 from settings import Settings
-from stackctl import commands, configuration, healing, inventory, protection, region, teststack
+from stackctl import cli, configuration, healing, inventory, life, listing, protection, sweep, teststack
+from stackctl.aws import connect
+from stackctl.environment import Environment, NotRunningError, environment
 from stackctl.inventory import Found
 from stackctl.project import Stack, StackError
-from stackctl.pulumi import Pulumi, now
+from stackctl.pulumi import Pulumi
 from tests import example
 from toolchain.mycat import Archive
 
@@ -237,9 +242,8 @@ class TestMycat:
         assert (given["archive"], given["sha256"], given["version"]) == ("/real.tar.gz", "e" * 64, "1.6.7.5")
 
     def test_anywhere_else_is_the_settings(self, tree: Path) -> None:
-        assert commands._mycat(None) is None
         pulumi = stack_in(tree, "staging", source(example.with_mycat))
-        configuration.prepare(pulumi, None, commands._mycat(None))
+        life.prepare(pulumi, None)
         assert decrypted(pulumi)["mycat"]["sha256"] == "c" * 64
 
     def test_is_not_made_for_a_stack_without(self, tree: Path) -> None:
@@ -365,7 +369,7 @@ class TestTestStacks:
                 teststack.stack_name(name)
 
     def test_times_survive_a_tag(self) -> None:
-        moment = now()
+        moment = teststack.now()
         assert teststack.parse_timestamp(teststack.timestamp(moment)) == moment
         assert teststack.parse_timestamp("yesterday") is None
 
@@ -449,7 +453,7 @@ class TestHealing:
         other = {**os.environ, "PULUMI_BACKEND_URL": "file:///elsewhere"}
         with subprocess.Popen([program, "60"]) as mine, subprocess.Popen([program, "60"], env=other) as theirs:
             try:
-                healing.end_orphans()
+                healing.end_orphans(environment())
                 assert mine.wait(5) == -9
                 assert theirs.poll() is None
             finally:
@@ -462,7 +466,7 @@ class TestHealing:
         with subprocess.Popen([engine, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as run:
             assert run.stdout
             pid = int(run.stdout.readline())
-            healing.end_orphans()
+            healing.end_orphans(environment())
             assert Path(f"/proc/{pid}").exists()
             run.communicate("done\n")
 
@@ -511,10 +515,15 @@ def test_what_a_deployment_recorded_outlives_this_work_tree(tree: Path) -> None:
     configuration.prepare(pulumi)
     assert decrypted(pulumi) == before
 
+    assert json.loads(pulumi.outputs()) == {"x": 1}
     assert pulumi.state()["resources"]
     healing.forget_resources(pulumi)
     assert not pulumi.state().get("resources")
     assert decrypted(pulumi) == before
+    pulumi.remove()
+    assert not pulumi.exists()
+    with pytest.raises(StackError, match=r"no stack named 'test-x' found"):
+        pulumi.outputs()
 
 
 @pytest.fixture
@@ -524,7 +533,7 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[boto3.Session]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
     with mock_aws():
-        yield inventory.session("eu-central-1")
+        yield boto3.Session(region_name="eu-central-1")
 
 
 def build(aws: boto3.Session, stack: str, cidr: str) -> dict[str, str]:
@@ -561,6 +570,9 @@ def build(aws: boto3.Session, stack: str, cidr: str) -> dict[str, str]:
 
 
 class TestInventory:
+    def test_looks_for_everything_that_the_program_tags(self) -> None:
+        assert {*inventory.IAM_KINDS, *(kind.name for kind in inventory.KINDS)} == {type_.kind for type_ in TAGGED}
+
     def test_finds_all_of_one_stack_and_nothing_of_another(self, aws: boto3.Session) -> None:
         mine, other = build(aws, "test-a", "10.1.0.0/24"), build(aws, "test-b", "10.2.0.0/24")
         for stack, ids in (("test-a", mine), ("test-b", other)):
@@ -590,7 +602,7 @@ class TestInventory:
         monkeypatch.delenv("AWS_REGION", raising=False)
         monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
         with pytest.raises(StackError, match=r"no AWS region: set `aws:region`"):
-            inventory.session(None)
+            connect(environment(), None)
 
     def test_says_when_the_region_cannot_be_asked(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
@@ -600,7 +612,7 @@ class TestInventory:
             listener.bind(("127.0.0.1", 0))  # bound, not listening: refused
             monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{listener.getsockname()[1]}")
             with pytest.raises(StackError, match=r"cannot look for resources of stack 'x'"):
-                inventory.scan(inventory.session("eu-central-1"), "x")
+                inventory.scan(connect(environment(), "eu-central-1"), "x")
 
 
 class TestLocalRegion:
@@ -612,19 +624,88 @@ class TestLocalRegion:
         monkeypatch.setattr(subprocess, "run", run)
 
     def test_its_environment_replaces_the_users_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(os, "environ", dict(os.environ))
-        os.environ |= {"AWS_ACCESS_KEY_ID": "mine", "AWS_ENDPOINT_URL_EC2": "https://elsewhere"}
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "mine")
+        monkeypatch.setenv("AWS_ENDPOINT_URL_EC2", "https://elsewhere")
+        before = dict(os.environ)
         self.answer(monkeypatch, 0, "export AWS_ENDPOINT_URL=http://100.64.0.10\nexport AWS_PROFILE='de fault'\n")
-        commands._open("local", "r")
-        assert {name: value for name, value in os.environ.items() if name.startswith("AWS_")} == {
+        found = environment("r")
+        assert {name: value for name, value in found.variables.items() if name.startswith("AWS_")} == {
             "AWS_ENDPOINT_URL": "http://100.64.0.10",
             "AWS_PROFILE": "de fault",
         }
+        assert found.variables["PATH"] == os.environ["PATH"]
+        assert os.environ == before
+
+    def test_pulumi_gets_it_too(self, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        program = tree / "bin" / "pulumi"
+        program.parent.mkdir()
+        program.write_text("#!/bin/sh\nenv | grep ^AWS_\n")
+        program.chmod(0o755)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "mine")
+        self.answer(
+            monkeypatch, 0, f"export AWS_PROFILE='de fault'\nexport PATH={program.parent}:{os.environ['PATH']}\n"
+        )
+        pulumi = Pulumi(Stack("x", root=tree), environment("r"))
+        assert pulumi.read("stack") == "AWS_PROFILE=de fault\n"
+
+    def test_its_api_is_asked_whatever_the_users_own_variables_say(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """By signed requests of the region's credentials, to the region's endpoint, past any proxy."""
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            monkeypatch.delenv(name)
+        (tmp_path / "credentials").write_text("[default]\naws_access_key_id = REGION\naws_secret_access_key = x\n")
+        (tmp_path / "config").write_text("[profile mine]\nregion = us-east-1\nuse_fips_endpoint = true\n")
+        elsewhere = "http://127.0.0.1:1"
+        for name, value in {
+            "AWS_ACCESS_KEY_ID": "MINE",
+            "AWS_SECRET_ACCESS_KEY": "x",
+            "AWS_SESSION_TOKEN": "x",
+            "AWS_PROFILE": "nowhere",
+            "AWS_CONFIG_FILE": str(tmp_path / "config"),
+            "AWS_REGION": "us-east-1",
+            "AWS_USE_FIPS_ENDPOINT": "true",
+            "AWS_ENDPOINT_URL": elsewhere,
+            "AWS_ENDPOINT_URL_EC2": elsewhere,
+            "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true",
+            "HTTP_PROXY": elsewhere,
+            "http_proxy": elsewhere,
+        }.items():
+            monkeypatch.setenv(name, value)
+        seen: list[str] = []
+
+        class Endpoint(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                seen.append(self.headers["Authorization"])
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(b"<DescribeVpcsResponse><vpcSet/></DescribeVpcsResponse>")
+
+            def log_message(self, *_: object) -> None:
+                """Nothing: the test's output is its own."""
+
+        with HTTPServer(("127.0.0.1", 0), Endpoint) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            local = Environment(
+                {
+                    "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}",
+                    "AWS_REGION": "eu-central-1",
+                    "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "credentials"),
+                    "AWS_CONFIG_FILE": "/dev/null",
+                    "AWS_PROFILE": "default",
+                },
+                "r",
+            )
+            assert connect(local, None).client("ec2").describe_vpcs()["Vpcs"] == []
+            server.shutdown()
+        (authorization,) = seen
+        assert "Credential=REGION/" in authorization
+        assert "/eu-central-1/ec2/" in authorization
 
     def test_not_running(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.answer(monkeypatch, 1, "")
-        with pytest.raises(region.NotRunningError, match=r"'r' is not running: start it with .* start"):
-            region.environment("r")
+        with pytest.raises(NotRunningError, match=r"'r' is not running: start it with .* start"):
+            environment("r")
 
 
 class TestCommands:
@@ -641,22 +722,23 @@ class TestCommands:
             "test-stuck": {"expires": "2020-01-01T00:00:00Z", "expired": True, "protected": None},
         }
 
-        def destroy(pulumi: Pulumi, _region: str | None) -> int:
+        def destroy(pulumi: Pulumi) -> int:
             destroyed.append(pulumi.stack.name)
-            return commands.LEFTOVERS if pulumi.stack.name == "test-stuck" else 0
+            return life.LEFTOVERS_FOUND if pulumi.stack.name == "test-stuck" else 0
 
-        def describe(name: str) -> dict[str, Any]:
+        def describe(name: str) -> listing.Listed:
             assert name.startswith("test-"), "a sweep has no business with other stacks"
-            return {"name": name, "owner": "me", "created": None, **known[name]}
+            return listing.Listed(name=name, owner="me", created=None, **known[name])
 
-        monkeypatch.setattr(commands, "stack_names", lambda: list(known))
-        monkeypatch.setattr(commands, "_describe", describe)
-        monkeypatch.setattr(commands, "_destroy", destroy)
+        for module in (listing, sweep):
+            monkeypatch.setattr(module, "stack_names", lambda: list(known))
+            monkeypatch.setattr(module, "describe", describe)
+        monkeypatch.setattr(life, "destroy", destroy)
         return destroyed
 
     def run(self, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         monkeypatch.setattr(sys, "argv", ["stackctl", *arguments])
-        return commands.main()
+        return cli.main()
 
     def test_sweep_destroys_expired_test_stacks_only(
         self, rows: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
@@ -692,4 +774,4 @@ class TestCommands:
         ],
     )
     def test_concerned_stacks(self, files: list[str], stacks: list[str]) -> None:
-        assert commands.stacks_of(files) == stacks
+        assert listing.stacks_of(files) == stacks

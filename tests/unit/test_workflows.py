@@ -2,17 +2,22 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from stackctl.commands import app
+from localregion.auth import allowed
+from resource_types import INSTANCE, RULE, STACK_TAG, TAGGED, ResourceType
+from stackctl.cli import app
+from toolchain.pulumi_cli import VERSION
 
 GITHUB = Path(__file__).resolve().parents[2] / ".github"
 WORKFLOWS = {path.stem: path for path in sorted((GITHUB / "workflows").glob("*.yml"))}
+ACTION = GITHUB / "actions" / "setup" / "action.yml"
+SETUP = "./.github/actions/setup"
 POLICIES = {path.stem: path for path in sorted((GITHUB / "policies").glob("*.json"))}
 #: A fork's pull request has another head repository.
 OWN_BRANCH = "github.event.pull_request.head.repo.full_name == github.repository"
@@ -47,11 +52,13 @@ def test_there_is_one_for_each_use() -> None:
     assert workflow("sweep")["on"]["schedule"]
 
 
-@pytest.mark.parametrize("name", WORKFLOWS)
-def test_actions_are_pinned_by_commit_and_name_their_version(name: str) -> None:
-    used = re.findall(r"uses: (\S+)(.*)", WORKFLOWS[name].read_text())
+@pytest.mark.parametrize("file", [*WORKFLOWS.values(), ACTION], ids=lambda file: f"{file.parent.name}/{file.name}")
+def test_actions_are_pinned_by_commit_and_name_their_version(file: Path) -> None:
+    used = re.findall(r"uses: (\S+)(.*)", file.read_text())
     assert used
     for action, comment in used:
+        if action == SETUP:
+            continue
         assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", action)
         assert re.fullmatch(r" # v\d+\.\d+\.\d+", comment)
 
@@ -68,15 +75,38 @@ def test_whoever_gets_a_role_runs_in_an_environment_and_on_an_own_branch() -> No
     with_role = 0
     for name, content, job in jobs():
         if "id-token" not in job["permissions"]:
-            assert "configure-aws-credentials" not in str(job)
+            assert SETUP not in str(job)
             continue
         with_role += 1
+        assert [step.get("uses") for step in job["steps"]].count(SETUP) == 1, name
         assert job["environment"], name
         if "pull_request" in content["on"]:
             # The preview's own job is behind another one that has the condition.
             guarded = [job, *(content["jobs"][before] for before in listed(job.get("needs", [])))]
             assert any(OWN_BRANCH in str(candidate.get("if")) for candidate in guarded), name
     assert with_role == 5
+
+
+def test_only_the_setup_assumes_a_role_and_gets_all_that_it_needs() -> None:
+    inputs = yaml.safe_load(ACTION.read_text())["inputs"]
+    required = {key for key, value in inputs.items() if value.get("required")}
+    for name, _, job in jobs():
+        assert "configure-aws-credentials" not in str(job), name
+        for step in job["steps"]:
+            if step.get("uses") == SETUP:
+                assert required <= step["with"].keys() <= inputs.keys(), name
+
+
+def test_every_job_runs_the_toolchains_pulumi() -> None:
+    used = [
+        version
+        for file in (*WORKFLOWS.values(), ACTION)
+        for version in re.findall(
+            r"uses: pulumi/actions@.*\n(?:\s+env:\n.*\n)?\s+with:\n\s+pulumi-version: (\S+)", file.read_text()
+        )
+    ]
+    assert len(used) == sum(file.read_text().count("pulumi/actions@") for file in (*WORKFLOWS.values(), ACTION)) == 3
+    assert set(used) == {VERSION}
 
 
 def test_nothing_that_changes_a_stack_is_cut_off() -> None:
@@ -136,3 +166,85 @@ def test_only_known_placeholders() -> None:
     for path in POLICIES.values():
         for placeholder in re.findall(r"\$\{(\w+)\}", path.read_text()):
             assert f"${placeholder} " in explained or f"${placeholder}'" in explained
+
+
+Arn = Callable[[ResourceType], str]
+
+
+class TestDeployment:
+    """deploy.json, evaluated as IAM does, for the role of the test stacks: what it may do to which resource."""
+
+    ACCOUNT, REGION, STACKS = "123456789012", "eu-central-1", "test-*"
+
+    def may(self, action: str, target: str, **context: str) -> bool:
+        """``request`` and ``own``: the stack tag in the request and on the resource; others as IAM's keys say."""
+        keys = {"request": f"aws:RequestTag/{STACK_TAG}", "own": f"aws:ResourceTag/{STACK_TAG}"}
+        names = {"ACCOUNT": self.ACCOUNT, "REGION": self.REGION, "STACKS": self.STACKS}
+        policy = re.sub(r"\$\{(\w+)\}", lambda m: names.get(m[1], m[1]), POLICIES["deploy"].read_text())
+        condition = {"aws:RequestedRegion": self.REGION, **{keys.get(k, k): v for k, v in context.items()}}
+        return allowed([policy], action, target, condition)
+
+    @pytest.fixture
+    def arn(self, request: pytest.FixtureRequest) -> Arn:
+        """An ARN of a type. IAM's have names: what the program calls the resource, and Pulumi's random suffix."""
+
+        def make(type_: ResourceType) -> str:
+            service, _, kind = type_.arn.partition(":")
+            if service != "iam":
+                return f"arn:aws:{service}:{self.REGION}:{self.ACCOUNT}:{kind}/x"
+            (resource,) = request.getfixturevalue("run_program")().of_type(type_.token)
+            return f"arn:aws:iam::{self.ACCOUNT}:{kind}/{resource.name}-0a1b2c3"
+
+        return make
+
+    @pytest.mark.parametrize("type_", TAGGED, ids=lambda type_: type_.token)
+    def test_creates_what_gets_the_stacks_tag_and_nothing_else(self, type_: ResourceType, arn: Arn) -> None:
+        action, target = f"{type_.arn.partition(':')[0]}:{type_.create}", arn(type_)
+        assert self.may(action, target, request="test-a")
+        assert not self.may(action, target, request="staging")
+        assert not self.may(action, target)
+
+    @pytest.mark.parametrize("type_", TAGGED, ids=lambda type_: type_.token)
+    def test_tags_what_it_creates(self, type_: ResourceType, arn: Arn) -> None:
+        service, _, kind = type_.arn.partition(":")
+        target = arn(type_)
+        if service == "iam":
+            action, during = f"iam:Tag{kind.title().replace('-', '')}", {}
+        else:
+            action, during = "ec2:CreateTags", {"ec2:CreateAction": type_.create}
+            # Else whatever stands in the account could be made the stack's own, and then be deleted.
+            assert not self.may(action, target, request="test-a")
+        assert self.may(action, target, request="test-a", **during)
+        assert not self.may(action, target, request="staging", **during)
+
+    @pytest.mark.parametrize("type_", TAGGED, ids=lambda type_: type_.token)
+    def test_deletes_what_has_the_stacks_tag_and_nothing_else(self, type_: ResourceType, arn: Arn) -> None:
+        action, target = f"{type_.arn.partition(':')[0]}:{type_.delete}", arn(type_)
+        if type_.kind == RULE:  # a rule is revoked from its group
+            target = target.replace("security-group-rule", "security-group")
+        assert self.may(action, target, own="test-a")
+        assert not self.may(action, target, own="staging")
+        assert not self.may(action, target)
+
+    def test_starts_instances_of_debians_images_only(self, arn: Arn) -> None:
+        image = f"arn:aws:ec2:{self.REGION}::image/ami-1"
+        assert self.may("ec2:RunInstances", image, **{"ec2:Owner": "136693071363"})
+        assert not self.may("ec2:RunInstances", image, **{"ec2:Owner": self.ACCOUNT})
+        # The interfaces are there before the instance is, so they carry the tag themselves.
+        interface = next(arn(type_) for type_ in TAGGED if type_.kind == "network interface")
+        assert self.may("ec2:RunInstances", interface, own="test-a")
+        assert not self.may("ec2:RunInstances", interface, own="staging")
+
+    def test_takes_no_other_stacks_instance(self, arn: Arn) -> None:
+        instance = next(arn(type_) for type_ in TAGGED if type_.token == INSTANCE)
+        for action in ("StopInstances", "RebootInstances", "ModifyInstanceAttribute", "CreateTags", "DeleteTags"):
+            assert self.may(f"ec2:{action}", instance, own="test-a")
+            assert not self.may(f"ec2:{action}", instance, own="production")
+        assert not self.may("ec2:CreateTags", instance, own="test-a", request="production")
+
+    def test_gives_only_the_balancers_role_to_instances_only(self, arn: Arn) -> None:
+        role = next(arn(type_) for type_ in TAGGED if type_.arn == "iam:role")
+        other = f"arn:aws:iam::{self.ACCOUNT}:role/administrator"
+        assert self.may("iam:PassRole", role, **{"iam:PassedToService": "ec2.amazonaws.com"})
+        assert not self.may("iam:PassRole", role, **{"iam:PassedToService": "lambda.amazonaws.com"})
+        assert not self.may("iam:PassRole", other, **{"iam:PassedToService": "ec2.amazonaws.com"})

@@ -1,0 +1,159 @@
+"""The commands. `python -m stackctl --help` lists them; they run behind `python3 -m toolchain exec --`."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stackctl import life, listing, sweep, teststack
+from stackctl.project import StackError, console, output
+from toolchain.progress import ToolchainError
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+StackName = Annotated[str, typer.Argument(metavar="STACK", help="the stack's name")]
+PulumiArguments = Annotated[
+    list[str] | None, typer.Argument(metavar="[-- PULUMI OPTIONS]", help="passed on to Pulumi, such as -- --diff")
+]
+RegionEnv = Annotated[
+    str | None,
+    typer.Option("--region-env", metavar="NAME", envvar="MYCAT_HA_REGION", help="use the local region of this name"),
+]
+Archives = Annotated[
+    Path | None,
+    typer.Option(
+        "--archives",
+        metavar="DIR",
+        exists=True,
+        file_okay=False,
+        resolve_path=True,
+        help="upload source archives from this folder, instead of a download by each machine; "
+        "with --region-env the toolchain's",
+    ),
+]
+Really = Annotated[str | None, typer.Option("--really-destroy", metavar="STACK", help="destroy a protected stack")]
+
+
+def main() -> int:
+    """Run the command of this process's arguments; the exit code."""
+    try:
+        return app(standalone_mode=False) or 0
+    except (StackError, ToolchainError) as error:
+        console.print(f"error: {error}", markup=False)
+        return 1
+    except typer.Exit as end:
+        return end.exit_code
+    except typer.Abort:
+        return 130
+    except Exception as error:
+        if hasattr(error, "format_message"):  # click's usage errors
+            console.print(f"error: {error.format_message()}", markup=False)
+            return 2
+        raise
+
+
+@app.command()
+def up(
+    stack: StackName, extra: PulumiArguments = None, region_env: RegionEnv = None, archives: Archives = None
+) -> None:
+    """Complete the stack's settings, put right what an interrupted run left, and run `pulumi up`."""
+    raise typer.Exit(life.up(life.pulumi_of(stack, region_env), archives, extra or ()))
+
+
+@app.command()
+def preview(
+    stack: StackName, extra: PulumiArguments = None, region_env: RegionEnv = None, archives: Archives = None
+) -> None:
+    """Complete the stack's settings and run `pulumi preview`. Changes nothing in the region."""
+    raise typer.Exit(life.preview(life.pulumi_of(stack, region_env), archives, extra or ()))
+
+
+@app.command()
+def refresh(stack: StackName, extra: PulumiArguments = None, region_env: RegionEnv = None) -> None:
+    """Put right what an interrupted run left, and run `pulumi refresh`."""
+    raise typer.Exit(life.refresh(life.existing(stack, region_env), extra or ()))
+
+
+@app.command()
+def heal(stack: StackName, region_env: RegionEnv = None) -> None:
+    """Put right what an interrupted run left: locks, half-done operations, resources that are gone."""
+    raise typer.Exit(life.heal(life.pulumi_of(stack, region_env)))
+
+
+@app.command()
+def outputs(
+    stack: StackName, show_secrets: Annotated[bool, typer.Option("--show-secrets", help="in plain text")] = False
+) -> None:
+    """The stack's outputs as JSON."""
+    sys.stdout.write(life.existing(stack).outputs(show_secrets=show_secrets))
+
+
+@app.command()
+def destroy(stack: StackName, region_env: RegionEnv = None, really_destroy: Really = None) -> None:
+    """Destroy the stack, remove it, and list what the region still has of it (exit code 3 if anything)."""
+    raise typer.Exit(life.destroy_unless_protected(stack, region_env, really_destroy))
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="the stack is named test-NAME")],
+    cidr: Annotated[str, typer.Option(help="address range of the test stack's VPC, such as 10.77.1.0/24")],
+    owner: Annotated[str, typer.Option(help="who to ask about it")],
+    origin: Annotated[str, typer.Option("--from", metavar="STACK", help="whose settings to copy")] = "local",
+    expires: Annotated[str, typer.Option(help="how long it lives: 30m, 8h, 2d")] = "8h",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a setting, such as vip.address=10.77.1.9")
+    ] = None,
+    secrets_provider: Annotated[
+        str | None, typer.Option(metavar="URL", help="what encrypts its secrets, if not what the copied stack uses")
+    ] = None,
+    region_env: RegionEnv = None,
+    archives: Archives = None,
+) -> None:
+    """Create a test stack, or bring it up to date and give it a new expiry."""
+    code = teststack.create(
+        name,
+        cidr,
+        owner,
+        origin=origin,
+        expires=expires,
+        assignments=settings or (),
+        secrets_provider=secrets_provider,
+        local_region=region_env,
+        archives=archives,
+    )
+    raise typer.Exit(code)
+
+
+@app.command("list")
+def list_stacks(
+    everything: Annotated[bool, typer.Option("--all", help="the project's other stacks as well")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+) -> None:
+    """Test stacks with owner, age, expiry, and whether they are protected."""
+    found = listing.stacks(everything=everything)
+    if as_json:
+        sys.stdout.write(json.dumps([asdict(stack) for stack in found], indent=2) + "\n")
+    else:
+        output.print(listing.table(found))
+
+
+@app.command("sweep")
+def sweep_stacks(region_env: RegionEnv = None) -> None:
+    """Destroy the test stacks that have expired; all other stacks are left alone."""
+    sweep.sweep(region_env)
+
+
+@app.command()
+def leftovers(stack: StackName, region_env: RegionEnv = None) -> None:
+    """List everything in the region that carries the stack's tag (exit code 3 if anything)."""
+    raise typer.Exit(life.leftovers(life.pulumi_of(stack, region_env)))
+
+
+@app.command()
+def concerned(base: Annotated[str, typer.Argument(help="the commit to compare with")]) -> None:
+    """The AWS stacks that the commits since BASE may change, as a JSON list for a workflow's matrix."""
+    sys.stdout.write(json.dumps(listing.concerned(base)) + "\n")
