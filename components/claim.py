@@ -6,10 +6,8 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_aws as aws
 
-from components.config_file import ConfigFile, ConfigFileArgs
 from components.interface import Interface
 from components.machine import Machine
-from components.remote import run
 from components.template import render, verbatim
 from components.virtual_ip import VirtualIp
 from constants import LIBRARY
@@ -61,49 +59,45 @@ class Claim(pulumi.ComponentResource):
             )
         )
 
-        def file(suffix: str, path: str, content: pulumi.Input[str], **options: str) -> ConfigFile:
-            return ConfigFile(
-                f"{name}-{suffix}",
-                ConfigFileArgs(machine=machine, path=path, content=content, **options),
-                child,
-            )
-
-        systemd = {"apply": "systemctl daemon-reload"}
+        reload = "systemctl daemon-reload"
         files = [
-            file("environment", "/etc/mycat-ha/vip.env", environment, validate='bash -n "$STAGED"'),
-            file(
-                "hook",
+            machine.file(
+                f"{name}-environment", "/etc/mycat-ha/vip.env", environment, validate='bash -n "$STAGED"', opts=child
+            ),
+            machine.file(
+                f"{name}-hook",
                 f"{LIBRARY}/claim-vip",
                 verbatim("vip/claim-vip"),
                 mode="0755",
                 validate='bash -n "$STAGED"',
+                opts=child,
             ),
-            file(
-                "service",
+            machine.file(
+                f"{name}-service",
                 "/etc/systemd/system/claim-vip.service",
                 verbatim("vip/claim-vip.service"),
-                **systemd,
+                apply=reload,
+                opts=child,
             ),
-            file(
-                "reconcile-service",
+            machine.file(
+                f"{name}-reconcile-service",
                 "/etc/systemd/system/reconcile-vip.service",
                 verbatim("vip/reconcile-vip.service"),
-                **systemd,
+                apply=reload,
+                opts=child,
             ),
-            file(
-                "reconcile-timer",
+            machine.file(
+                f"{name}-reconcile-timer",
                 "/etc/systemd/system/reconcile-vip.timer",
                 render("vip/reconcile-vip.timer.j2", interval=settings.vip.reconcile_interval),
-                **systemd,
+                apply=reload,
+                opts=child,
             ),
         ]
-        self.proven = run(
+        self.proven = machine.run(
             f"{name}-probe",
-            machine.connection,
             f"{LIBRARY}/claim-vip probe",
-            triggers=[machine.instance_id, environment],
-            opts=pulumi.ResourceOptions.merge(
-                machine.bound, pulumi.ResourceOptions(parent=self, depends_on=[*files, args.virtual_ip])
-            ),
+            triggers=[environment],
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[*files, args.virtual_ip]),
         )
         self.register_outputs({})

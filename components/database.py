@@ -7,10 +7,8 @@ from dataclasses import dataclass
 import pulumi
 from pulumi_command import remote
 
-from components.config_file import ConfigFile, ConfigFileArgs
 from components.machine import Machine
 from components.mycat_files import backends
-from components.remote import run
 from components.template import render, verbatim
 from constants import LIBRARY
 from settings import MachineSettings, Role, Settings
@@ -50,76 +48,68 @@ class Database(pulumi.ComponentResource):
         return [peer for peer in self._nodes if peer.name != node.name]
 
     def _files(self, node: MachineSettings, machine: Machine) -> list[pulumi.Resource]:
-        child = pulumi.ResourceOptions(parent=self)
-        installed = run(
+        installed = machine.run(
             f"{machine.name}-mariadb-install",
-            machine.connection,
             render("mariadb/install.sh.j2"),
-            triggers=[machine.instance_id],
             timeout="20m",
-            opts=pulumi.ResourceOptions.merge(machine.bound, child),
+            opts=pulumi.ResourceOptions(parent=self),
         )
         after_install = pulumi.ResourceOptions(parent=self, depends_on=[installed])
-
-        def file(suffix: str, path: str, content: str, **options: str) -> ConfigFile:
-            return ConfigFile(
-                f"{machine.name}-mariadb-{suffix}",
-                ConfigFileArgs(machine=machine, path=path, content=content, **options),
-                after_install,
-            )
-
         return [
-            file("environment", "/etc/mycat-ha/galera.env", render("mariadb/galera.env.j2", peers=self._peers(node))),
-            file(
-                "start-hook",
+            machine.file(
+                f"{machine.name}-mariadb-environment",
+                "/etc/mycat-ha/galera.env",
+                render("mariadb/galera.env.j2", peers=self._peers(node)),
+                opts=after_install,
+            ),
+            machine.file(
+                f"{machine.name}-mariadb-start-hook",
                 f"{LIBRARY}/galera-start",
                 verbatim("mariadb/galera-start"),
                 mode="0755",
                 validate='bash -n "$STAGED"',
+                opts=after_install,
             ),
-            file(
-                "unit",
+            machine.file(
+                f"{machine.name}-mariadb-unit",
                 "/etc/systemd/system/mariadb.service.d/mycat-ha.conf",
                 verbatim("mariadb/mariadb.service.d.conf"),
                 apply="systemctl daemon-reload",
+                opts=after_install,
             ),
-            file(
-                "config",
+            machine.file(
+                f"{machine.name}-mariadb-config",
                 CONFIG,
                 configuration(self._settings, node),
                 validate=render("mariadb/validate.sh.j2"),
+                opts=after_install,
             ),
         ]
 
     def _bootstrap(self, node: MachineSettings, machine: Machine, files: Sequence[pulumi.Resource]) -> remote.Command:
         """Never again after the first time: a replaced first node must join, so nothing here triggers on it."""
-        return run(
+        return machine.run(
             f"{machine.name}-mariadb-bootstrap",
-            machine.connection,
             render("mariadb/bootstrap.sh.j2", peers=self._peers(node)),
-            triggers=[],
+            outlives_machine=True,
             opts=pulumi.ResourceOptions(parent=self, depends_on=list(files), ignore_changes=["connection", "create"]),
         )
 
     def _start(self, machine: Machine, before: Sequence[pulumi.Resource]) -> remote.Command:
         node = next(node for node in self._nodes if node.name == machine.name)
-        wanted = hashlib.sha256(configuration(self._settings, node).encode()).hexdigest()
-        return run(
+        digest = hashlib.sha256(configuration(self._settings, node).encode()).hexdigest()
+        return machine.run(
             f"{machine.name}-mariadb-start",
-            machine.connection,
             render("mariadb/start.sh.j2"),
-            triggers=[machine.instance_id, wanted],
+            triggers=[digest],
             timeout="60m",
-            opts=pulumi.ResourceOptions.merge(
-                machine.bound, pulumi.ResourceOptions(parent=self, depends_on=list(before))
-            ),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=list(before)),
         )
 
     def _users(self, machine: Machine) -> remote.Command:
         database, secrets, mycat = self._settings.database, self._settings.secrets, self._settings.mycat
-        return run(
+        return machine.run(
             f"{machine.name}-mariadb-users",
-            machine.connection,
             "exec mariadb --batch",
             stdin=pulumi.Output.secret(
                 render(
@@ -133,10 +123,8 @@ class Database(pulumi.ComponentResource):
                     mycat_databases=backends(self._settings).databases if mycat and not mycat.external else (),
                 )
             ),
-            triggers=[],
-            opts=pulumi.ResourceOptions.merge(
-                machine.bound, pulumi.ResourceOptions(parent=self, depends_on=list(self.synced))
-            ),
+            outlives_machine=True,
+            opts=pulumi.ResourceOptions(parent=self, depends_on=list(self.synced)),
         )
 
 

@@ -6,9 +6,7 @@ from typing import Any
 
 import pulumi
 
-from components.config_file import ConfigFile, ConfigFileArgs
 from components.machine import Machine
-from components.remote import run
 from components.source_build import SourceBuild
 from components.template import render, verbatim
 from constants import HAPROXY_HEALTH_PORT, MYCAT_PORT, SERVICE_HEALTH_PORT
@@ -65,81 +63,55 @@ class Haproxy(pulumi.ComponentResource):
     def __init__(self, name: str, args: HaproxyArgs, opts: pulumi.ResourceOptions | None = None):
         super().__init__("mycat-ha:haproxy:Haproxy", name, {}, opts)
         machine = args.machine
-        child = pulumi.ResourceOptions(parent=self)
-        system = run(
-            f"{name}-system",
-            machine.connection,
-            render("haproxy/system.sh.j2"),
-            triggers=[machine.instance_id],
-            opts=pulumi.ResourceOptions.merge(machine.bound, child),
-        )
+        system = machine.run(f"{name}-system", render("haproxy/system.sh.j2"), opts=pulumi.ResourceOptions(parent=self))
         after_system = pulumi.ResourceOptions(parent=self, depends_on=[system])
-        sysctl = ConfigFile(
+        sysctl = machine.file(
             f"{name}-sysctl",
-            ConfigFileArgs(
-                machine=machine,
-                path="/etc/sysctl.d/90-mycat-ha.conf",
-                content=verbatim("haproxy/sysctl.conf"),
-                apply="sysctl --quiet --load=/etc/sysctl.d/90-mycat-ha.conf",
-            ),
-            after_system,
+            "/etc/sysctl.d/90-mycat-ha.conf",
+            verbatim("haproxy/sysctl.conf"),
+            apply="sysctl --quiet --load=/etc/sysctl.d/90-mycat-ha.conf",
+            opts=after_system,
         )
-        rsyslog = ConfigFile(
+        rsyslog = machine.file(
             f"{name}-rsyslog",
-            ConfigFileArgs(
-                machine=machine,
-                path="/etc/rsyslog.d/49-haproxy.conf",
-                content=verbatim("haproxy/rsyslog.conf"),
-                validate='rsyslogd -N 1 -f "$STAGED"',
-                apply="systemctl restart rsyslog",
-            ),
-            after_system,
+            "/etc/rsyslog.d/49-haproxy.conf",
+            verbatim("haproxy/rsyslog.conf"),
+            validate='rsyslogd -N 1 -f "$STAGED"',
+            apply="systemctl restart rsyslog",
+            opts=after_system,
         )
-        logrotate = ConfigFile(
+        logrotate = machine.file(
             f"{name}-logrotate",
-            ConfigFileArgs(
-                machine=machine,
-                path="/etc/logrotate.d/haproxy",
-                content=verbatim("haproxy/logrotate"),
-                validate='logrotate --debug "$STAGED"',
-            ),
-            after_system,
+            "/etc/logrotate.d/haproxy",
+            verbatim("haproxy/logrotate"),
+            validate='logrotate --debug "$STAGED"',
+            opts=after_system,
         )
         unit_content = verbatim("haproxy/haproxy.service")
-        unit = ConfigFile(
+        unit = machine.file(
             f"{name}-unit",
-            ConfigFileArgs(
-                machine=machine,
-                path="/etc/systemd/system/haproxy.service",
-                content=unit_content,
-                apply="systemctl daemon-reload",
-            ),
-            after_system,
+            "/etc/systemd/system/haproxy.service",
+            unit_content,
+            apply="systemctl daemon-reload",
+            opts=after_system,
         )
-        config = ConfigFile(
+        config = machine.file(
             f"{name}-config",
-            ConfigFileArgs(
-                machine=machine,
-                path="/etc/haproxy/haproxy.cfg",
-                content=pulumi.Output.secret(configuration(args.settings, args.machine_settings)),
-                mode="0600",
-                validate=args.build.prefix.apply(lambda prefix: render("haproxy/validate.sh.j2", prefix=prefix)),
-                apply="systemctl is-active --quiet haproxy || exit 0; systemctl reload haproxy",
-                gate=_answers_if_active(),
-            ),
-            pulumi.ResourceOptions(parent=self, depends_on=[system, unit]),
+            "/etc/haproxy/haproxy.cfg",
+            pulumi.Output.secret(configuration(args.settings, args.machine_settings)),
+            mode="0600",
+            validate=args.build.prefix.apply(lambda prefix: render("haproxy/validate.sh.j2", prefix=prefix)),
+            apply="systemctl is-active --quiet haproxy || exit 0; systemctl reload haproxy",
+            gate=_answers_if_active(),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[system, unit]),
         )
-        self.running = run(
+        self.running = machine.run(
             f"{name}-start",
-            machine.connection,
             args.build.prefix.apply(
                 lambda prefix: render("haproxy/start.sh.j2", prefix=prefix, health_port=HAPROXY_HEALTH_PORT)
             ),
-            triggers=[machine.instance_id, hashlib.sha256(unit_content.encode()).hexdigest()],
-            opts=pulumi.ResourceOptions.merge(
-                machine.bound,
-                pulumi.ResourceOptions(parent=self, depends_on=[sysctl, rsyslog, logrotate, unit, config]),
-            ),
+            triggers=[hashlib.sha256(unit_content.encode()).hexdigest()],
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[sysctl, rsyslog, logrotate, unit, config]),
         )
         self.register_outputs({})
 

@@ -7,9 +7,7 @@ from typing import Any
 
 import pulumi
 
-from components.config_file import ConfigFile, ConfigFileArgs
 from components.machine import Machine
-from components.remote import run
 from components.template import render, verbatim
 from constants import LIBRARY, MYCAT_PORT, SERVICE_HEALTH_PORT
 from settings import MachineSettings, Role, Settings
@@ -38,66 +36,55 @@ class Health(pulumi.ComponentResource):
     def __init__(self, name: str, args: HealthArgs, opts: pulumi.ResourceOptions | None = None):
         super().__init__("mycat-ha:health:Health", name, {}, opts)
         machine = args.machine
-        installed = run(
-            f"{name}-install",
-            machine.connection,
-            render("health/install.sh.j2"),
-            triggers=[machine.instance_id],
-            opts=pulumi.ResourceOptions.merge(machine.bound, pulumi.ResourceOptions(parent=self)),
+        installed = machine.run(
+            f"{name}-install", render("health/install.sh.j2"), opts=pulumi.ResourceOptions(parent=self)
         )
         # Not before what is asked: it keeps its connection over a change of a password there, this would not.
         after_install = pulumi.ResourceOptions(parent=self, depends_on=[installed, *args.after])
         asked = checks(args.settings, args.machine_settings)
         restart = f"systemctl daemon-reload; systemctl is-active --quiet {_UNIT} || exit 0; systemctl restart {_UNIT}"
-
-        def file(suffix: str, path: str, content: pulumi.Input[str], **options: str) -> ConfigFile:
-            return ConfigFile(
-                f"{name}-{suffix}",
-                ConfigFileArgs(machine=machine, path=path, content=content, **options),
-                after_install,
-            )
-
         files = [
-            file(
-                "responder",
+            machine.file(
+                f"{name}-responder",
                 f"{LIBRARY}/health",
                 verbatim("health/health.py"),
                 mode="0755",
                 validate='python3 -c "import ast, sys; ast.parse(open(sys.argv[1]).read())" "$STAGED"',
                 apply=restart,
+                opts=after_install,
             ),
-            file(
-                "credentials",
+            machine.file(
+                f"{name}-credentials",
                 "/etc/mycat-ha/health.json",
                 pulumi.Output.secret(json.dumps(asked)),
                 mode="0640",
                 owner="root:mycat-ha-health",
                 validate='python3 -m json.tool "$STAGED" >/dev/null',
                 apply=restart,
+                opts=after_install,
             ),
-            file(
-                "service",
+            machine.file(
+                f"{name}-service",
                 f"/etc/systemd/system/{_UNIT}.service",
                 verbatim("health/health.service"),
                 apply=restart,
+                opts=after_install,
             ),
-            file(
-                "socket",
+            machine.file(
+                f"{name}-socket",
                 f"/etc/systemd/system/{_UNIT}.socket",
                 render("health/health.socket.j2", address=machine.address, port=SERVICE_HEALTH_PORT),
                 apply=restart,
+                opts=after_install,
             ),
         ]
-        self.listening = run(
+        self.listening = machine.run(
             f"{name}-start",
-            machine.connection,
             render(
                 "health/start.sh.j2", unit=_UNIT, paths=list(asked), address=machine.address, port=SERVICE_HEALTH_PORT
             ),
-            triggers=[machine.instance_id, *args.triggers],
-            opts=pulumi.ResourceOptions.merge(
-                machine.bound, pulumi.ResourceOptions(parent=self, depends_on=list(files))
-            ),
+            triggers=args.triggers,
+            opts=pulumi.ResourceOptions(parent=self, depends_on=list(files)),
         )
         self.register_outputs({})
 

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 import pulumi
 
 from components.claim import Claim
-from components.config_file import ConfigFile, ConfigFileArgs
 from components.haproxy import Haproxy
 from components.machine import Machine
-from components.remote import run
 from components.source_build import SourceBuild
 from components.template import render, verbatim
 from constants import LIBRARY
@@ -49,53 +47,42 @@ class Keepalived(pulumi.ComponentResource):
         machine = args.machine
         child = pulumi.ResourceOptions(parent=self)
         scripts = [
-            ConfigFile(
+            machine.file(
                 f"{name}-{script}",
-                ConfigFileArgs(
-                    machine=machine,
-                    path=f"{LIBRARY}/{script}",
-                    content=verbatim(f"keepalived/{script}"),
-                    mode="0755",
-                    validate='bash -n "$STAGED"',
-                ),
-                child,
+                f"{LIBRARY}/{script}",
+                verbatim(f"keepalived/{script}"),
+                mode="0755",
+                validate='bash -n "$STAGED"',
+                opts=child,
             )
             for script in ("vrrp-notify", "check-haproxy")
         ]
         unit_content = verbatim("keepalived/keepalived.service")
-        unit = ConfigFile(
+        unit = machine.file(
             f"{name}-unit",
-            ConfigFileArgs(
-                machine=machine,
-                path="/etc/systemd/system/keepalived.service",
-                content=unit_content,
-                apply="systemctl daemon-reload",
-            ),
-            child,
+            "/etc/systemd/system/keepalived.service",
+            unit_content,
+            apply="systemctl daemon-reload",
+            opts=child,
         )
-        config = ConfigFile(
+        config = machine.file(
             f"{name}-config",
-            ConfigFileArgs(
-                machine=machine,
-                path="/etc/keepalived/keepalived.conf",
-                content=pulumi.Output.secret(
-                    machine.device.apply(lambda device: configuration(args.settings, args.machine_settings, device))
-                ),
-                mode="0600",
-                validate=args.build.prefix.apply(lambda prefix: render("keepalived/validate.sh.j2", prefix=prefix)),
-                apply="systemctl is-active --quiet keepalived || exit 0; systemctl reload keepalived",
-                gate="systemctl is-enabled -q keepalived || exit 0; sleep 1; systemctl is-active -q keepalived",
+            "/etc/keepalived/keepalived.conf",
+            pulumi.Output.secret(
+                machine.device.apply(lambda device: configuration(args.settings, args.machine_settings, device))
             ),
-            pulumi.ResourceOptions(parent=self, depends_on=scripts),
+            mode="0600",
+            validate=args.build.prefix.apply(lambda prefix: render("keepalived/validate.sh.j2", prefix=prefix)),
+            apply="systemctl is-active --quiet keepalived || exit 0; systemctl reload keepalived",
+            gate="systemctl is-enabled -q keepalived || exit 0; sleep 1; systemctl is-active -q keepalived",
+            opts=pulumi.ResourceOptions(parent=self, depends_on=scripts),
         )
-        self.running = run(
+        self.running = machine.run(
             f"{name}-start",
-            machine.connection,
             args.build.prefix.apply(lambda prefix: render("keepalived/start.sh.j2", prefix=prefix)),
-            triggers=[machine.instance_id, hashlib.sha256(unit_content.encode()).hexdigest()],
-            opts=pulumi.ResourceOptions.merge(
-                machine.bound,
-                pulumi.ResourceOptions(parent=self, depends_on=[unit, config, args.haproxy.running, args.claim.proven]),
+            triggers=[hashlib.sha256(unit_content.encode()).hexdigest()],
+            opts=pulumi.ResourceOptions(
+                parent=self, depends_on=[unit, config, args.haproxy.running, args.claim.proven]
             ),
         )
         self.register_outputs({})

@@ -1,6 +1,7 @@
 """An EC2 instance that can be configured: booted, reachable, its host key known."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,13 +9,11 @@ import pulumi
 import pulumi_aws as aws
 from pulumi_command import remote
 
+from components.config_file import INSTALL_FILE, ConfigFile, install_command
 from components.interface import Interface
 from components.remote import run
 from components.template import render, verbatim
-from constants import LIBRARY
 from settings import MachineSettings, Settings
-
-INSTALL_FILE = f"{LIBRARY}/install-file"
 
 
 @dataclass
@@ -28,7 +27,7 @@ class MachineArgs:
 
 
 class Machine(pulumi.ComponentResource):
-    """An instance on an interface of its own, ready for commands.
+    """An instance on an interface of its own; other components run commands and install files on it.
 
     The first connection learns the machine's SSH host key, as nothing that Pulumi can read has it earlier; every
     later connection demands it.
@@ -37,12 +36,13 @@ class Machine(pulumi.ComponentResource):
     instance_id: pulumi.Output[str]
     #: Name of the network device, e.g. ens5.
     device: pulumi.Output[str]
-    connection: remote.ConnectionArgs
 
     def __init__(self, name: str, args: MachineArgs, opts: pulumi.ResourceOptions | None = None):
         super().__init__("mycat-ha:machine:Machine", name, {}, opts)
         instances = args.settings.instances
-        instance = aws.ec2.Instance(
+        self.name = name
+        self.address = str(args.machine.address)
+        self._instance = aws.ec2.Instance(
             f"{name}-instance",
             ami=args.ami,
             instance_type=args.machine.instance_type or instances.instance_type,
@@ -60,37 +60,110 @@ class Machine(pulumi.ComponentResource):
             # A newer image or key is for new machines; it must not replace the running ones.
             opts=pulumi.ResourceOptions(parent=self, ignore_changes=["ami", "keyName"], delete_before_replace=True),
         )
-        self.name = name
-        self.address = str(args.machine.address)
-        self.instance_id = instance.id
-        #: What to do to every command on this machine: forget it when the machine is gone.
-        self.bound = pulumi.ResourceOptions(deleted_with=instance)
+        self.instance_id = self._instance.id
 
-        first_contact = _connection(args.settings, self.address, None)
         ready = run(
             f"{name}-ready",
-            first_contact,
+            _connection(args.settings, self.address, None),
             render("machine/ready.sh.j2"),
-            triggers=[instance.id],
+            triggers=[self.instance_id],
             timeout=f"{round(instances.boot_timeout)}s",
-            opts=pulumi.ResourceOptions.merge(
-                self.bound, pulumi.ResourceOptions(parent=self, ignore_changes=["connection"])
-            ),
+            opts=pulumi.ResourceOptions(parent=self, deleted_with=self._instance, ignore_changes=["connection"]),
         )
         facts: pulumi.Output[dict[str, Any]] = ready.stdout.apply(json.loads)
         self.device = facts["device"]
-        self.connection = _connection(args.settings, self.address, facts["hostKey"])
-        #: What every command on the machine waits for.
-        self.tools = run(
+        self._connection = _connection(args.settings, self.address, facts["hostKey"])
+        self._tools = run(
             f"{name}-tools",
-            self.connection,
+            self._connection,
             f"install -m 0755 /dev/stdin {INSTALL_FILE}",
             stdin=verbatim("machine/install-file"),
-            triggers=[instance.id],
-            opts=pulumi.ResourceOptions.merge(self.bound, pulumi.ResourceOptions(parent=self)),
+            triggers=[self.instance_id],
+            opts=pulumi.ResourceOptions(parent=self, deleted_with=self._instance),
         )
-        self.bound = pulumi.ResourceOptions(deleted_with=instance, depends_on=[self.tools])
         self.register_outputs({"instanceId": self.instance_id, "device": self.device})
+
+    def run(
+        self,
+        name: str,
+        script: pulumi.Input[str],
+        *,
+        opts: pulumi.ResourceOptions,
+        stdin: pulumi.Input[str] | None = None,
+        triggers: Sequence[pulumi.Input[str]] = (),
+        timeout: str = "10m",
+        shell: bool = True,
+        outlives_machine: bool = False,
+    ) -> remote.Command:
+        """Run ``script`` with bash as root: at first, when it or ``stdin`` has changed, anew for each trigger's change.
+
+        A replaced machine runs it again, so every script is idempotent. There is no delete command: what was done
+        goes with the machine. ``stdin`` is for secrets and file contents: it is a secret in state, and the output of
+        a command that reads it is not logged. ``timeout`` is a Go duration, e.g. 10m. Without ``shell`` the script is
+        one command line. With ``outlives_machine`` its effect is not on this machine alone (a cluster's data), and
+        only the changed connection to a replaced machine runs it again, unless ``opts`` ignores that as well.
+        """
+        own = [] if outlives_machine else [self.instance_id]
+        return run(
+            name,
+            self._connection,
+            script,
+            stdin=stdin,
+            triggers=[*own, *triggers],
+            timeout=timeout,
+            shell=shell,
+            opts=self._tied(opts, outlives_machine=outlives_machine),
+        )
+
+    def file(
+        self,
+        name: str,
+        path: str,
+        content: pulumi.Input[str],
+        *,
+        opts: pulumi.ResourceOptions,
+        mode: str = "0644",
+        owner: str = "root:root",
+        validate: pulumi.Input[str] = "",
+        apply: str = "",
+        gate: str = "",
+    ) -> ConfigFile:
+        """Install a file: stage, validate, swap, apply, check. On failure the old file is back and in force.
+
+        ``validate`` is a command that refuses a bad file; ``$STAGED`` is the new one beside the old one. ``apply``
+        makes running software take the new file, and must succeed where it does not run yet. ``gate`` shows that the
+        software works with it; if it fails the old file comes back and `up` fails.
+        """
+        file = ConfigFile(name, opts)
+        self.run(
+            f"{name}-file",
+            pulumi.Output.from_input(validate).apply(
+                lambda command: install_command(path, mode, owner, validate=command, apply=apply, gate=gate)
+            ),
+            stdin=content,
+            shell=False,
+            opts=pulumi.ResourceOptions(parent=file),
+        )
+        file.register_outputs({})
+        return file
+
+    def upload(self, name: str, source: str, path: str, *, opts: pulumi.ResourceOptions) -> remote.CopyToRemote:
+        """Copy the deployer's file ``source`` to ``path``, as the user who logs in, for what is too big for stdin."""
+        return remote.CopyToRemote(
+            name,
+            connection=self._connection,
+            source=pulumi.FileAsset(source),
+            remote_path=path,
+            triggers=[self.instance_id],
+            opts=self._tied(opts),
+        )
+
+    def _tied(self, opts: pulumi.ResourceOptions, *, outlives_machine: bool = False) -> pulumi.ResourceOptions:
+        """``opts`` for a resource on this machine: after the tools, and forgotten when the machine is gone."""
+        own = pulumi.ResourceOptions(
+            depends_on=[self._tools], deleted_with=None if outlives_machine else self._instance
+        )
+        return pulumi.ResourceOptions.merge(own, opts)
 
 
 def _connection(settings: Settings, address: str, host_key: pulumi.Input[str] | None) -> remote.ConnectionArgs:

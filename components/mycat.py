@@ -7,10 +7,8 @@ from dataclasses import dataclass
 
 import pulumi
 
-from components.config_file import ConfigFile, ConfigFileArgs
 from components.machine import Machine
 from components.mycat_files import configuration
-from components.remote import run
 from components.source_build import SourceBuild, SourceBuildArgs
 from components.template import render, verbatim
 from constants import LIBRARY
@@ -46,34 +44,41 @@ class Mycat(pulumi.ComponentResource):
         assert mycat is not None
         child = pulumi.ResourceOptions(parent=self)
         build = SourceBuild(name, SourceBuildArgs(machine, "mycat", mycat.source, PACKAGES), child)
-        system = run(
-            f"{name}-system",
-            machine.connection,
-            render("mycat/system.sh.j2"),
-            triggers=[machine.instance_id],
-            opts=pulumi.ResourceOptions.merge(machine.bound, child),
-        )
+        system = machine.run(f"{name}-system", render("mycat/system.sh.j2"), opts=child)
+        after_system = pulumi.ResourceOptions(parent=self, depends_on=[system])
         unit = verbatim("mycat/mycat.service")
         start = render("mycat/run.sh.j2", heap_mib=mycat.heap_mib, direct_memory_mib=mycat.direct_memory_mib)
         files = [
-            ConfigFile(
-                f"{name}-{suffix}",
-                ConfigFileArgs(machine=machine, path=path, content=content, mode=mode, validate=validate, apply=apply),
-                pulumi.ResourceOptions(parent=self, depends_on=[system]),
-            )
-            for suffix, path, content, mode, validate, apply in (
-                ("run", f"{LIBRARY}/mycat-run", start, "0755", 'bash -n "$STAGED"', ""),
-                (
-                    "apply",
-                    f"{LIBRARY}/mycat-apply",
-                    verbatim("mycat/mycat_apply.py"),
-                    "0755",
-                    'python3 -c "import ast, sys; ast.parse(open(sys.argv[1]).read())" "$STAGED"',
-                    "",
-                ),
-                ("unit", "/etc/systemd/system/mycat.service", unit, "0644", "", "systemctl daemon-reload"),
-                ("sysctl", SYSCTL, verbatim("mycat/sysctl.conf"), "0644", "", f"sysctl --quiet --load={SYSCTL}"),
-            )
+            machine.file(
+                f"{name}-run",
+                f"{LIBRARY}/mycat-run",
+                start,
+                mode="0755",
+                validate='bash -n "$STAGED"',
+                opts=after_system,
+            ),
+            machine.file(
+                f"{name}-apply",
+                f"{LIBRARY}/mycat-apply",
+                verbatim("mycat/mycat_apply.py"),
+                mode="0755",
+                validate='python3 -c "import ast, sys; ast.parse(open(sys.argv[1]).read())" "$STAGED"',
+                opts=after_system,
+            ),
+            machine.file(
+                f"{name}-unit",
+                "/etc/systemd/system/mycat.service",
+                unit,
+                apply="systemctl daemon-reload",
+                opts=after_system,
+            ),
+            machine.file(
+                f"{name}-sysctl",
+                SYSCTL,
+                verbatim("mycat/sysctl.conf"),
+                apply=f"sysctl --quiet --load={SYSCTL}",
+                opts=after_system,
+            ),
         ]
         bundle = json.dumps(
             {
@@ -83,18 +88,15 @@ class Mycat(pulumi.ComponentResource):
             },
             sort_keys=True,
         )
-        self.applied = run(
+        self.applied = machine.run(
             f"{name}-configuration",
-            machine.connection,
             build.prefix.apply(lambda prefix: f"{LIBRARY}/mycat-apply {prefix} {machine.address}"),
             stdin=bundle,
             shell=False,
-            triggers=[machine.instance_id, _digest(unit, start)],
+            triggers=[_digest(unit, start)],
             # Mycat may refuse a second change of data nodes until statements from before the first must have ended.
             timeout=f"{mycat.sql_execute_timeout + 600}s",
-            opts=pulumi.ResourceOptions.merge(
-                machine.bound, pulumi.ResourceOptions(parent=self, depends_on=[*files, *args.after])
-            ),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[*files, *args.after]),
         )
         # Of passwords too, and so a secret itself.
         self.version = pulumi.Output.secret(build.prefix.apply(lambda prefix: _digest(prefix, bundle, unit, start)))
