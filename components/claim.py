@@ -11,26 +11,27 @@ from components.machine import Machine
 from components.template import render, verbatim
 from components.virtual_ip import VirtualIp
 from constants import LIBRARY
-from settings import MachineSettings, Role, Settings
+from settings import topology
 
 
 @dataclass
 class ClaimArgs:
-    settings: Settings
     machine: Machine
-    machine_settings: MachineSettings
     interface: Interface
     subnet_id: pulumi.Input[str]
     virtual_ip: VirtualIp
+    vip: topology.VirtualIp
+    #: The machine's place among the load balancers by VRRP priority, from 0.
+    rank: int
 
 
-def ec2_endpoint(settings: Settings, region: str) -> str:
+def ec2_endpoint(vip: topology.VirtualIp, region: str) -> str:
     """The EC2 API as the machines reach it: as set, else where the deployer's own SDK is sent, else the region's.
 
     Source: AWS SDKs Reference Guide, "Service-specific endpoints".
     """
     return (
-        settings.vip.ec2_endpoint
+        vip.ec2_endpoint
         or os.environ.get("AWS_ENDPOINT_URL_EC2")
         or os.environ.get("AWS_ENDPOINT_URL")
         or f"https://ec2.{region}.amazonaws.com"
@@ -42,19 +43,18 @@ class Claim(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: ClaimArgs, opts: pulumi.ResourceOptions | None = None):
         super().__init__("mycat-ha:claim:Claim", name, {}, opts)
-        settings, machine = args.settings, args.machine
+        machine, vip = args.machine, args.vip
         child = pulumi.ResourceOptions(parent=self)
         region = aws.get_region().region
-        priorities = sorted((settings.priority(m) for m in settings.of_role(Role.LB)), reverse=True)
         environment = pulumi.Output.all(
             eni=args.interface.id, subnet=args.subnet_id, role=args.virtual_ip.role_name, device=machine.device
         ).apply(
             lambda known: render(
                 "vip/vip.env.j2",
-                vip=settings.vip.address,
+                vip=vip.address,
                 region=region,
-                endpoint=ec2_endpoint(settings, region),
-                rank=priorities.index(settings.priority(args.machine_settings)),
+                endpoint=ec2_endpoint(vip, region),
+                rank=args.rank,
                 **known,
             )
         )
@@ -89,7 +89,7 @@ class Claim(pulumi.ComponentResource):
             machine.file(
                 f"{name}-reconcile-timer",
                 "/etc/systemd/system/reconcile-vip.timer",
-                render("vip/reconcile-vip.timer.j2", interval=settings.vip.reconcile_interval),
+                render("vip/reconcile-vip.timer.j2", interval=vip.reconcile_interval),
                 apply=reload,
                 opts=child,
             ),

@@ -10,27 +10,30 @@ import pulumi
 from components.machine import Machine
 from components.template import render, verbatim
 from constants import LIBRARY, MYCAT_PORT, SERVICE_HEALTH_PORT
-from settings import MachineSettings, Role, Settings
+from settings import Role
 from settings.mycat import HEALTH_USER
 
 _UNIT = "mycat-ha-health"
+#: Request targets of the checks.
+PATHS = {Role.MYSQL: "/mysql", Role.MYCAT: "/mycat"}
 
 
 @dataclass
 class HealthArgs:
-    settings: Settings
     machine: Machine
-    machine_settings: MachineSettings
-    #: What has to run before it is asked for.
+    roles: Sequence[Role]
+    #: Of the user that checks databases and Mycat.
+    password: pulumi.Input[str]
+    #: What has to run before it is checked.
     after: Sequence[pulumi.Resource] = ()
-    #: Ask again when one of these is another one.
+    #: Check again when one of these has changed.
     triggers: Sequence[pulumi.Input[str]] = field(default_factory=tuple)
 
 
 class Health(pulumi.ComponentResource):
-    """A systemd socket on 48700 of the machine's own address; who may reach it is the firewall's business.
+    """A systemd socket on 48700 of the machine's own address; the firewall opens it to the load balancers.
 
-    `up` goes on to what depends on it only when everything here has been answered for.
+    `up` goes on to what depends on it only when every check here has succeeded.
     """
 
     def __init__(self, name: str, args: HealthArgs, opts: pulumi.ResourceOptions | None = None):
@@ -39,9 +42,8 @@ class Health(pulumi.ComponentResource):
         installed = machine.run(
             f"{name}-install", render("health/install.sh.j2"), opts=pulumi.ResourceOptions(parent=self)
         )
-        # Not before what is asked: it keeps its connection over a change of a password there, this would not.
+        # Not before the service's own change: its connection outlives a new password there, a new responder has none.
         after_install = pulumi.ResourceOptions(parent=self, depends_on=[installed, *args.after])
-        asked = checks(args.settings, args.machine_settings)
         restart = f"systemctl daemon-reload; systemctl is-active --quiet {_UNIT} || exit 0; systemctl restart {_UNIT}"
         files = [
             machine.file(
@@ -56,7 +58,9 @@ class Health(pulumi.ComponentResource):
             machine.file(
                 f"{name}-credentials",
                 "/etc/mycat-ha/health.json",
-                pulumi.Output.secret(json.dumps(asked)),
+                pulumi.Output.secret(args.password).apply(
+                    lambda password: json.dumps(checks(args.roles, machine.address, password))
+                ),
                 mode="0640",
                 owner="root:mycat-ha-health",
                 validate='python3 -m json.tool "$STAGED" >/dev/null',
@@ -81,7 +85,11 @@ class Health(pulumi.ComponentResource):
         self.listening = machine.run(
             f"{name}-start",
             render(
-                "health/start.sh.j2", unit=_UNIT, paths=list(asked), address=machine.address, port=SERVICE_HEALTH_PORT
+                "health/start.sh.j2",
+                unit=_UNIT,
+                paths=[path for role, path in PATHS.items() if role in args.roles],
+                address=machine.address,
+                port=SERVICE_HEALTH_PORT,
             ),
             triggers=args.triggers,
             opts=pulumi.ResourceOptions(parent=self, depends_on=list(files)),
@@ -89,12 +97,11 @@ class Health(pulumi.ComponentResource):
         self.register_outputs({})
 
 
-def checks(settings: Settings, machine: MachineSettings) -> dict[str, dict[str, Any]]:
-    """What is asked on ``machine``: PyMySQL's connection settings by request target."""
-    found: dict[str, dict[str, Any]] = {}
-    login = {"user": HEALTH_USER, "password": settings.secrets[HEALTH_USER].get_secret_value()}
-    if Role.MYSQL in machine.roles:
-        found["/mysql"] = {"unix_socket": "/run/mysqld/mysqld.sock", **login}
-    if Role.MYCAT in machine.roles:
-        found["/mycat"] = {"host": str(machine.address), "port": MYCAT_PORT, **login}
-    return found
+def checks(roles: Sequence[Role], address: str, password: str) -> dict[str, dict[str, Any]]:
+    """What the responder checks: PyMySQL's connection settings by request target."""
+    login = {"user": HEALTH_USER, "password": password}
+    connections: dict[Role, dict[str, Any]] = {
+        Role.MYSQL: {"unix_socket": "/run/mysqld/mysqld.sock", **login},
+        Role.MYCAT: {"host": address, "port": MYCAT_PORT, **login},
+    }
+    return {path: connections[role] for role, path in PATHS.items() if role in roles}

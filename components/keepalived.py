@@ -1,7 +1,9 @@
 """keepalived on a load balancer: VRRP over unicast, a health check, and the hook's trigger."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 
 import pulumi
 
@@ -11,31 +13,44 @@ from components.machine import Machine
 from components.source_build import SourceBuild
 from components.template import render, verbatim
 from constants import LIBRARY
-from settings import MachineSettings, Role, Settings
+from settings import services
 
+#: Debian packages that the build needs.
 PACKAGES = ("build-essential", "pkg-config", "libssl-dev", "libnl-3-dev", "libnl-genl-3-dev")
 
 
 @dataclass
 class KeepalivedArgs:
-    settings: Settings
     machine: Machine
-    machine_settings: MachineSettings
     build: SourceBuild
+    #: keepalived.conf.
+    configuration: pulumi.Input[str]
     haproxy: Haproxy
     claim: Claim
 
 
-def configuration(settings: Settings, machine: MachineSettings, device: str) -> str:
-    """keepalived.conf of ``machine``; holds the PASS secret in seed mode."""
-    vrrp = settings.secrets.get("vrrp")
+def configuration(
+    name: str,
+    address: IPv4Address,
+    *,
+    device: str,
+    priority: int,
+    peers: Sequence[IPv4Address],
+    vip: IPv4Address,
+    keepalived: services.Keepalived,
+    vrrp_password: str | None,
+) -> str:
+    """keepalived.conf of the load balancer ``name``; it holds the VRRP password where the mode uses one."""
     return render(
         "keepalived/keepalived.conf.j2",
-        settings=settings,
-        machine=machine,
+        name=name,
+        address=address,
         device=device,
-        peers=[peer for peer in settings.of_role(Role.LB) if peer.name != machine.name],
-        vrrp_password=vrrp.get_secret_value() if vrrp else None,
+        priority=priority,
+        peers=peers,
+        vip=vip,
+        keepalived=keepalived,
+        vrrp_password=vrrp_password,
     )
 
 
@@ -68,9 +83,7 @@ class Keepalived(pulumi.ComponentResource):
         config = machine.file(
             f"{name}-config",
             "/etc/keepalived/keepalived.conf",
-            pulumi.Output.secret(
-                machine.device.apply(lambda device: configuration(args.settings, args.machine_settings, device))
-            ),
+            pulumi.Output.secret(args.configuration),
             mode="0600",
             validate=args.build.prefix.apply(lambda prefix: render("keepalived/validate.sh.j2", prefix=prefix)),
             apply="systemctl is-active --quiet keepalived || exit 0; systemctl reload keepalived",

@@ -13,16 +13,19 @@ from components.config_file import INSTALL_FILE, ConfigFile, install_command
 from components.interface import Interface
 from components.remote import run
 from components.template import render, verbatim
-from settings import MachineSettings, Settings
+from settings.topology import Bastion, Instances
 
 
 @dataclass
 class MachineArgs:
-    settings: Settings
-    machine: MachineSettings
+    address: str
+    instance_type: str
+    instances: Instances
     interface: Interface
     ami: pulumi.Input[str]
     key_name: pulumi.Input[str]
+    private_key: pulumi.Input[str]
+    bastion: Bastion | None
     instance_profile: pulumi.Input[str] | None = None
 
 
@@ -39,13 +42,12 @@ class Machine(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: MachineArgs, opts: pulumi.ResourceOptions | None = None):
         super().__init__("mycat-ha:machine:Machine", name, {}, opts)
-        instances = args.settings.instances
         self.name = name
-        self.address = str(args.machine.address)
+        self.address = args.address
         self._instance = aws.ec2.Instance(
             f"{name}-instance",
             ami=args.ami,
-            instance_type=args.machine.instance_type or instances.instance_type,
+            instance_type=args.instance_type,
             key_name=args.key_name,
             iam_instance_profile=args.instance_profile,
             primary_network_interface=aws.ec2.InstancePrimaryNetworkInterfaceArgs(
@@ -55,7 +57,7 @@ class Machine(pulumi.ComponentResource):
                 http_endpoint="enabled", http_tokens="required", http_put_response_hop_limit=1
             ),
             root_block_device=aws.ec2.InstanceRootBlockDeviceArgs(
-                encrypted=True, volume_size=instances.volume_gib, volume_type="gp3", delete_on_termination=True
+                encrypted=True, volume_size=args.instances.volume_gib, volume_type="gp3", delete_on_termination=True
             ),
             # A newer image or key is for new machines; it must not replace the running ones.
             opts=pulumi.ResourceOptions(parent=self, ignore_changes=["ami", "keyName"], delete_before_replace=True),
@@ -64,15 +66,15 @@ class Machine(pulumi.ComponentResource):
 
         ready = run(
             f"{name}-ready",
-            _connection(args.settings, self.address, None),
+            _connection(args),
             render("machine/ready.sh.j2"),
             triggers=[self.instance_id],
-            timeout=f"{round(instances.boot_timeout)}s",
+            timeout=f"{round(args.instances.boot_timeout)}s",
             opts=pulumi.ResourceOptions(parent=self, deleted_with=self._instance, ignore_changes=["connection"]),
         )
         facts: pulumi.Output[dict[str, Any]] = ready.stdout.apply(json.loads)
         self.device = facts["device"]
-        self._connection = _connection(args.settings, self.address, facts["hostKey"])
+        self._connection = _connection(args, host_key=facts["hostKey"])
         self._tools = run(
             f"{name}-tools",
             self._connection,
@@ -166,15 +168,14 @@ class Machine(pulumi.ComponentResource):
         return pulumi.ResourceOptions.merge(own, opts)
 
 
-def _connection(settings: Settings, address: str, host_key: pulumi.Input[str] | None) -> remote.ConnectionArgs:
-    bastion = settings.access.bastion
-    private_key = pulumi.Output.secret(settings.secrets["sshPrivateKey"].get_secret_value())
+def _connection(args: MachineArgs, host_key: pulumi.Input[str] | None = None) -> remote.ConnectionArgs:
+    bastion, private_key = args.bastion, pulumi.Output.secret(args.private_key)
     proxy = bastion and remote.ProxyConnectionArgs(
         host=bastion.host, port=bastion.port, user=bastion.user, host_key=bastion.host_key, private_key=private_key
     )
     return remote.ConnectionArgs(
-        host=address,
-        user=settings.instances.image.user,
+        host=args.address,
+        user=args.instances.image.user,
         private_key=private_key,
         host_key=host_key,
         proxy=proxy,

@@ -2,28 +2,28 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pulumi
 
+import settings.mycat
 from components.machine import Machine
-from components.mycat_files import configuration
 from components.source_build import SourceBuild, SourceBuildArgs
 from components.template import render, verbatim
 from constants import LIBRARY
-from settings import MachineSettings, Settings
 
 SYSCTL = "/etc/sysctl.d/91-mycat.conf"
-#: What Mycat runs on, and what the tool talks to it with.
+#: Debian packages: what Mycat runs on, and what mycat-apply talks to it with.
 PACKAGES = ("openjdk-17-jre-headless", "python3-pymysql")
 
 
 @dataclass
 class MycatArgs:
-    settings: Settings
     machine: Machine
-    machine_settings: MachineSettings
+    mycat: settings.mycat.Mycat
+    #: server.xml, schema.xml and whatever else belongs to them, by name; they hold passwords.
+    files: pulumi.Input[Mapping[str, str]]
     #: What has to work before anything that runs here is changed: the databases, the Mycat before this one.
     after: Sequence[pulumi.Resource] = ()
 
@@ -40,8 +40,7 @@ class Mycat(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: MycatArgs, opts: pulumi.ResourceOptions | None = None):
         super().__init__("mycat-ha:mycat:Mycat", name, {}, opts)
-        mycat, machine = args.settings.mycat, args.machine
-        assert mycat is not None
+        mycat, machine = args.mycat, args.machine
         child = pulumi.ResourceOptions(parent=self)
         build = SourceBuild(name, SourceBuildArgs(machine, "mycat", mycat.source, PACKAGES), child)
         system = machine.run(f"{name}-system", render("mycat/system.sh.j2"), opts=child)
@@ -80,14 +79,9 @@ class Mycat(pulumi.ComponentResource):
                 opts=after_system,
             ),
         ]
-        bundle = json.dumps(
-            {
-                # The distribution's own writes where Mycat here may not write.
-                "log4j2.xml": verbatim("mycat/log4j2.xml"),
-                **configuration(args.settings, args.machine_settings),
-            },
-            sort_keys=True,
-        )
+        # The distribution's own log4j2.xml writes where Mycat here may not write.
+        defaults = {"log4j2.xml": verbatim("mycat/log4j2.xml")}
+        bundle = pulumi.Output.secret(args.files).apply(lambda files: json.dumps({**defaults, **files}, sort_keys=True))
         self.applied = machine.run(
             f"{name}-configuration",
             build.prefix.apply(lambda prefix: f"{LIBRARY}/mycat-apply {prefix} {machine.address}"),
@@ -98,8 +92,8 @@ class Mycat(pulumi.ComponentResource):
             timeout=f"{mycat.sql_execute_timeout + 600}s",
             opts=pulumi.ResourceOptions(parent=self, depends_on=[*files, *args.after]),
         )
-        # Of passwords too, and so a secret itself.
-        self.version = pulumi.Output.secret(build.prefix.apply(lambda prefix: _digest(prefix, bundle, unit, start)))
+        # Made of passwords too, and so a secret itself.
+        self.version = pulumi.Output.all(build.prefix, bundle).apply(lambda parts: _digest(*parts, unit, start))
         self.register_outputs({})
 
 
