@@ -169,10 +169,12 @@ class Machine(pulumi.ComponentResource):
 
 
 def _connection(args: MachineArgs, host_key: pulumi.Input[str] | None = None) -> remote.ConnectionArgs:
-    bastion, private_key = args.bastion, pulumi.Output.secret(args.private_key)
-    proxy = bastion and remote.ProxyConnectionArgs(
-        host=bastion.host, port=bastion.port, user=bastion.user, host_key=bastion.host_key, private_key=private_key
-    )
+    private_key = pulumi.Output.secret(args.private_key)
+    proxy = None
+    if bastion := args.bastion:
+        proxy = remote.ProxyConnectionArgs(
+            host=bastion.host, port=bastion.port, user=bastion.user, host_key=bastion.host_key, private_key=private_key
+        )
     return remote.ConnectionArgs(
         host=args.address,
         user=args.instances.image.user,
