@@ -39,7 +39,7 @@ def ec2_endpoint(vip: topology.VirtualIp, region: str) -> str:
 
 
 class Claim(pulumi.ComponentResource):
-    """The claim, its repair timer, and a deploy-time proof that it would work (which fails `up` if it would not)."""
+    """The hook, the timer that repairs what it missed, and a probe that makes `up` fail if the hook could not work."""
 
     def __init__(self, name: str, args: ClaimArgs, opts: pulumi.ResourceOptions | None = None):
         super().__init__("mycat-ha:claim:Claim", name, {}, opts)
@@ -94,7 +94,7 @@ class Claim(pulumi.ComponentResource):
                 opts=child,
             ),
         ]
-        self.proven = machine.run(
+        self.probed = machine.run(
             f"{name}-probe",
             f"{LIBRARY}/claim-vip probe",
             triggers=[environment],

@@ -28,7 +28,9 @@ class ClusterArgs:
 
 
 class Cluster(pulumi.ComponentResource):
-    """Interfaces, the VIP on the first balancer's, a machine on each; databases, then Mycats and balancers in a row.
+    """Interfaces, the VIP on the first load balancer's, and a machine on each.
+
+    The databases come up first, then one Mycat after the other, then one load balancer after the other.
 
     The one component that gets all settings: it hands each of the others its sections and its secrets.
     """
@@ -174,10 +176,11 @@ class Cluster(pulumi.ComponentResource):
         )
 
     def _secret(self, name: str) -> pulumi.Output[str]:
-        """A secret that the stack needs, so that the settings' checks have made sure of it."""
+        """A secret that the settings' checks demand of this stack."""
         return pulumi.Output.secret(self._settings.secrets[name].get_secret_value())
 
     def describe(self, machine: MachineSettings) -> dict[str, Any]:
+        """A machine as the stack's outputs name it."""
         return {
             "name": machine.name,
             "roles": [str(role) for role in machine.roles],

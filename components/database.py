@@ -21,7 +21,7 @@ class MycatUser:
 
     name: str
     password: pulumi.Input[str]
-    #: Are created; the user has all rights on them.
+    #: Databases that are created, with all rights for this user.
     databases: Sequence[str]
 
 

@@ -1,8 +1,8 @@
-"""The responder to the load balancers' health checks, on every machine that has something behind them."""
+"""The responder to the load balancers' health checks, on every machine with a database or a Mycat."""
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pulumi
@@ -27,7 +27,7 @@ class HealthArgs:
     #: What has to run before it is checked.
     after: Sequence[pulumi.Resource] = ()
     #: Check again when one of these has changed.
-    triggers: Sequence[pulumi.Input[str]] = field(default_factory=tuple)
+    triggers: Sequence[pulumi.Input[str]] = ()
 
 
 class Health(pulumi.ComponentResource):

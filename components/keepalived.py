@@ -1,4 +1,4 @@
-"""keepalived on a load balancer: VRRP over unicast, a health check, and the hook's trigger."""
+"""keepalived on a load balancer: VRRP over unicast, a check of HAProxy, and what calls the hook."""
 
 import hashlib
 from collections.abc import Sequence
@@ -55,7 +55,7 @@ def configuration(
 
 
 class Keepalived(pulumi.ComponentResource):
-    """keepalived running; it starts only after HAProxy answers and the hook has been proven to work."""
+    """keepalived running; it starts only after HAProxy answers and the hook's probe has succeeded."""
 
     def __init__(self, name: str, args: KeepalivedArgs, opts: pulumi.ResourceOptions | None = None):
         super().__init__("mycat-ha:keepalived:Keepalived", name, {}, opts)
@@ -95,7 +95,7 @@ class Keepalived(pulumi.ComponentResource):
             args.build.prefix.apply(lambda prefix: render("keepalived/start.sh.j2", prefix=prefix)),
             triggers=[hashlib.sha256(unit_content.encode()).hexdigest()],
             opts=pulumi.ResourceOptions(
-                parent=self, depends_on=[unit, config, args.haproxy.running, args.claim.proven]
+                parent=self, depends_on=[unit, config, args.haproxy.running, args.claim.probed]
             ),
         )
         self.register_outputs({})

@@ -35,7 +35,7 @@ class LoadBalancerArgs:
 
 
 class LoadBalancer(pulumi.ComponentResource):
-    """Load balancers change in a row, each one healthy before the next one is touched; their builds need not wait."""
+    """Load balancers change one after the other, each healthy before the next is touched; only builds need not wait."""
 
     def __init__(self, name: str, args: LoadBalancerArgs, opts: pulumi.ResourceOptions | None = None):
         super().__init__("mycat-ha:load_balancer:LoadBalancer", name, {}, opts)

@@ -97,13 +97,13 @@ class Machine(pulumi.ComponentResource):
         shell: bool = True,
         outlives_machine: bool = False,
     ) -> remote.Command:
-        """Run ``script`` with bash as root: at first, when it or ``stdin`` has changed, anew for each trigger's change.
+        """Run ``script`` with bash as root, and again when it, ``stdin``, a trigger or the machine has changed.
 
-        A replaced machine runs it again, so every script is idempotent. There is no delete command: what was done
-        goes with the machine. ``stdin`` is for secrets and file contents: it is a secret in state, and the output of
-        a command that reads it is not logged. ``timeout`` is a Go duration, e.g. 10m. Without ``shell`` the script is
-        one command line. With ``outlives_machine`` its effect is not on this machine alone (a cluster's data), and
-        only the changed connection to a replaced machine runs it again, unless ``opts`` ignores that as well.
+        Every script is therefore idempotent. There is no delete command: what was done goes with the machine.
+        ``stdin`` is for secrets and file contents: it is a secret in state, and the output of a command that reads it
+        is not logged. ``timeout`` is a duration as Go writes it, e.g. 10m. Without ``shell`` the script is one command
+        line, which sudo runs. ``outlives_machine`` is for an effect that is not on this machine alone, such as the
+        cluster's data: a new machine is then no trigger, only its connection a change, which ``opts`` can ignore.
         """
         own = [] if outlives_machine else [self.instance_id]
         return run(
@@ -150,7 +150,7 @@ class Machine(pulumi.ComponentResource):
         return file
 
     def upload(self, name: str, source: str, path: str, *, opts: pulumi.ResourceOptions) -> remote.CopyToRemote:
-        """Copy the deployer's file ``source`` to ``path``, as the user who logs in, for what is too big for stdin."""
+        """Copy the deployer's file ``source``, which may be too big for stdin, to ``path`` as the user who logs in."""
         return remote.CopyToRemote(
             name,
             connection=self._connection,

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pulumi
@@ -21,14 +21,14 @@ class SourceBuildArgs:
     software: str
     source: SourceArchive
     #: Debian packages that the build needs.
-    packages: Sequence[str] = field(default_factory=tuple)
+    packages: Sequence[str] = ()
 
 
 class SourceBuild(pulumi.ComponentResource):
     """A build in a prefix named after everything that went into it, so that it is made once and never changes.
 
-    The running version is not touched; whoever uses the build switches to it. A build that fails fails `up` with the
-    last lines of its log.
+    The running version is not touched: the component that uses the build switches to it. A build that fails makes
+    `up` fail with the last lines of its log.
     """
 
     #: e.g. /opt/haproxy/3.0.11-1f2e3d4c5b6a-debian12
