@@ -4,15 +4,29 @@ import pulumi
 
 from components.cluster import Cluster, ClusterArgs
 from components.firewall import Firewall, FirewallArgs
+from components.mycat_files import backends
 from components.network import Network, NetworkArgs
 from components.tagging import tag_everything
-from settings import Settings
+from settings import Role, Settings
 
 settings = Settings.load()
 tag_everything(settings.tags)
 
-network = Network("network", NetworkArgs(settings))
-firewall = Firewall("firewall", FirewallArgs(settings, network.vpc_id))
+network = Network("network", NetworkArgs(settings.network, settings.machines, settings.vip.address))
+firewall = Firewall(
+    "firewall",
+    FirewallArgs(
+        vpc_id=network.vpc_id,
+        machines=settings.machines,
+        access=settings.access,
+        haproxy=settings.haproxy,
+        external_databases=settings.database.external,
+        mycat=settings.mycat,
+        mycat_databases=backends(settings).servers if settings.of_role(Role.MYCAT) else (),
+        http=settings.http,
+        mail=settings.keepalived.mail,
+    ),
+)
 cluster = Cluster("cluster", ClusterArgs(settings, network, firewall))
 
 pulumi.export("vip", str(settings.vip.address))

@@ -6,33 +6,32 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_aws as aws
 
-from components.config_file import ConfigFile, ConfigFileArgs
 from components.interface import Interface
 from components.machine import Machine
-from components.remote import run
 from components.template import render, verbatim
 from components.virtual_ip import VirtualIp
 from constants import LIBRARY
-from settings import MachineSettings, Role, Settings
+from settings import topology
 
 
 @dataclass
 class ClaimArgs:
-    settings: Settings
     machine: Machine
-    machine_settings: MachineSettings
     interface: Interface
     subnet_id: pulumi.Input[str]
     virtual_ip: VirtualIp
+    vip: topology.VirtualIp
+    #: The machine's place among the load balancers by VRRP priority, from 0.
+    rank: int
 
 
-def ec2_endpoint(settings: Settings, region: str) -> str:
+def ec2_endpoint(vip: topology.VirtualIp, region: str) -> str:
     """The EC2 API as the machines reach it: as set, else where the deployer's own SDK is sent, else the region's.
 
     Source: AWS SDKs Reference Guide, "Service-specific endpoints".
     """
     return (
-        settings.vip.ec2_endpoint
+        vip.ec2_endpoint
         or os.environ.get("AWS_ENDPOINT_URL_EC2")
         or os.environ.get("AWS_ENDPOINT_URL")
         or f"https://ec2.{region}.amazonaws.com"
@@ -40,70 +39,65 @@ def ec2_endpoint(settings: Settings, region: str) -> str:
 
 
 class Claim(pulumi.ComponentResource):
-    """The claim, its repair timer, and a deploy-time proof that it would work (which fails `up` if it would not)."""
+    """The hook, the timer that repairs what it missed, and a probe that makes `up` fail if the hook could not work."""
 
     def __init__(self, name: str, args: ClaimArgs, opts: pulumi.ResourceOptions | None = None):
         super().__init__("mycat-ha:claim:Claim", name, {}, opts)
-        settings, machine = args.settings, args.machine
+        machine, vip = args.machine, args.vip
         child = pulumi.ResourceOptions(parent=self)
         region = aws.get_region().region
-        priorities = sorted((settings.priority(m) for m in settings.of_role(Role.LB)), reverse=True)
         environment = pulumi.Output.all(
             eni=args.interface.id, subnet=args.subnet_id, role=args.virtual_ip.role_name, device=machine.device
         ).apply(
             lambda known: render(
                 "vip/vip.env.j2",
-                vip=settings.vip.address,
+                vip=vip.address,
                 region=region,
-                endpoint=ec2_endpoint(settings, region),
-                rank=priorities.index(settings.priority(args.machine_settings)),
+                endpoint=ec2_endpoint(vip, region),
+                rank=args.rank,
                 **known,
             )
         )
 
-        def file(suffix: str, path: str, content: pulumi.Input[str], **options: str) -> ConfigFile:
-            return ConfigFile(
-                f"{name}-{suffix}",
-                ConfigFileArgs(machine=machine, path=path, content=content, **options),
-                child,
-            )
-
-        systemd = {"apply": "systemctl daemon-reload"}
+        reload = "systemctl daemon-reload"
         files = [
-            file("environment", "/etc/mycat-ha/vip.env", environment, validate='bash -n "$STAGED"'),
-            file(
-                "hook",
+            machine.file(
+                f"{name}-environment", "/etc/mycat-ha/vip.env", environment, validate='bash -n "$STAGED"', opts=child
+            ),
+            machine.file(
+                f"{name}-hook",
                 f"{LIBRARY}/claim-vip",
                 verbatim("vip/claim-vip"),
                 mode="0755",
                 validate='bash -n "$STAGED"',
+                opts=child,
             ),
-            file(
-                "service",
+            machine.file(
+                f"{name}-service",
                 "/etc/systemd/system/claim-vip.service",
                 verbatim("vip/claim-vip.service"),
-                **systemd,
+                apply=reload,
+                opts=child,
             ),
-            file(
-                "reconcile-service",
+            machine.file(
+                f"{name}-reconcile-service",
                 "/etc/systemd/system/reconcile-vip.service",
                 verbatim("vip/reconcile-vip.service"),
-                **systemd,
+                apply=reload,
+                opts=child,
             ),
-            file(
-                "reconcile-timer",
+            machine.file(
+                f"{name}-reconcile-timer",
                 "/etc/systemd/system/reconcile-vip.timer",
-                render("vip/reconcile-vip.timer.j2", interval=settings.vip.reconcile_interval),
-                **systemd,
+                render("vip/reconcile-vip.timer.j2", interval=vip.reconcile_interval),
+                apply=reload,
+                opts=child,
             ),
         ]
-        self.proven = run(
+        self.probed = machine.run(
             f"{name}-probe",
-            machine.connection,
             f"{LIBRARY}/claim-vip probe",
-            triggers=[machine.instance_id, environment],
-            opts=pulumi.ResourceOptions.merge(
-                machine.bound, pulumi.ResourceOptions(parent=self, depends_on=[*files, args.virtual_ip])
-            ),
+            triggers=[environment],
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[*files, args.virtual_ip]),
         )
         self.register_outputs({})

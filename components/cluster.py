@@ -7,7 +7,8 @@ from typing import Any
 import pulumi
 import pulumi_aws as aws
 
-from components.database import Database, DatabaseArgs
+from components import haproxy, keepalived, mycat_files
+from components.database import Database, DatabaseArgs, MycatUser
 from components.firewall import Firewall
 from components.health import Health, HealthArgs
 from components.interface import Interface, InterfaceArgs
@@ -27,7 +28,12 @@ class ClusterArgs:
 
 
 class Cluster(pulumi.ComponentResource):
-    """Interfaces, the VIP on the first balancer's, a machine on each; databases, then Mycats and balancers in a row."""
+    """Interfaces, the VIP on the first load balancer's, and a machine on each.
+
+    The databases come up first, then one Mycat after the other, then one load balancer after the other.
+
+    The one component that gets all settings: it hands each of the others its sections and its secrets.
+    """
 
     def __init__(self, name: str, args: ClusterArgs, opts: pulumi.ResourceOptions | None = None):
         super().__init__("mycat-ha:cluster:Cluster", name, {}, opts)
@@ -61,52 +67,19 @@ class Cluster(pulumi.ComponentResource):
 
         ready: list[pulumi.Resource] = []
         if databases := settings.of_role(Role.MYSQL):
-            tier = Database(
-                f"{name}-database",
-                DatabaseArgs(settings, [(node, self.machines[node.name]) for node in databases]),
-                self._child,
-            )
+            tier = self._database(f"{name}-database", databases)
             ready = [*tier.ready]
         for node in databases:
             if Role.MYCAT not in node.roles:
                 ready.append(self._health(node, after=tier.ready).listening)
         before = ready
         for node in settings.of_role(Role.MYCAT):
-            mycat = Mycat(
-                f"{node.name}-mycat", MycatArgs(settings, self.machines[node.name], node, after=before), self._child
-            )
+            mycat = self._mycat(node, after=before)
             before = [self._health(node, after=[mycat.applied], triggers=[mycat.version]).listening]
             ready = [*ready, *before]
-
         for balancer in balancers:
-            running = LoadBalancer(
-                balancer.name,
-                LoadBalancerArgs(
-                    settings,
-                    self.machines[balancer.name],
-                    balancer,
-                    self.interfaces[balancer.name],
-                    args.network.subnet_id,
-                    virtual_ip,
-                    after=ready,
-                ),
-                self._child,
-            ).running
-            ready = [running]
+            ready = [self._load_balancer(balancer, args.network, virtual_ip, after=ready).running]
         self.register_outputs({})
-
-    def _health(
-        self,
-        machine: MachineSettings,
-        *,
-        after: Sequence[pulumi.Resource],
-        triggers: Sequence[pulumi.Input[str]] = (),
-    ) -> Health:
-        return Health(
-            f"{machine.name}-health",
-            HealthArgs(self._settings, self.machines[machine.name], machine, after=after, triggers=triggers),
-            self._child,
-        )
 
     def _boot(self, name: str, virtual_ip: VirtualIp) -> dict[str, Machine]:
         settings = self._settings
@@ -124,11 +97,14 @@ class Cluster(pulumi.ComponentResource):
             machine.name: Machine(
                 machine.name,
                 MachineArgs(
-                    settings=settings,
-                    machine=machine,
+                    address=str(machine.address),
+                    instance_type=machine.instance_type or settings.instances.instance_type,
+                    instances=settings.instances,
                     interface=self.interfaces[machine.name],
                     ami=ami.id,
                     key_name=key.key_name,
+                    private_key=self._secret("sshPrivateKey"),
+                    bastion=settings.access.bastion,
                     instance_profile=virtual_ip.instance_profile if Role.LB in machine.roles else None,
                 ),
                 self._child,
@@ -136,7 +112,75 @@ class Cluster(pulumi.ComponentResource):
             for machine in settings.machines
         }
 
+    def _database(self, name: str, nodes: Sequence[MachineSettings]) -> Database:
+        settings, mycat = self._settings, self._settings.mycat
+        return Database(
+            name,
+            DatabaseArgs(
+                machines=[self.machines[node.name] for node in nodes],
+                cluster=f"{pulumi.get_project()}-{pulumi.get_stack()}",
+                database=settings.database,
+                password=self._secret("database"),
+                health_password=self._secret("health"),
+                mycat=MycatUser(
+                    mycat.database_user, self._secret("mycatDatabase"), mycat_files.backends(settings).databases
+                )
+                if mycat and not mycat.external
+                else None,
+            ),
+            self._child,
+        )
+
+    def _mycat(self, node: MachineSettings, *, after: Sequence[pulumi.Resource]) -> Mycat:
+        settings = self._settings
+        assert settings.mycat is not None  # the settings' checks: no machine has the role without the section
+        files = pulumi.Output.secret(mycat_files.configuration(settings, node))
+        return Mycat(
+            f"{node.name}-mycat",
+            MycatArgs(self.machines[node.name], settings.mycat, files, after=after),
+            self._child,
+        )
+
+    def _health(
+        self, node: MachineSettings, *, after: Sequence[pulumi.Resource], triggers: Sequence[pulumi.Input[str]] = ()
+    ) -> Health:
+        return Health(
+            f"{node.name}-health",
+            HealthArgs(self.machines[node.name], node.roles, self._secret("health"), after=after, triggers=triggers),
+            self._child,
+        )
+
+    def _load_balancer(
+        self, node: MachineSettings, network: Network, virtual_ip: VirtualIp, *, after: Sequence[pulumi.Resource]
+    ) -> LoadBalancer:
+        settings, machine = self._settings, self.machines[node.name]
+        priorities = [settings.priority(balancer) for balancer in settings.of_role(Role.LB)]
+        return LoadBalancer(
+            node.name,
+            LoadBalancerArgs(
+                machine=machine,
+                interface=self.interfaces[node.name],
+                subnet_id=network.subnet_id,
+                virtual_ip=virtual_ip,
+                vip=settings.vip,
+                rank=sorted(priorities, reverse=True).index(settings.priority(node)),
+                haproxy=settings.haproxy,
+                haproxy_cfg=self._secret("statistics").apply(lambda password: haproxy_cfg(settings, node, password)),
+                keepalived=settings.keepalived,
+                keepalived_conf=pulumi.Output.all(machine.device, settings.secret("vrrp")).apply(
+                    lambda known: keepalived_conf(settings, node, *known)
+                ),
+                after=after,
+            ),
+            self._child,
+        )
+
+    def _secret(self, name: str) -> pulumi.Output[str]:
+        """A secret that the settings' checks demand of this stack."""
+        return pulumi.Output.secret(self._settings.secrets[name].get_secret_value())
+
     def describe(self, machine: MachineSettings) -> dict[str, Any]:
+        """A machine as the stack's outputs name it."""
         return {
             "name": machine.name,
             "roles": [str(role) for role in machine.roles],
@@ -144,3 +188,31 @@ class Cluster(pulumi.ComponentResource):
             "instanceId": self.machines[machine.name].instance_id,
             "eniId": self.interfaces[machine.name].id,
         }
+
+
+def haproxy_cfg(settings: Settings, node: MachineSettings, statistics_password: str) -> str:
+    """haproxy.cfg of the load balancer ``node``."""
+    return haproxy.configuration(
+        node.name,
+        vip=settings.vip.address,
+        haproxy=settings.haproxy,
+        statistics_password=statistics_password,
+        machines=settings.machines,
+        database=settings.database,
+        mycat=settings.mycat,
+        http=settings.http,
+    )
+
+
+def keepalived_conf(settings: Settings, node: MachineSettings, device: str, vrrp_password: str | None = None) -> str:
+    """keepalived.conf of the load balancer ``node``, whose network device is ``device``."""
+    return keepalived.configuration(
+        node.name,
+        node.address,
+        device=device,
+        priority=settings.priority(node),
+        peers=[peer.address for peer in settings.of_role(Role.LB) if peer.name != node.name],
+        vip=settings.vip.address,
+        keepalived=settings.keepalived,
+        vrrp_password=vrrp_password,
+    )

@@ -7,147 +7,161 @@ from dataclasses import dataclass
 import pulumi
 from pulumi_command import remote
 
-from components.config_file import ConfigFile, ConfigFileArgs
 from components.machine import Machine
-from components.mycat_files import backends
-from components.remote import run
 from components.template import render, verbatim
 from constants import LIBRARY
-from settings import MachineSettings, Role, Settings
+from settings import services
 
 CONFIG = "/etc/mysql/mariadb.conf.d/60-galera.cnf"
 
 
+@dataclass(frozen=True)
+class MycatUser:
+    """The user as whom Mycat logs in."""
+
+    name: str
+    password: pulumi.Input[str]
+    #: Databases that are created, with all rights for this user.
+    databases: Sequence[str]
+
+
 @dataclass
 class DatabaseArgs:
-    settings: Settings
     #: Machines of role mysql, in the order of the settings; the first one forms the cluster when it is new.
-    machines: Sequence[tuple[MachineSettings, Machine]]
+    machines: Sequence[Machine]
+    #: Galera's name of the cluster.
+    cluster: str
+    database: services.Database
+    #: Of the application's user.
+    password: pulumi.Input[str]
+    #: Of the health responder's user.
+    health_password: pulumi.Input[str]
+    #: None: no Mycat in front of these databases.
+    mycat: MycatUser | None
 
 
 class Database(pulumi.ComponentResource):
-    """A Galera cluster that forms once, joins for ever after, and comes back by itself after any power cut.
+    """A Galera cluster that forms once, is joined from then on, and comes back by itself after any power cut.
 
     Nodes start and change one after the other, each synced before the next one is touched.
     """
 
     def __init__(self, name: str, args: DatabaseArgs, opts: pulumi.ResourceOptions | None = None):
         super().__init__("mycat-ha:database:Database", name, {}, opts)
-        self._settings = args.settings
-        self._nodes = args.settings.of_role(Role.MYSQL)
+        addresses = [machine.address for machine in args.machines]
         self.synced: list[pulumi.Resource] = []
-        for node, machine in args.machines:
-            files = self._files(node, machine)
+        for machine in args.machines:
+            peers = [address for address in addresses if address != machine.address]
+            config = configuration(
+                machine.name,
+                machine.address,
+                addresses=addresses,
+                cluster=args.cluster,
+                galera=args.database.galera,
+                mycat=args.mycat is not None,
+            )
+            files = self._files(machine, peers, config)
             before = [*files, *self.synced]
             if not self.synced:
-                before.append(self._bootstrap(node, machine, files))
-            self.synced.append(self._start(machine, before))
-        self.users = self._users(args.machines[0][1])
+                before.append(self._bootstrap(machine, peers, files))
+            self.synced.append(self._start(machine, config, before))
+        self.users = self._users(args)
         self.ready = [*self.synced, self.users]
         self.register_outputs({})
 
-    def _peers(self, node: MachineSettings) -> list[MachineSettings]:
-        return [peer for peer in self._nodes if peer.name != node.name]
-
-    def _files(self, node: MachineSettings, machine: Machine) -> list[pulumi.Resource]:
-        child = pulumi.ResourceOptions(parent=self)
-        installed = run(
+    def _files(self, machine: Machine, peers: Sequence[str], config: str) -> list[pulumi.Resource]:
+        installed = machine.run(
             f"{machine.name}-mariadb-install",
-            machine.connection,
             render("mariadb/install.sh.j2"),
-            triggers=[machine.instance_id],
             timeout="20m",
-            opts=pulumi.ResourceOptions.merge(machine.bound, child),
+            opts=pulumi.ResourceOptions(parent=self),
         )
         after_install = pulumi.ResourceOptions(parent=self, depends_on=[installed])
-
-        def file(suffix: str, path: str, content: str, **options: str) -> ConfigFile:
-            return ConfigFile(
-                f"{machine.name}-mariadb-{suffix}",
-                ConfigFileArgs(machine=machine, path=path, content=content, **options),
-                after_install,
-            )
-
         return [
-            file("environment", "/etc/mycat-ha/galera.env", render("mariadb/galera.env.j2", peers=self._peers(node))),
-            file(
-                "start-hook",
+            machine.file(
+                f"{machine.name}-mariadb-environment",
+                "/etc/mycat-ha/galera.env",
+                render("mariadb/galera.env.j2", peers=peers),
+                opts=after_install,
+            ),
+            machine.file(
+                f"{machine.name}-mariadb-start-hook",
                 f"{LIBRARY}/galera-start",
                 verbatim("mariadb/galera-start"),
                 mode="0755",
                 validate='bash -n "$STAGED"',
+                opts=after_install,
             ),
-            file(
-                "unit",
+            machine.file(
+                f"{machine.name}-mariadb-unit",
                 "/etc/systemd/system/mariadb.service.d/mycat-ha.conf",
                 verbatim("mariadb/mariadb.service.d.conf"),
                 apply="systemctl daemon-reload",
+                opts=after_install,
             ),
-            file(
-                "config",
+            machine.file(
+                f"{machine.name}-mariadb-config",
                 CONFIG,
-                configuration(self._settings, node),
+                config,
                 validate=render("mariadb/validate.sh.j2"),
+                opts=after_install,
             ),
         ]
 
-    def _bootstrap(self, node: MachineSettings, machine: Machine, files: Sequence[pulumi.Resource]) -> remote.Command:
-        """Never again after the first time: a replaced first node must join, so nothing here triggers on it."""
-        return run(
+    def _bootstrap(self, machine: Machine, peers: Sequence[str], files: Sequence[pulumi.Resource]) -> remote.Command:
+        """The cluster's very first start. It never runs again: a first node that was replaced must join."""
+        return machine.run(
             f"{machine.name}-mariadb-bootstrap",
-            machine.connection,
-            render("mariadb/bootstrap.sh.j2", peers=self._peers(node)),
-            triggers=[],
-            opts=pulumi.ResourceOptions(parent=self, depends_on=list(files), ignore_changes=["connection", "create"]),
+            render("mariadb/bootstrap.sh.j2", peers=peers),
+            outlives_machine=True,
+            opts=pulumi.ResourceOptions(parent=self, depends_on=files, ignore_changes=["connection", "create"]),
         )
 
-    def _start(self, machine: Machine, before: Sequence[pulumi.Resource]) -> remote.Command:
-        node = next(node for node in self._nodes if node.name == machine.name)
-        wanted = hashlib.sha256(configuration(self._settings, node).encode()).hexdigest()
-        return run(
+    def _start(self, machine: Machine, config: str, before: Sequence[pulumi.Resource]) -> remote.Command:
+        return machine.run(
             f"{machine.name}-mariadb-start",
-            machine.connection,
             render("mariadb/start.sh.j2"),
-            triggers=[machine.instance_id, wanted],
+            triggers=[hashlib.sha256(config.encode()).hexdigest()],
             timeout="60m",
-            opts=pulumi.ResourceOptions.merge(
-                machine.bound, pulumi.ResourceOptions(parent=self, depends_on=list(before))
-            ),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=before),
         )
 
-    def _users(self, machine: Machine) -> remote.Command:
-        database, secrets, mycat = self._settings.database, self._settings.secrets, self._settings.mycat
-        return run(
+    def _users(self, args: DatabaseArgs) -> remote.Command:
+        """On one node: Galera replicates users and rights."""
+        machine, mycat = args.machines[0], args.mycat
+        sql = pulumi.Output.all(
+            password=args.password,
+            health_password=args.health_password,
+            mycat_password=mycat.password if mycat else "",
+        ).apply(
+            lambda passwords: render(
+                "mariadb/users.sql.j2",
+                schema=args.database.schema_,
+                user=args.database.user,
+                mycat_user=mycat.name if mycat else None,
+                mycat_databases=mycat.databases if mycat else (),
+                **passwords,
+            )
+        )
+        return machine.run(
             f"{machine.name}-mariadb-users",
-            machine.connection,
             "exec mariadb --batch",
-            stdin=pulumi.Output.secret(
-                render(
-                    "mariadb/users.sql.j2",
-                    schema=database.schema_,
-                    user=database.user,
-                    password=secrets["database"].get_secret_value(),
-                    health_password=secrets["health"].get_secret_value(),
-                    mycat_user=mycat.database_user if mycat and not mycat.external else None,
-                    mycat_password=secrets["mycatDatabase"].get_secret_value() if mycat and not mycat.external else "",
-                    mycat_databases=backends(self._settings).databases if mycat and not mycat.external else (),
-                )
-            ),
-            triggers=[],
-            opts=pulumi.ResourceOptions.merge(
-                machine.bound, pulumi.ResourceOptions(parent=self, depends_on=list(self.synced))
-            ),
+            stdin=sql,
+            outlives_machine=True,
+            opts=pulumi.ResourceOptions(parent=self, depends_on=self.synced),
         )
 
 
-def configuration(settings: Settings, node: MachineSettings) -> str:
-    """60-galera.cnf of ``node``."""
+def configuration(
+    name: str, address: str, *, addresses: Sequence[str], cluster: str, galera: services.Galera, mycat: bool
+) -> str:
+    """60-galera.cnf of the node ``name``. ``addresses`` are those of all nodes; ``mycat``: Mycat logs in to them."""
     return render(
         "mariadb/galera.cnf.j2",
-        settings=settings,
-        machine=node,
-        nodes=settings.of_role(Role.MYSQL),
-        cluster=f"{pulumi.get_project()}-{pulumi.get_stack()}",
-        sst="rsync",
-        mycat=bool(settings.of_role(Role.MYCAT)),
+        name=name,
+        address=address,
+        addresses=addresses,
+        cluster=cluster,
+        galera=galera,
+        mycat=mycat,
     )

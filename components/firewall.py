@@ -1,14 +1,16 @@
-"""Who may talk to whom: one security group per role, one rule resource per permission."""
+"""Which connections are allowed: one security group per role, one rule resource per permission."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pulumi
 import pulumi_aws as aws
 
-from components.mycat_files import backends
 from constants import MYCAT_PORT, MYSQL_PORT, SERVICE_HEALTH_PORT
-from settings import MachineSettings, Role, Settings
+from settings import MachineSettings, Role
 from settings.http import Http
+from settings.mycat import Mycat
+from settings.services import ExternalServer, Haproxy, Mail
 from settings.topology import Access
 
 #: Galera's ports: group communication, incremental state transfer, state snapshot transfer.
@@ -18,8 +20,16 @@ VRRP = "112"  # IANA protocol number; a rule for it has no ports
 
 @dataclass
 class FirewallArgs:
-    settings: Settings
     vpc_id: pulumi.Input[str]
+    machines: Sequence[MachineSettings]
+    access: Access
+    haproxy: Haproxy
+    external_databases: Sequence[ExternalServer]
+    mycat: Mycat | None
+    #: Address and port of each database server behind the machines of role mycat.
+    mycat_databases: Sequence[tuple[str, int]]
+    http: Http | None
+    mail: Mail | None
 
 
 class Firewall(pulumi.ComponentResource):
@@ -33,16 +43,15 @@ class Firewall(pulumi.ComponentResource):
         super().__init__("mycat-ha:firewall:Firewall", name, {}, opts)
         self._name = name
         self._vpc_id = args.vpc_id
-        settings = args.settings
-        roles = sorted({role for machine in settings.machines for role in machine.roles})
+        roles = sorted({role for machine in args.machines for role in machine.roles})
         self._base = self._group("machine", "Every machine: SSH from the deployer, packages and the EC2 API")
         self._groups = {role: self._group(role, f"Machines of role {role}") for role in roles}
 
-        self._machine_rules(settings)
+        self._machine_rules(args.access)
         if Role.LB in self._groups:
-            self._balancer_rules(settings)
+            self._balancer_rules(args)
         if Role.MYCAT in self._groups:
-            self._mycat_rules(settings)
+            self._mycat_rules(args)
         if Role.MYSQL in self._groups:
             self._database_rules()
         self.register_outputs({})
@@ -50,8 +59,7 @@ class Firewall(pulumi.ComponentResource):
     def groups_of(self, machine: MachineSettings) -> list[pulumi.Output[str]]:
         return [self._base.id, *(self._groups[role].id for role in machine.roles)]
 
-    def _machine_rules(self, settings: Settings) -> None:
-        access = settings.access
+    def _machine_rules(self, access: Access) -> None:
         for cidr in access.deployer:
             self._from_range(self._base, "ssh-from-deployer", "SSH from the deployer", 22, str(cidr))
         if access.bastion:
@@ -59,14 +67,14 @@ class Firewall(pulumi.ComponentResource):
         for port in (80, 443):
             self._to_range(self._base, f"web-{port}", "Package archives and the EC2 API", port, "0.0.0.0/0")
 
-    def _balancer_rules(self, settings: Settings) -> None:
+    def _balancer_rules(self, args: FirewallArgs) -> None:
         lb = self._groups[Role.LB]
-        haproxy = settings.haproxy
-        for cidr in settings.access.clients:
+        haproxy = args.haproxy
+        for cidr in args.access.clients:
             self._from_range(lb, "mysql-from-clients", "MySQL from clients", haproxy.mysql.port, str(cidr))
-            if settings.mycat:
+            if args.mycat:
                 self._from_range(lb, "mycat-from-clients", "Mycat from clients", haproxy.mycat.port, str(cidr))
-        for cidr in settings.access.administrators:
+        for cidr in args.access.administrators:
             self._from_range(
                 lb,
                 "statistics-from-administrators",
@@ -79,23 +87,23 @@ class Firewall(pulumi.ComponentResource):
             mysql = self._groups[Role.MYSQL]
             self._between(lb, mysql, "mysql", "MySQL from load balancers", port=MYSQL_PORT)
             self._between(lb, mysql, "health", "Database health checks from load balancers", port=SERVICE_HEALTH_PORT)
-        for server in settings.database.external:
+        for server in args.external_databases:
             self._to_range(
                 lb, f"{server.name}", f"External database {server.name}", server.port, f"{server.address}/32"
             )
-        if settings.mycat:
-            check_port = settings.mycat.external_check_port
-            for mycat in settings.mycat.external:
+        if args.mycat:
+            check_port = args.mycat.external_check_port
+            for mycat in args.mycat.external:
                 target = f"{mycat.address}/32"
                 self._to_range(lb, mycat.name, f"External Mycat {mycat.name}", mycat.port, target)
                 if check_port:
                     self._to_range(
                         lb, f"{mycat.name}-health", f"Health checks of external Mycat {mycat.name}", check_port, target
                     )
-        if mail := settings.keepalived.mail:
-            self._to_range(lb, "smtp", "Notification mail", mail.smtp_port, f"{mail.smtp_server}/32")
-        if settings.http:
-            self._http_rules(settings.http, settings.access)
+        if args.mail:
+            self._to_range(lb, "smtp", "Notification mail", args.mail.smtp_port, f"{args.mail.smtp_server}/32")
+        if args.http:
+            self._http_rules(args.http, args.access)
 
     def _http_rules(self, http: Http, access: Access) -> None:
         lb = self._groups[Role.LB]
@@ -115,14 +123,14 @@ class Firewall(pulumi.ComponentResource):
         for address, port in sorted({(s.address, s.port) for backend in backends for s in backend.external}):
             self._to_range(lb, "http", "External web server", port, f"{address}/32")
 
-    def _mycat_rules(self, settings: Settings) -> None:
+    def _mycat_rules(self, args: FirewallArgs) -> None:
         lb, mycat = self._groups[Role.LB], self._groups[Role.MYCAT]
         self._between(lb, mycat, "mycat", "Mycat from load balancers", port=MYCAT_PORT)
         self._between(lb, mycat, "mycat-health", "Mycat health checks from load balancers", port=SERVICE_HEALTH_PORT)
         if Role.MYSQL in self._groups:
             self._between(mycat, self._groups[Role.MYSQL], "mysql-mycat", "MySQL from Mycat", port=MYSQL_PORT)
-        own = {str(machine.address) for machine in settings.of_role(Role.MYSQL)}
-        for address, port in backends(settings).servers:
+        own = {str(machine.address) for machine in args.machines if Role.MYSQL in machine.roles}
+        for address, port in args.mycat_databases:
             if address not in own:
                 self._to_range(mycat, "data-host", "External database behind Mycat", port, f"{address}/32")
 

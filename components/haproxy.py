@@ -1,62 +1,79 @@
 """HAProxy on a load balancer: built from source, logged through rsyslog, run by systemd."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from ipaddress import IPv4Address
 
 import pulumi
 
-from components.config_file import ConfigFile, ConfigFileArgs
 from components.machine import Machine
-from components.remote import run
 from components.source_build import SourceBuild
 from components.template import render, verbatim
-from constants import HAPROXY_HEALTH_PORT, MYCAT_PORT, SERVICE_HEALTH_PORT
-from settings import MachineSettings, Role, Settings
+from constants import HAPROXY_HEALTH_PORT, MYCAT_PORT, MYSQL_PORT, SERVICE_HEALTH_PORT
+from settings import MachineSettings, Role, services
+from settings.http import Backend, Http
+from settings.mycat import Mycat
 
-#: Loopback only: does this HAProxy accept and answer?
+#: Debian packages that the build needs.
 PACKAGES = ("build-essential", "pkg-config", "libssl-dev", "libpcre2-dev", "liblua5.4-dev", "zlib1g-dev")
+
+
+@dataclass(frozen=True)
+class Server:
+    """A `server` line of haproxy.cfg."""
+
+    name: str
+    address: IPv4Address
+    port: int
+
+
+def configuration(
+    node: str,
+    *,
+    vip: IPv4Address,
+    haproxy: services.Haproxy,
+    statistics_password: str,
+    machines: Sequence[MachineSettings],
+    database: services.Database,
+    mycat: Mycat | None,
+    http: Http | None,
+) -> str:
+    """haproxy.cfg of the load balancer named ``node``; it holds the statistics password."""
+    external_mycat = mycat is not None and bool(mycat.external)
+    return render(
+        "haproxy/haproxy.cfg.j2",
+        node=node,
+        vip=vip,
+        haproxy=haproxy,
+        statistics_password=statistics_password,
+        health_port=HAPROXY_HEALTH_PORT,
+        mysql_servers=database.external or _servers(machines, Role.MYSQL, MYSQL_PORT),
+        mysql_check_port=None if database.external else SERVICE_HEALTH_PORT,
+        mysql_check_user=database.external_check_user,
+        mycat_servers=mycat.external if mycat and external_mycat else _servers(machines, Role.MYCAT, MYCAT_PORT),
+        mycat_check_port=mycat.external_check_port if mycat and external_mycat else SERVICE_HEALTH_PORT,
+        http=http,
+        http_servers={name: _web_servers(backend, machines) for name, backend in http.backends.items()} if http else {},
+    )
+
+
+def _servers(machines: Sequence[MachineSettings], role: Role, port: int) -> list[Server]:
+    return [Server(machine.name, machine.address, port) for machine in machines if role in machine.roles]
+
+
+def _web_servers(backend: Backend, machines: Sequence[MachineSettings]) -> list[Server]:
+    addresses = {machine.name: machine.address for machine in machines}
+    own = [Server(name, addresses[name], backend.port) for name in backend.machines]
+    return own + [Server(server.name, server.address, server.port) for server in backend.external]
 
 
 @dataclass
 class HaproxyArgs:
-    settings: Settings
     machine: Machine
-    machine_settings: MachineSettings
     build: SourceBuild
-
-
-def configuration(settings: Settings, machine: MachineSettings) -> str:
-    """haproxy.cfg of ``machine``; holds the statistics password."""
-    servers = settings.database.external or [
-        {"name": node.name, "address": node.address, "port": 3306} for node in settings.of_role(Role.MYSQL)
-    ]
-    mycat = settings.mycat
-    mycat_servers = (mycat.external if mycat else ()) or [
-        {"name": node.name, "address": node.address, "port": MYCAT_PORT} for node in settings.of_role(Role.MYCAT)
-    ]
-    return render(
-        "haproxy/haproxy.cfg.j2",
-        settings=settings,
-        machine=machine,
-        mysql_servers=servers,
-        mycat_servers=mycat_servers,
-        mycat_check_port=mycat.external_check_port if mycat and mycat.external else SERVICE_HEALTH_PORT,
-        health_port=HAPROXY_HEALTH_PORT,
-        service_health_port=SERVICE_HEALTH_PORT,
-        statistics_password=settings.secrets["statistics"].get_secret_value(),
-        http_servers=http_servers(settings),
-    )
-
-
-def http_servers(settings: Settings) -> dict[str, list[dict[str, Any]]]:
-    """The servers of each backend of ``http``, by its name."""
-    addresses = {machine.name: machine.address for machine in settings.machines}
-    return {
-        name: [{"name": machine, "address": addresses[machine], "port": backend.port} for machine in backend.machines]
-        + [{"name": server.name, "address": server.address, "port": server.port} for server in backend.external]
-        for name, backend in (settings.http.backends if settings.http else {}).items()
-    }
+    #: haproxy.cfg.
+    configuration: pulumi.Input[str]
 
 
 class Haproxy(pulumi.ComponentResource):
@@ -65,81 +82,55 @@ class Haproxy(pulumi.ComponentResource):
     def __init__(self, name: str, args: HaproxyArgs, opts: pulumi.ResourceOptions | None = None):
         super().__init__("mycat-ha:haproxy:Haproxy", name, {}, opts)
         machine = args.machine
-        child = pulumi.ResourceOptions(parent=self)
-        system = run(
-            f"{name}-system",
-            machine.connection,
-            render("haproxy/system.sh.j2"),
-            triggers=[machine.instance_id],
-            opts=pulumi.ResourceOptions.merge(machine.bound, child),
-        )
+        system = machine.run(f"{name}-system", render("haproxy/system.sh.j2"), opts=pulumi.ResourceOptions(parent=self))
         after_system = pulumi.ResourceOptions(parent=self, depends_on=[system])
-        sysctl = ConfigFile(
+        sysctl = machine.file(
             f"{name}-sysctl",
-            ConfigFileArgs(
-                machine=machine,
-                path="/etc/sysctl.d/90-mycat-ha.conf",
-                content=verbatim("haproxy/sysctl.conf"),
-                apply="sysctl --quiet --load=/etc/sysctl.d/90-mycat-ha.conf",
-            ),
-            after_system,
+            "/etc/sysctl.d/90-mycat-ha.conf",
+            verbatim("haproxy/sysctl.conf"),
+            apply="sysctl --quiet --load=/etc/sysctl.d/90-mycat-ha.conf",
+            opts=after_system,
         )
-        rsyslog = ConfigFile(
+        rsyslog = machine.file(
             f"{name}-rsyslog",
-            ConfigFileArgs(
-                machine=machine,
-                path="/etc/rsyslog.d/49-haproxy.conf",
-                content=verbatim("haproxy/rsyslog.conf"),
-                validate='rsyslogd -N 1 -f "$STAGED"',
-                apply="systemctl restart rsyslog",
-            ),
-            after_system,
+            "/etc/rsyslog.d/49-haproxy.conf",
+            verbatim("haproxy/rsyslog.conf"),
+            validate='rsyslogd -N 1 -f "$STAGED"',
+            apply="systemctl restart rsyslog",
+            opts=after_system,
         )
-        logrotate = ConfigFile(
+        logrotate = machine.file(
             f"{name}-logrotate",
-            ConfigFileArgs(
-                machine=machine,
-                path="/etc/logrotate.d/haproxy",
-                content=verbatim("haproxy/logrotate"),
-                validate='logrotate --debug "$STAGED"',
-            ),
-            after_system,
+            "/etc/logrotate.d/haproxy",
+            verbatim("haproxy/logrotate"),
+            validate='logrotate --debug "$STAGED"',
+            opts=after_system,
         )
         unit_content = verbatim("haproxy/haproxy.service")
-        unit = ConfigFile(
+        unit = machine.file(
             f"{name}-unit",
-            ConfigFileArgs(
-                machine=machine,
-                path="/etc/systemd/system/haproxy.service",
-                content=unit_content,
-                apply="systemctl daemon-reload",
-            ),
-            after_system,
+            "/etc/systemd/system/haproxy.service",
+            unit_content,
+            apply="systemctl daemon-reload",
+            opts=after_system,
         )
-        config = ConfigFile(
+        config = machine.file(
             f"{name}-config",
-            ConfigFileArgs(
-                machine=machine,
-                path="/etc/haproxy/haproxy.cfg",
-                content=pulumi.Output.secret(configuration(args.settings, args.machine_settings)),
-                mode="0600",
-                validate=args.build.prefix.apply(lambda prefix: render("haproxy/validate.sh.j2", prefix=prefix)),
-                apply="systemctl is-active --quiet haproxy || exit 0; systemctl reload haproxy",
-                gate=_answers_if_active(),
-            ),
-            pulumi.ResourceOptions(parent=self, depends_on=[system, unit]),
+            "/etc/haproxy/haproxy.cfg",
+            pulumi.Output.secret(args.configuration),
+            mode="0600",
+            validate=args.build.prefix.apply(lambda prefix: render("haproxy/validate.sh.j2", prefix=prefix)),
+            apply="systemctl is-active --quiet haproxy || exit 0; systemctl reload haproxy",
+            gate=_answers_if_active(),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[system, unit]),
         )
-        self.running = run(
+        self.running = machine.run(
             f"{name}-start",
-            machine.connection,
             args.build.prefix.apply(
                 lambda prefix: render("haproxy/start.sh.j2", prefix=prefix, health_port=HAPROXY_HEALTH_PORT)
             ),
-            triggers=[machine.instance_id, hashlib.sha256(unit_content.encode()).hexdigest()],
-            opts=pulumi.ResourceOptions.merge(
-                machine.bound,
-                pulumi.ResourceOptions(parent=self, depends_on=[sysctl, rsyslog, logrotate, unit, config]),
-            ),
+            triggers=[hashlib.sha256(unit_content.encode()).hexdigest()],
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[sysctl, rsyslog, logrotate, unit, config]),
         )
         self.register_outputs({})
 

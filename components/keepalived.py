@@ -1,101 +1,101 @@
-"""keepalived on a load balancer: VRRP over unicast, a health check, and the hook's trigger."""
+"""keepalived on a load balancer: VRRP over unicast, a check of HAProxy, and what calls the hook."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 
 import pulumi
 
 from components.claim import Claim
-from components.config_file import ConfigFile, ConfigFileArgs
 from components.haproxy import Haproxy
 from components.machine import Machine
-from components.remote import run
 from components.source_build import SourceBuild
 from components.template import render, verbatim
 from constants import LIBRARY
-from settings import MachineSettings, Role, Settings
+from settings import services
 
+#: Debian packages that the build needs.
 PACKAGES = ("build-essential", "pkg-config", "libssl-dev", "libnl-3-dev", "libnl-genl-3-dev")
 
 
 @dataclass
 class KeepalivedArgs:
-    settings: Settings
     machine: Machine
-    machine_settings: MachineSettings
     build: SourceBuild
+    #: keepalived.conf.
+    configuration: pulumi.Input[str]
     haproxy: Haproxy
     claim: Claim
 
 
-def configuration(settings: Settings, machine: MachineSettings, device: str) -> str:
-    """keepalived.conf of ``machine``; holds the PASS secret in recipe mode."""
-    vrrp = settings.secrets.get("vrrp")
+def configuration(
+    name: str,
+    address: IPv4Address,
+    *,
+    device: str,
+    priority: int,
+    peers: Sequence[IPv4Address],
+    vip: IPv4Address,
+    keepalived: services.Keepalived,
+    vrrp_password: str | None,
+) -> str:
+    """keepalived.conf of the load balancer ``name``; it holds the VRRP password where the mode uses one."""
     return render(
         "keepalived/keepalived.conf.j2",
-        settings=settings,
-        machine=machine,
+        name=name,
+        address=address,
         device=device,
-        peers=[peer for peer in settings.of_role(Role.LB) if peer.name != machine.name],
-        vrrp_password=vrrp.get_secret_value() if vrrp else None,
+        priority=priority,
+        peers=peers,
+        vip=vip,
+        keepalived=keepalived,
+        vrrp_password=vrrp_password,
     )
 
 
 class Keepalived(pulumi.ComponentResource):
-    """keepalived running; it starts only after HAProxy answers and the hook has been proven to work."""
+    """keepalived running; it starts only after HAProxy answers and the hook's probe has succeeded."""
 
     def __init__(self, name: str, args: KeepalivedArgs, opts: pulumi.ResourceOptions | None = None):
         super().__init__("mycat-ha:keepalived:Keepalived", name, {}, opts)
         machine = args.machine
         child = pulumi.ResourceOptions(parent=self)
         scripts = [
-            ConfigFile(
+            machine.file(
                 f"{name}-{script}",
-                ConfigFileArgs(
-                    machine=machine,
-                    path=f"{LIBRARY}/{script}",
-                    content=verbatim(f"keepalived/{script}"),
-                    mode="0755",
-                    validate='bash -n "$STAGED"',
-                ),
-                child,
+                f"{LIBRARY}/{script}",
+                verbatim(f"keepalived/{script}"),
+                mode="0755",
+                validate='bash -n "$STAGED"',
+                opts=child,
             )
             for script in ("vrrp-notify", "check-haproxy")
         ]
         unit_content = verbatim("keepalived/keepalived.service")
-        unit = ConfigFile(
+        unit = machine.file(
             f"{name}-unit",
-            ConfigFileArgs(
-                machine=machine,
-                path="/etc/systemd/system/keepalived.service",
-                content=unit_content,
-                apply="systemctl daemon-reload",
-            ),
-            child,
+            "/etc/systemd/system/keepalived.service",
+            unit_content,
+            apply="systemctl daemon-reload",
+            opts=child,
         )
-        config = ConfigFile(
+        config = machine.file(
             f"{name}-config",
-            ConfigFileArgs(
-                machine=machine,
-                path="/etc/keepalived/keepalived.conf",
-                content=pulumi.Output.secret(
-                    machine.device.apply(lambda device: configuration(args.settings, args.machine_settings, device))
-                ),
-                mode="0600",
-                validate=args.build.prefix.apply(lambda prefix: render("keepalived/validate.sh.j2", prefix=prefix)),
-                apply="systemctl is-active --quiet keepalived || exit 0; systemctl reload keepalived",
-                gate="systemctl is-enabled -q keepalived || exit 0; sleep 1; systemctl is-active -q keepalived",
-            ),
-            pulumi.ResourceOptions(parent=self, depends_on=scripts),
+            "/etc/keepalived/keepalived.conf",
+            pulumi.Output.secret(args.configuration),
+            mode="0600",
+            validate=args.build.prefix.apply(lambda prefix: render("keepalived/validate.sh.j2", prefix=prefix)),
+            apply="systemctl is-active --quiet keepalived || exit 0; systemctl reload keepalived",
+            gate="systemctl is-enabled -q keepalived || exit 0; sleep 1; systemctl is-active -q keepalived",
+            opts=pulumi.ResourceOptions(parent=self, depends_on=scripts),
         )
-        self.running = run(
+        self.running = machine.run(
             f"{name}-start",
-            machine.connection,
             args.build.prefix.apply(lambda prefix: render("keepalived/start.sh.j2", prefix=prefix)),
-            triggers=[machine.instance_id, hashlib.sha256(unit_content.encode()).hexdigest()],
-            opts=pulumi.ResourceOptions.merge(
-                machine.bound,
-                pulumi.ResourceOptions(parent=self, depends_on=[unit, config, args.haproxy.running, args.claim.proven]),
+            triggers=[hashlib.sha256(unit_content.encode()).hexdigest()],
+            opts=pulumi.ResourceOptions(
+                parent=self, depends_on=[unit, config, args.haproxy.running, args.claim.probed]
             ),
         )
         self.register_outputs({})

@@ -13,50 +13,56 @@ from components.keepalived import Keepalived, KeepalivedArgs
 from components.machine import Machine
 from components.source_build import SourceBuild, SourceBuildArgs
 from components.virtual_ip import VirtualIp
-from settings import MachineSettings, Settings
+from settings import topology
+from settings.base import SourceArchive
 
 
 @dataclass
 class LoadBalancerArgs:
-    settings: Settings
     machine: Machine
-    machine_settings: MachineSettings
     interface: Interface
     subnet_id: pulumi.Input[str]
     virtual_ip: VirtualIp
+    vip: topology.VirtualIp
+    #: The machine's place among the load balancers by VRRP priority, from 0.
+    rank: int
+    haproxy: SourceArchive
+    haproxy_cfg: pulumi.Input[str]
+    keepalived: SourceArchive
+    keepalived_conf: pulumi.Input[str]
     #: What has to work before anything that runs here is changed: the databases, the load balancer before this one.
     after: Sequence[pulumi.Resource] = ()
 
 
 class LoadBalancer(pulumi.ComponentResource):
-    """Load balancers change in a row, each one healthy before the next one is touched; their builds need not wait."""
+    """Load balancers change one after the other, each healthy before the next is touched; only builds need not wait."""
 
     def __init__(self, name: str, args: LoadBalancerArgs, opts: pulumi.ResourceOptions | None = None):
         super().__init__("mycat-ha:load_balancer:LoadBalancer", name, {}, opts)
-        settings, machine = args.settings, args.machine
+        machine = args.machine
         child = pulumi.ResourceOptions(parent=self)
         haproxy_build = SourceBuild(
-            f"{machine.name}-haproxy", SourceBuildArgs(machine, "haproxy", settings.haproxy, haproxy.PACKAGES), child
+            f"{machine.name}-haproxy", SourceBuildArgs(machine, "haproxy", args.haproxy, haproxy.PACKAGES), child
         )
         keepalived_build = SourceBuild(
             f"{machine.name}-keepalived",
-            SourceBuildArgs(machine, "keepalived", settings.keepalived, keepalived.PACKAGES),
+            SourceBuildArgs(machine, "keepalived", args.keepalived, keepalived.PACKAGES),
             child,
         )
 
         running = Haproxy(
             f"{name}-haproxy",
-            HaproxyArgs(settings, machine, args.machine_settings, haproxy_build),
+            HaproxyArgs(machine, haproxy_build, args.haproxy_cfg),
             pulumi.ResourceOptions(parent=self, depends_on=list(args.after)),
         )
         claim = Claim(
             f"{name}-vip",
-            ClaimArgs(settings, machine, args.machine_settings, args.interface, args.subnet_id, args.virtual_ip),
+            ClaimArgs(machine, args.interface, args.subnet_id, args.virtual_ip, args.vip, args.rank),
             child,
         )
         self.running = Keepalived(
             f"{name}-keepalived",
-            KeepalivedArgs(settings, machine, args.machine_settings, keepalived_build, running, claim),
+            KeepalivedArgs(machine, keepalived_build, args.keepalived_conf, running, claim),
             pulumi.ResourceOptions(parent=self, depends_on=list(args.after)),
         ).running
         self.register_outputs({})

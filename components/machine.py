@@ -1,6 +1,7 @@
 """An EC2 instance that can be configured: booted, reachable, its host key known."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,27 +9,29 @@ import pulumi
 import pulumi_aws as aws
 from pulumi_command import remote
 
+from components.config_file import ConfigFile, install_command
 from components.interface import Interface
 from components.remote import run
 from components.template import programs, render
 from constants import LIBRARY
-from settings import MachineSettings, Settings
-
-INSTALL_FILE = f"{LIBRARY}/install-file"
+from settings.topology import Bastion, Instances
 
 
 @dataclass
 class MachineArgs:
-    settings: Settings
-    machine: MachineSettings
+    address: str
+    instance_type: str
+    instances: Instances
     interface: Interface
     ami: pulumi.Input[str]
     key_name: pulumi.Input[str]
+    private_key: pulumi.Input[str]
+    bastion: Bastion | None
     instance_profile: pulumi.Input[str] | None = None
 
 
 class Machine(pulumi.ComponentResource):
-    """An instance on an interface of its own, ready for commands.
+    """An instance on an interface of its own; other components run commands and install files on it.
 
     The first connection learns the machine's SSH host key, as nothing that Pulumi can read has it earlier; every
     later connection demands it.
@@ -37,15 +40,15 @@ class Machine(pulumi.ComponentResource):
     instance_id: pulumi.Output[str]
     #: Name of the network device, e.g. ens5.
     device: pulumi.Output[str]
-    connection: remote.ConnectionArgs
 
     def __init__(self, name: str, args: MachineArgs, opts: pulumi.ResourceOptions | None = None):
         super().__init__("mycat-ha:machine:Machine", name, {}, opts)
-        instances = args.settings.instances
-        instance = aws.ec2.Instance(
+        self.name = name
+        self.address = args.address
+        self._instance = aws.ec2.Instance(
             f"{name}-instance",
             ami=args.ami,
-            instance_type=args.machine.instance_type or instances.instance_type,
+            instance_type=args.instance_type,
             key_name=args.key_name,
             iam_instance_profile=args.instance_profile,
             primary_network_interface=aws.ec2.InstancePrimaryNetworkInterfaceArgs(
@@ -55,53 +58,127 @@ class Machine(pulumi.ComponentResource):
                 http_endpoint="enabled", http_tokens="required", http_put_response_hop_limit=1
             ),
             root_block_device=aws.ec2.InstanceRootBlockDeviceArgs(
-                encrypted=True, volume_size=instances.volume_gib, volume_type="gp3", delete_on_termination=True
+                encrypted=True, volume_size=args.instances.volume_gib, volume_type="gp3", delete_on_termination=True
             ),
             # A newer image or key is for new machines; it must not replace the running ones.
             opts=pulumi.ResourceOptions(parent=self, ignore_changes=["ami", "keyName"], delete_before_replace=True),
         )
-        self.name = name
-        self.address = str(args.machine.address)
-        self.instance_id = instance.id
-        #: What to do to every command on this machine: forget it when the machine is gone.
-        self.bound = pulumi.ResourceOptions(deleted_with=instance)
+        self.instance_id = self._instance.id
 
-        first_contact = _connection(args.settings, self.address, None)
         ready = run(
             f"{name}-ready",
-            first_contact,
+            _connection(args),
             render("machine/ready.sh.j2"),
-            triggers=[instance.id],
-            timeout=f"{round(instances.boot_timeout)}s",
-            opts=pulumi.ResourceOptions.merge(
-                self.bound, pulumi.ResourceOptions(parent=self, ignore_changes=["connection"])
-            ),
+            triggers=[self.instance_id],
+            timeout=f"{round(args.instances.boot_timeout)}s",
+            opts=pulumi.ResourceOptions(parent=self, deleted_with=self._instance, ignore_changes=["connection"]),
         )
         facts: pulumi.Output[dict[str, Any]] = ready.stdout.apply(json.loads)
         self.device = facts["device"]
-        self.connection = _connection(args.settings, self.address, facts["hostKey"])
-        #: What every command on the machine waits for.
-        self.tools = run(
+        self._connection = _connection(args, host_key=facts["hostKey"])
+        self._tools = run(
             f"{name}-tools",
-            self.connection,
+            self._connection,
             f"base64 --decode | tar --extract --directory={LIBRARY} --no-same-owner",
             stdin=programs("machine/install-file", "machine/install-packages"),
-            triggers=[instance.id],
-            opts=pulumi.ResourceOptions.merge(self.bound, pulumi.ResourceOptions(parent=self)),
+            triggers=[self.instance_id],
+            opts=pulumi.ResourceOptions(parent=self, deleted_with=self._instance),
         )
-        self.bound = pulumi.ResourceOptions(deleted_with=instance, depends_on=[self.tools])
         self.register_outputs({"instanceId": self.instance_id, "device": self.device})
 
+    def run(
+        self,
+        name: str,
+        script: pulumi.Input[str],
+        *,
+        opts: pulumi.ResourceOptions,
+        stdin: pulumi.Input[str] | None = None,
+        triggers: Sequence[pulumi.Input[str]] = (),
+        timeout: str = "10m",
+        shell: bool = True,
+        outlives_machine: bool = False,
+    ) -> remote.Command:
+        """Run ``script`` with bash as root, and again when it, ``stdin``, a trigger or the machine has changed.
 
-def _connection(settings: Settings, address: str, host_key: pulumi.Input[str] | None) -> remote.ConnectionArgs:
-    bastion = settings.access.bastion
-    private_key = pulumi.Output.secret(settings.secrets["sshPrivateKey"].get_secret_value())
-    proxy = bastion and remote.ProxyConnectionArgs(
-        host=bastion.host, port=bastion.port, user=bastion.user, host_key=bastion.host_key, private_key=private_key
-    )
+        Every script is therefore idempotent. There is no delete command: what was done goes with the machine.
+        ``stdin`` is for secrets and file contents: it is a secret in state, and the output of a command that reads it
+        is not logged. ``timeout`` is a duration as Go writes it, e.g. 10m. Without ``shell`` the script is one command
+        line, which sudo runs. ``outlives_machine`` is for an effect that is not on this machine alone, such as the
+        cluster's data: a new machine is then no trigger, only its connection a change, which ``opts`` can ignore.
+        """
+        own = [] if outlives_machine else [self.instance_id]
+        return run(
+            name,
+            self._connection,
+            script,
+            stdin=stdin,
+            triggers=[*own, *triggers],
+            timeout=timeout,
+            shell=shell,
+            opts=self._tied(opts, outlives_machine=outlives_machine),
+        )
+
+    def file(
+        self,
+        name: str,
+        path: str,
+        content: pulumi.Input[str],
+        *,
+        opts: pulumi.ResourceOptions,
+        mode: str = "0644",
+        owner: str = "root:root",
+        validate: pulumi.Input[str] = "",
+        apply: str = "",
+        gate: str = "",
+    ) -> ConfigFile:
+        """Install a file: stage, validate, swap, apply, check. On failure the old file is back and in force.
+
+        ``validate`` is a command that refuses a bad file; ``$STAGED`` is the new one beside the old one. ``apply``
+        makes running software take the new file, and must succeed where it does not run yet. ``gate`` shows that the
+        software works with it; if it fails the old file comes back and `up` fails.
+        """
+        file = ConfigFile(name, opts)
+        self.run(
+            f"{name}-file",
+            pulumi.Output.from_input(validate).apply(
+                lambda command: install_command(path, mode, owner, validate=command, apply=apply, gate=gate)
+            ),
+            stdin=content,
+            shell=False,
+            opts=pulumi.ResourceOptions(parent=file),
+        )
+        file.register_outputs({})
+        return file
+
+    def upload(self, name: str, source: str, path: str, *, opts: pulumi.ResourceOptions) -> remote.CopyToRemote:
+        """Copy the deployer's file ``source``, which may be too big for stdin, to ``path`` as the user who logs in."""
+        return remote.CopyToRemote(
+            name,
+            connection=self._connection,
+            source=pulumi.FileAsset(source),
+            remote_path=path,
+            triggers=[self.instance_id],
+            opts=self._tied(opts),
+        )
+
+    def _tied(self, opts: pulumi.ResourceOptions, *, outlives_machine: bool = False) -> pulumi.ResourceOptions:
+        """``opts`` for a resource on this machine: after the tools, and forgotten when the machine is gone."""
+        own = pulumi.ResourceOptions(
+            depends_on=[self._tools], deleted_with=None if outlives_machine else self._instance
+        )
+        return pulumi.ResourceOptions.merge(own, opts)
+
+
+def _connection(args: MachineArgs, host_key: pulumi.Input[str] | None = None) -> remote.ConnectionArgs:
+    private_key = pulumi.Output.secret(args.private_key)
+    proxy = None
+    if bastion := args.bastion:
+        proxy = remote.ProxyConnectionArgs(
+            host=bastion.host, port=bastion.port, user=bastion.user, host_key=bastion.host_key, private_key=private_key
+        )
     return remote.ConnectionArgs(
-        host=address,
-        user=settings.instances.image.user,
+        host=args.address,
+        user=args.instances.image.user,
         private_key=private_key,
         host_key=host_key,
         proxy=proxy,

@@ -2,30 +2,28 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pulumi
 
-from components.config_file import ConfigFile, ConfigFileArgs
+import settings.mycat
 from components.machine import Machine
-from components.mycat_files import configuration
-from components.remote import run
 from components.source_build import SourceBuild, SourceBuildArgs
 from components.template import render, verbatim
 from constants import LIBRARY
-from settings import MachineSettings, Settings
 
 SYSCTL = "/etc/sysctl.d/91-mycat.conf"
-#: What Mycat runs on, and what the tool talks to it with.
+#: Debian packages: what Mycat runs on, and what mycat-apply talks to it with.
 PACKAGES = ("openjdk-17-jre-headless", "python3-pymysql")
 
 
 @dataclass
 class MycatArgs:
-    settings: Settings
     machine: Machine
-    machine_settings: MachineSettings
+    mycat: settings.mycat.Mycat
+    #: server.xml, schema.xml and whatever else belongs to them, by name; they hold passwords.
+    files: pulumi.Input[Mapping[str, str]]
     #: What has to work before anything that runs here is changed: the databases, the Mycat before this one.
     after: Sequence[pulumi.Resource] = ()
 
@@ -42,62 +40,60 @@ class Mycat(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: MycatArgs, opts: pulumi.ResourceOptions | None = None):
         super().__init__("mycat-ha:mycat:Mycat", name, {}, opts)
-        mycat, machine = args.settings.mycat, args.machine
-        assert mycat is not None
+        mycat, machine = args.mycat, args.machine
         child = pulumi.ResourceOptions(parent=self)
         build = SourceBuild(name, SourceBuildArgs(machine, "mycat", mycat.source, PACKAGES), child)
-        system = run(
-            f"{name}-system",
-            machine.connection,
-            render("mycat/system.sh.j2"),
-            triggers=[machine.instance_id],
-            opts=pulumi.ResourceOptions.merge(machine.bound, child),
-        )
+        system = machine.run(f"{name}-system", render("mycat/system.sh.j2"), opts=child)
+        after_system = pulumi.ResourceOptions(parent=self, depends_on=[system])
         unit = verbatim("mycat/mycat.service")
         start = render("mycat/run.sh.j2", heap_mib=mycat.heap_mib, direct_memory_mib=mycat.direct_memory_mib)
         files = [
-            ConfigFile(
-                f"{name}-{suffix}",
-                ConfigFileArgs(machine=machine, path=path, content=content, mode=mode, validate=validate, apply=apply),
-                pulumi.ResourceOptions(parent=self, depends_on=[system]),
-            )
-            for suffix, path, content, mode, validate, apply in (
-                ("run", f"{LIBRARY}/mycat-run", start, "0755", 'bash -n "$STAGED"', ""),
-                (
-                    "apply",
-                    f"{LIBRARY}/mycat-apply",
-                    verbatim("mycat/mycat_apply.py"),
-                    "0755",
-                    'python3 -c "import ast, sys; ast.parse(open(sys.argv[1]).read())" "$STAGED"',
-                    "",
-                ),
-                ("unit", "/etc/systemd/system/mycat.service", unit, "0644", "", "systemctl daemon-reload"),
-                ("sysctl", SYSCTL, verbatim("mycat/sysctl.conf"), "0644", "", f"sysctl --quiet --load={SYSCTL}"),
-            )
+            machine.file(
+                f"{name}-run",
+                f"{LIBRARY}/mycat-run",
+                start,
+                mode="0755",
+                validate='bash -n "$STAGED"',
+                opts=after_system,
+            ),
+            machine.file(
+                f"{name}-apply",
+                f"{LIBRARY}/mycat-apply",
+                verbatim("mycat/mycat_apply.py"),
+                mode="0755",
+                validate='python3 -c "import ast, sys; ast.parse(open(sys.argv[1]).read())" "$STAGED"',
+                opts=after_system,
+            ),
+            machine.file(
+                f"{name}-unit",
+                "/etc/systemd/system/mycat.service",
+                unit,
+                apply="systemctl daemon-reload",
+                opts=after_system,
+            ),
+            machine.file(
+                f"{name}-sysctl",
+                SYSCTL,
+                verbatim("mycat/sysctl.conf"),
+                apply=f"sysctl --quiet --load={SYSCTL}",
+                opts=after_system,
+            ),
         ]
-        bundle = json.dumps(
-            {
-                # The distribution's own writes where Mycat here may not write.
-                "log4j2.xml": verbatim("mycat/log4j2.xml"),
-                **configuration(args.settings, args.machine_settings),
-            },
-            sort_keys=True,
-        )
-        self.applied = run(
+        # The distribution's own log4j2.xml writes where Mycat here may not write.
+        defaults = {"log4j2.xml": verbatim("mycat/log4j2.xml")}
+        bundle = pulumi.Output.secret(args.files).apply(lambda files: json.dumps({**defaults, **files}, sort_keys=True))
+        self.applied = machine.run(
             f"{name}-configuration",
-            machine.connection,
             build.prefix.apply(lambda prefix: f"{LIBRARY}/mycat-apply {prefix} {machine.address}"),
             stdin=bundle,
             shell=False,
-            triggers=[machine.instance_id, _digest(unit, start)],
+            triggers=[_digest(unit, start)],
             # Mycat may refuse a second change of data nodes until statements from before the first must have ended.
             timeout=f"{mycat.sql_execute_timeout + 600}s",
-            opts=pulumi.ResourceOptions.merge(
-                machine.bound, pulumi.ResourceOptions(parent=self, depends_on=[*files, *args.after])
-            ),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[*files, *args.after]),
         )
-        # Of passwords too, and so a secret itself.
-        self.version = pulumi.Output.secret(build.prefix.apply(lambda prefix: _digest(prefix, bundle, unit, start)))
+        # Made of passwords too, and so a secret itself.
+        self.version = pulumi.Output.all(build.prefix, bundle).apply(lambda parts: _digest(*parts, unit, start))
         self.register_outputs({})
 
 

@@ -1,17 +1,21 @@
 """The subnet that all machines stand in: one of our own with a NAT gateway, or one that exists."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 
 import pulumi
 import pulumi_aws as aws
 
-from settings import Settings, SettingsError
+from settings import MachineSettings, SettingsError, topology
 
 
 @dataclass
 class NetworkArgs:
-    settings: Settings
+    network: topology.Network
+    #: Their addresses and the VIP have to be free in a subnet that exists already.
+    machines: Sequence[MachineSettings]
+    vip: IPv4Address
 
 
 class Network(pulumi.ComponentResource):
@@ -26,14 +30,13 @@ class Network(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: NetworkArgs, opts: pulumi.ResourceOptions | None = None):
         super().__init__("mycat-ha:network:Network", name, {}, opts)
-        if args.settings.network.subnet_id:
-            self._adopt(args.settings)
+        if args.network.subnet_id:
+            self._adopt(args)
         else:
-            self._create(name, args.settings)
+            self._create(name, args.network)
         self.register_outputs({"vpcId": self.vpc_id, "subnetId": self.subnet_id})
 
-    def _create(self, name: str, settings: Settings) -> None:
-        network = settings.network
+    def _create(self, name: str, network: topology.Network) -> None:
         child = pulumi.ResourceOptions(parent=self)
         zone = f"{aws.get_region().region}{network.availability_zone}"
         vpc = aws.ec2.Vpc(f"{name}-vpc", cidr_block=str(network.vpc_cidr), enable_dns_hostnames=True, opts=child)
@@ -79,23 +82,22 @@ class Network(pulumi.ComponentResource):
         # Not before the route: a machine that boots without a way out fails its package installation.
         self.subnet_id = pulumi.Output.all(subnet.id, association.id).apply(lambda ids: str(ids[0]))
 
-    def _adopt(self, settings: Settings) -> None:
-        network = settings.network
+    def _adopt(self, args: NetworkArgs) -> None:
+        network = args.network
         subnet = aws.ec2.get_subnet(id=network.subnet_id)
         if subnet.cidr_block != str(network.subnet_cidr):
             raise SettingsError(
                 f"mycat-ha:network.subnetCidr: {network.subnet_id} has {subnet.cidr_block}, not {network.subnet_cidr}"
             )
-        refuse_taken_addresses(settings, subnet.id)
+        addresses = {f"machines[{i}].address": machine.address for i, machine in enumerate(args.machines)}
+        refuse_taken_addresses({**addresses, "vip.address": args.vip}, subnet.id)
         self.vpc_id = pulumi.Output.from_input(subnet.vpc_id)
         self.subnet_id = pulumi.Output.from_input(subnet.id)
 
 
-def refuse_taken_addresses(settings: Settings, subnet_id: str) -> None:
-    """Raise SettingsError if the VIP or a machine's address belongs to an interface that this stack did not make."""
-    wanted = {f"machines[{i}].address": machine.address for i, machine in enumerate(settings.machines)}
-    wanted["vip.address"] = settings.vip.address
-    for key, address in wanted.items():
+def refuse_taken_addresses(addresses: Mapping[str, IPv4Address], subnet_id: str) -> None:
+    """Raise SettingsError if an address, given by its settings key, is on an interface that this stack did not make."""
+    for key, address in addresses.items():
         holder = {"subnet-id": subnet_id, "addresses.private-ip-address": str(address)}
         foreign = _interfaces(holder) - _interfaces({**holder, "tag:mycat-ha:stack": pulumi.get_stack()})
         if foreign:

@@ -1,4 +1,4 @@
-"""Commands on a machine, over SSH, as root."""
+"""Commands over SSH, as root. Components use ``Machine.run``, which knows the machine."""
 
 import shlex
 from collections.abc import Sequence
@@ -23,13 +23,8 @@ def run(
     timeout: str = "10m",
     shell: bool = True,
 ) -> remote.Command:
-    """Run ``script`` when it is new, when it or ``stdin`` has changed, and anew when a trigger has changed.
-
-    Every script is idempotent, because a connection that changes (a replaced machine) runs it again. ``stdin`` is
-    for secrets and file contents: it is a secret in state and its output is not logged. There is no delete command:
-    what was done goes with the machine. Without ``shell`` the script is one program and its words.
-    """
-    command: remote.Command = remote.Command(
+    """The resource behind ``Machine.run``, which describes the parameters."""
+    return remote.Command(
         name,
         connection=connection,
         create=pulumi.Output.from_input(script).apply(as_root if shell else "sudo -n {}".format),
@@ -42,4 +37,3 @@ def run(
             pulumi.ResourceOptions(custom_timeouts=pulumi.CustomTimeouts(create=timeout, update=timeout)),
         ),
     )
-    return command

@@ -2,14 +2,13 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pulumi
 from pulumi_command import remote
 
 from components.machine import Machine
-from components.remote import run
 from components.template import render
 from settings import SettingsError
 from settings.base import SourceArchive
@@ -22,14 +21,14 @@ class SourceBuildArgs:
     software: str
     source: SourceArchive
     #: Debian packages that the build needs.
-    packages: Sequence[str] = field(default_factory=tuple)
+    packages: Sequence[str] = ()
 
 
 class SourceBuild(pulumi.ComponentResource):
     """A build in a prefix named after everything that went into it, so that it is made once and never changes.
 
-    The running version is not touched; whoever uses the build switches to it. A build that fails fails `up` with the
-    last lines of its log.
+    The running version is not touched: the component that uses the build switches to it. A build that fails makes
+    `up` fail with the last lines of its log.
     """
 
     #: e.g. /opt/haproxy/3.0.11-1f2e3d4c5b6a-debian12
@@ -43,9 +42,8 @@ class SourceBuild(pulumi.ComponentResource):
         depends: list[pulumi.Resource] = []
         if source.archive:
             depends.append(self._upload(name, args, f"{archive_on_machine}.uploaded"))
-        build = run(
+        build = args.machine.run(
             f"{name}-build",
-            args.machine.connection,
             render(
                 "source_build/build.sh.j2",
                 software=args.software,
@@ -55,11 +53,8 @@ class SourceBuild(pulumi.ComponentResource):
                 build=commands,
                 packages=args.packages,
             ),
-            triggers=[args.machine.instance_id],
             timeout="30m",
-            opts=pulumi.ResourceOptions.merge(
-                args.machine.bound, pulumi.ResourceOptions(parent=self, depends_on=depends)
-            ),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=depends),
         )
         self.prefix = build.stdout.apply(str.strip)
         self.register_outputs({"prefix": self.prefix})
@@ -74,20 +69,14 @@ class SourceBuild(pulumi.ComponentResource):
             raise SettingsError(
                 f"mycat-ha:{args.software}.sha256: {path} has sha256 {found}, the settings demand {args.source.sha256}"
             )
-        directory = run(
+        directory = args.machine.run(
             f"{name}-upload-directory",
-            args.machine.connection,
             f'install -d -m 0755 /var/cache/mycat-ha; install -d -m 0755 -o "$SUDO_USER" {target}',
-            triggers=[args.machine.instance_id],
-            opts=pulumi.ResourceOptions.merge(args.machine.bound, pulumi.ResourceOptions(parent=self)),
+            opts=pulumi.ResourceOptions(parent=self),
         )
-        return remote.CopyToRemote(
+        return args.machine.upload(
             f"{name}-upload",
-            connection=args.machine.connection,
-            source=pulumi.FileAsset(str(path)),
-            remote_path=f"{target}/archive",
-            triggers=[args.machine.instance_id],
-            opts=pulumi.ResourceOptions.merge(
-                args.machine.bound, pulumi.ResourceOptions(parent=self, depends_on=[directory])
-            ),
+            str(path),
+            f"{target}/archive",
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[directory]),
         )

@@ -1,4 +1,4 @@
-"""The virtual IP: a secondary private address that the balancers may move between their interfaces."""
+"""The virtual IP: a secondary private address that the load balancers can move between their interfaces."""
 
 import json
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ class VirtualIp(pulumi.ComponentResource):
     def __init__(self, name: str, args: VirtualIpArgs, opts: pulumi.ResourceOptions | None = None):
         super().__init__("mycat-ha:virtual_ip:VirtualIp", name, {}, opts)
         child = pulumi.ResourceOptions(parent=self)
-        # Keeps EC2 from handing the address to somebody else while no interface holds it.
+        # Keeps EC2 from giving the address to another interface while no interface holds it.
         aws.ec2.SubnetCidrReservation(
             f"{name}-reservation",
             subnet_id=args.subnet_id,

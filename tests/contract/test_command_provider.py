@@ -145,7 +145,9 @@ def test_large_input_and_output(stack: Stack, server: Server) -> None:
     text = "".join(f"line {number} äöü\n" for number in range(40_000))
 
     def program() -> None:
-        command = remote.Command("large", connection=connect(server), create="cat", stdin=text, logging="none")
+        command = remote.Command(
+            "large", connection=connect(server), create="cat", stdin=text, logging=remote.Logging.NONE
+        )
         pulumi.export("stdout", command.stdout)
 
     assert stack.outputs(program) == {"stdout": text.removesuffix("\n")}
@@ -238,8 +240,12 @@ def test_a_silent_host_is_given_up_after_the_time_for_a_dial(stack: Stack, serve
             blocker.setblocking(False)
             blocker.connect_ex(full.getsockname())
         connection = connect(server, port=full.getsockname()[1], dial_error_limit=1, per_dial_timeout=1)
+
+        def program() -> None:
+            remote.Command("silent", connection=connection, create="true")
+
         started = time.monotonic()
-        said = stack.fails(lambda: remote.Command("silent", connection=connection, create="true") and None)
+        said = stack.fails(program)
         assert "i/o timeout" in said
         assert time.monotonic() - started < 15
         for blocker in blockers:
@@ -272,7 +278,8 @@ def test_logging(stack: Stack, server: Server) -> None:
     def program() -> None:
         for logging in told:
             create = f"echo {logging}-o; echo {logging}-e >&2"
-            remote.Command(f"log-{logging}", connection=connect(server), create=create, logging=logging)
+            kind = remote.Logging(logging) if logging else None
+            remote.Command(f"log-{logging}", connection=connect(server), create=create, logging=kind)
 
     stack.up(program)
     messages = stack.messages()
@@ -290,7 +297,7 @@ def test_secrets_in_the_state(stack: Stack, server: Server) -> None:
             create="cat",
             stdin=pulumi.Output.secret("hush-hush"),
             environment={"ACCEPTED_A": pulumi.Output.secret("hush-hush")},
-            logging="none",
+            logging=remote.Logging.NONE,
             opts=pulumi.ResourceOptions(additional_secret_outputs=["stdout"]),
         )
         remote.Command("open", connection=connect(server), create="cat", stdin=pulumi.Output.secret("not hidden"))
@@ -451,7 +458,10 @@ def test_local_command(stack: Stack, tmp_path: Path) -> None:
 
 
 def test_a_failing_local_command(stack: Stack) -> None:
-    said = stack.fails(lambda: local.Command("failing", create="echo out; echo err >&2; exit 4") and None)
+    def program() -> None:
+        local.Command("failing", create="echo out; echo err >&2; exit 4")
+
+    said = stack.fails(program)
     assert 'exit status 4: running "echo out; echo err >&2; exit 4":' in said
     assert "err" in said
 

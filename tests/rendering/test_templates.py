@@ -13,10 +13,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import pulumi
 import pytest
 
-from components import database, haproxy, keepalived, mycat_files
+from components import cluster, database, mycat_files
 from components.template import FILES, render, sql_string
 from settings import Settings
 from tests import example
@@ -51,6 +50,15 @@ def scratch() -> Iterator[Path]:
 
 def settings(change: Callable[[dict[str, Any]], Any] | None = None) -> Settings:
     return Settings.parse(example.settings(change))
+
+
+def haproxy_cfg(settings: Settings) -> str:
+    return cluster.haproxy_cfg(settings, settings.machines[0], settings.secrets["statistics"].get_secret_value())
+
+
+def keepalived_conf(settings: Settings) -> str:
+    vrrp = settings.secrets.get("vrrp")
+    return cluster.keepalived_conf(settings, settings.machines[0], "ens5", vrrp.get_secret_value() if vrrp else None)
 
 
 def unchecked_external(raw: dict[str, Any]) -> None:
@@ -100,13 +108,13 @@ HAPROXY = {
 @pytest.mark.parametrize("variant", HAPROXY)
 def test_haproxy_takes_every_variant_without_a_warning(judge_haproxy: Judge, variant: str) -> None:
     wanted = settings(HAPROXY[variant])
-    assert judge_haproxy(haproxy.configuration(wanted, wanted.machines[0])) == ""
+    assert judge_haproxy(haproxy_cfg(wanted)) == ""
 
 
 @pytest.mark.parametrize("password", HOSTILE)
 def test_haproxy_takes_any_password(judge_haproxy: Judge, password: str) -> None:
     wanted = settings(lambda raw: raw["secrets"].update(statistics=password))
-    assert judge_haproxy(haproxy.configuration(wanted, wanted.machines[0])) == ""
+    assert judge_haproxy(haproxy_cfg(wanted)) == ""
 
 
 def seed_with_mail(raw: dict[str, Any]) -> None:
@@ -127,11 +135,11 @@ KEEPALIVED = {
 @pytest.mark.parametrize("variant", KEEPALIVED)
 def test_keepalived_takes_every_variant(judge_keepalived: Judge, variant: str) -> None:
     wanted = settings(KEEPALIVED[variant])
-    assert judge_keepalived(keepalived.configuration(wanted, wanted.machines[0], "ens5")) == ""
+    assert judge_keepalived(keepalived_conf(wanted)) == ""
 
 
 def test_keepalived_says_no_to_a_keyword_it_does_not_know(judge_keepalived: Judge) -> None:
-    text = keepalived.configuration(settings(), settings().machines[0], "ens5")
+    text = keepalived_conf(settings())
     assert "status" in judge_keepalived(text.replace("nopreempt", "nopreemption"))
     the_recipes = text.replace("    router_id", "    notificationd LVS_DEVEL\n    router_id", 1)
     assert "Unknown keyword 'notificationd'" in judge_keepalived(the_recipes)
@@ -151,17 +159,16 @@ def test_keepalived_says_no_to_a_keyword_it_does_not_know(judge_keepalived: Judg
 def test_haproxy_says_no_to_the_recipes_own_settings(
     judge_haproxy: Judge, ours: str, the_recipes: str, words: str
 ) -> None:
-    text = haproxy.configuration(settings(), settings().machines[0])
+    text = haproxy_cfg(settings())
     assert ours in text
     assert words in judge_haproxy(text.replace(ours, the_recipes, 1))
 
 
-def test_mariadb_takes_the_configuration_and_refuses_a_misspelt_one(
-    judge_mariadb: Judge, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pulumi, "get_project", lambda: "mycat-ha")
-    monkeypatch.setattr(pulumi, "get_stack", lambda: "test")
-    text = database.configuration(settings(), settings().machines[0])
+def test_mariadb_takes_the_configuration_and_refuses_a_misspelt_one(judge_mariadb: Judge) -> None:
+    addresses = [str(machine.address) for machine in settings().machines]
+    text = database.configuration(
+        "node1", addresses[0], addresses=addresses, cluster="test", galera=settings().database.galera, mycat=True
+    )
     assert not re.search("^status|error", judge_mariadb(text), re.IGNORECASE)  # it warns of what --help cannot know
     assert "unknown variable" in judge_mariadb(text.replace("max_connections", "max_conections"))
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pulumi
 import pytest
+from pulumi.runtime.mocks import MockMonitor
 from pulumi.runtime.settings import set_root_resource
 from pulumi.runtime.stack import run_in_stack
 
@@ -28,9 +29,12 @@ class Recorded:
 
 @dataclass
 class Recorder(pulumi.runtime.Mocks):
-    """Answers with what AWS would know only afterwards, and keeps what was asked."""
+    """Answers with what AWS would know only afterwards, and keeps what was registered."""
 
     resources: list[Recorded] = field(default_factory=list)
+    #: By name of a command: the names of the resources that it depends on, and of the one that it is deleted with.
+    depends_on: dict[str, set[str]] = field(default_factory=dict)
+    deleted_with: dict[str, str] = field(default_factory=dict)
     interfaces: list[str] = field(default_factory=list)  # ids that get_network_interfaces finds, not this stack's
     subnet_cidr: str = "192.168.106.128/25"
 
@@ -62,6 +66,12 @@ class Recorder(pulumi.runtime.Mocks):
                 return {"ids": [] if mine else self.interfaces, "id": "region"}
         raise AssertionError(f"unexpected call of {args.token}")
 
+    def keep_options(self, request: Any) -> None:
+        """Keep what Pulumi's mocks leave out of a registration."""
+        if request.type == "command:remote:Command":
+            self.depends_on[request.name] = {urn.rsplit("::", 1)[-1] for urn in request.dependencies}
+            self.deleted_with[request.name] = request.deletedWith.rsplit("::", 1)[-1]
+
     def of_type(self, kind: str) -> list[Recorded]:
         return [resource for resource in self.resources if resource.type == kind]
 
@@ -86,6 +96,14 @@ def run_program(monkeypatch: pytest.MonkeyPatch, recorded: dict[str, Recorder]) 
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     monkeypatch.delenv("AWS_ENDPOINT_URL_EC2", raising=False)
     monkeypatch.chdir(ROOT)
+
+    register: Callable[[Any, Any], Any] = MockMonitor.RegisterResource
+
+    def register_and_keep(monitor: Any, request: Any) -> Any:
+        monitor.mocks.keep_options(request)
+        return register(monitor, request)
+
+    monkeypatch.setattr(MockMonitor, "RegisterResource", register_and_keep)
 
     def run(raw: dict[str, Any] | None = None, recorder: Recorder | None = None) -> Recorder:
         raw = example.settings() if raw is None else raw

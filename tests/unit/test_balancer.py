@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from components import haproxy, keepalived
+from components import cluster
 from components.template import render, verbatim
 from settings import Settings
 from tests import example
@@ -108,12 +108,12 @@ Change = Callable[[dict[str, Any]], Any]
 
 def haproxy_cfg(change: Change = example.with_mycat) -> str:
     settings = Settings.parse(example.settings(change))
-    return haproxy.configuration(settings, settings.machines[0])
+    return cluster.haproxy_cfg(settings, settings.machines[0], "secret-statistics")
 
 
 def keepalived_conf(machine: int = 0) -> list[str]:
     settings = Settings.parse(example.settings())
-    text = keepalived.configuration(settings, settings.machines[machine], "ens5")
+    text = cluster.keepalived_conf(settings, settings.machines[machine], "ens5")
     return [line.strip() for line in text.splitlines() if not line.strip().startswith("#")]
 
 

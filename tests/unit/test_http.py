@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from components import haproxy
+from components import cluster
 from settings import Settings, SettingsError
 from tests import example
 from tests.example import EGRESS, INGRESS
@@ -23,7 +23,7 @@ def with_http(change: Change | None = None) -> dict[str, Any]:
 
 def rendered(raw: dict[str, Any]) -> str:
     settings = Settings.parse(raw)
-    return haproxy.configuration(settings, settings.machines[0])
+    return cluster.haproxy_cfg(settings, settings.machines[0], "secret-statistics")
 
 
 def section(text: str, name: str) -> list[str]:

@@ -172,6 +172,17 @@ def test_everything_on_a_machine_is_done_again_on_a_new_machine(run_program: Run
         assert any(str(trigger).endswith("-instance-id") for trigger in command.inputs["triggers"]), command.name
 
 
+def test_commands_run_after_the_machines_tools_and_are_forgotten_with_it(run_program: Run) -> None:
+    recorded = run_program(example.settings(example.with_mycat))
+    for name, dependencies in recorded.depends_on.items():
+        node = name.split("-")[0]
+        if not name.endswith(("-ready", "-tools")):
+            assert f"{node}-tools" in dependencies, name
+        outlives = name.endswith(("-bootstrap", "-users"))  # what they did is the cluster's
+        assert recorded.deleted_with[name] == ("" if outlives else f"{node}-instance"), name
+    assert len(recorded.depends_on) == len(recorded.of_type(COMMAND)) > 50
+
+
 def taggable(token: str) -> bool:
     """Whether the provider's resource takes tags, by its own signature."""
     module, _, name = token.removeprefix("aws:").partition("/")

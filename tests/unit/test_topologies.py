@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from components import haproxy, keepalived
+from components import cluster
 from settings import Role, Settings, SettingsError
 from tests import example
 from tests.example import EGRESS, INGRESS
@@ -50,7 +50,7 @@ def test_external_databases_are_the_only_ones_that_balancers_reach(run_program: 
         ("tcp", 3306, "10.0.0.2/32"),
     }
     settings = Settings.parse(example.settings(example.external_databases))
-    text = haproxy.configuration(settings, settings.machines[0])
+    text = cluster.haproxy_cfg(settings, settings.machines[0], "secret-statistics")
     assert "server db2 10.0.0.2:3306" in text
     assert "option mysql-check user probe\n" in text
 
@@ -61,7 +61,7 @@ def test_more_balancers_than_two(run_program: Run) -> None:
     balancers = settings.of_role(Role.LB)
     assert [settings.priority(balancer) for balancer in balancers] == [150, 100, 90, 80]
     for balancer in balancers:
-        text = keepalived.configuration(settings, balancer, "ens5")
+        text = cluster.keepalived_conf(settings, balancer, "ens5")
         peers = re.search(r"unicast_peer \{(.*?)\}", text, re.DOTALL)
         assert peers is not None
         assert peers[1].split() == [str(peer.address) for peer in balancers if peer is not balancer]
@@ -96,7 +96,7 @@ def test_eleven_balancers_have_eleven_priorities() -> None:
 def test_mail_names_everybody_and_may_leave(run_program: Run) -> None:
     raw = example.settings(example.mail)
     settings = Settings.parse(raw)
-    text = keepalived.configuration(settings, settings.machines[0], "ens5")
+    text = cluster.keepalived_conf(settings, settings.machines[0], "ens5")
     lines = [line.strip() for line in text.splitlines()]
     for line in (
         "router_id node1",
@@ -144,7 +144,7 @@ def test_a_vrrp_password_that_keepalived_would_cut_is_refused(password: str) -> 
 
 def test_the_seed_mode_is_the_recipes() -> None:
     settings = Settings.parse(example.settings(example.seed_mode))
-    text = keepalived.configuration(settings, settings.machines[0], "ens5")
+    text = cluster.keepalived_conf(settings, settings.machines[0], "ens5", "1111")
     lines = [line.strip() for line in text.splitlines()]
     for line in (
         "vrrp_version 2",
