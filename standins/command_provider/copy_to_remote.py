@@ -16,17 +16,19 @@ async def copy(properties: Properties, timeout: float) -> None:
     """Copies; `timeout` in seconds, 0 for none, is for the connection."""
     source: Asset = properties["source"]
     target: str = properties["remotePath"]
-    async with ssh.connected(ssh.Endpoint.of(properties["connection"]), timeout) as connection:
-        try:
-            async with connection.start_sftp_client() as sftp:
-                if source.path is None:
-                    await _copy_text(sftp, source.text or "", target)
-                else:
-                    await _copy_path(sftp, source.path, target)
-        except asyncssh.Error as error:
-            raise CommandError(f"failed to copy to remote path {target}: {error.reason}") from None
-        except OSError as error:
-            raise CommandError(f"failed to copy to remote path {target}: {error}") from None
+    connection = await ssh.connect(ssh.Endpoint.of(properties["connection"]), timeout)
+    try:
+        async with connection.start_sftp_client() as sftp:
+            if source.path is None:
+                await _copy_text(sftp, source.text or "", target)
+            else:
+                await _copy_path(sftp, source.path, target)
+    except asyncssh.Error as error:
+        raise CommandError(f"failed to copy to remote path {target}: {error.reason}") from None
+    except OSError as error:
+        raise CommandError(f"failed to copy to remote path {target}: {error}") from None
+    finally:
+        connection.close()  # unlike a command's, as in the real one
 
 
 async def _copy_text(sftp: asyncssh.SFTPClient, content: str, target: str) -> None:

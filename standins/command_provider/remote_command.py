@@ -28,8 +28,8 @@ async def run(command: str, properties: Properties, previous: Properties, tell: 
 
     output = Output(properties.get("logging"), tell.status)
     try:
-        async with ssh.connected(endpoint, timeout) as connection:
-            await ssh.run(connection, command, properties.get("stdin") or "", {**optional, **wanted}, refused, output)
+        connection = await ssh.connect(endpoint, timeout)
+        await ssh.run(connection, command, properties.get("stdin") or "", {**optional, **wanted}, refused, output)
     finally:
         await output.finish()
     return output.outputs()

@@ -1,8 +1,12 @@
 """What each resource declares: properties, types, defaults and secrets, and the check of inputs against it.
 
-A message never holds a value: the engine prints the value of the property that a
-failure names, and that could be a private key. So failures name the property in
-their text only.
+Where it differs from the real provider on purpose:
+
+- A message never holds a value: the engine prints the value of the property that a
+  failure names, and that could be a private key. So failures name the property in
+  their text only.
+- It is stricter: the real one takes an unknown `logging` (and then logs nothing),
+  and cuts the fraction off a `dialErrorLimit` or `perDialTimeout`.
 """
 
 from dataclasses import dataclass, field
@@ -16,10 +20,12 @@ class Type:
     """A scalar, an asset, or (kind "any") whatever is given."""
 
     kind: str
+    #: As the real provider's messages call it: by its Go type.
+    go: str
     allowed: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"one of {', '.join(self.allowed)}" if self.allowed else f"a {self.kind}"
+        return " or ".join(f"'{value}'" for value in self.allowed) or f"a '{self.go}'"
 
     def accepts(self, value: Any) -> bool:
         if self.kind == "any":
@@ -34,9 +40,10 @@ class Type:
         return isinstance(value, Asset)
 
 
-STRING, NUMBER, WHOLE, BOOLEAN = Type("string"), Type("number"), Type("whole number"), Type("boolean")
-ANY, SOURCE = Type("any"), Type("asset or archive")
-LOGGING = Type("string", ("stdout", "stderr", "stdoutAndStderr", "none"))
+STRING, NUMBER, BOOLEAN = Type("string", "string"), Type("number", "float64"), Type("boolean", "bool")
+WHOLE = Type("whole number", "int")
+ANY, SOURCE = Type("any", "interface {}"), Type("asset or archive", "types.AssetOrArchive")
+LOGGING = Type("string", "string", ("stdout", "stderr", "stdoutAndStderr", "none"))
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,7 @@ class ListOf:
     item: Type
 
     def __str__(self) -> str:
-        return "a list"
+        return f"a '[]{self.item.go}'"
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ class MapOf:
     item: Type
 
     def __str__(self) -> str:
-        return "an object"
+        return f"a 'map[string]{self.item.go}'"
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ class Structure:
     properties: dict[str, Property] = field(hash=False)
 
     def __str__(self) -> str:
-        return "an object"
+        return f"a '{self.name}'"
 
 
 _ENDPOINT = {
@@ -155,24 +162,31 @@ def _structure(structure: Structure, given: dict[str, Any], path: str, problems:
             value = declared.default
             if value is None:
                 continue
-        value = _value(declared.type, value, f"{path}{name}", problems)
+        value = _value(declared.type, value, f"{path}{name}", structure.name, problems)
         if declared.secret and not isinstance(value, Secret | Unknown):
             value = Secret(value)
         checked[name] = value
     return checked
 
 
-def _value(declared: Type | ListOf | MapOf | Structure, value: Any, path: str, problems: list[str]) -> Any:
+def _value(declared: Type | ListOf | MapOf | Structure, value: Any, path: str, owner: str, problems: list[str]) -> Any:
     if isinstance(value, Secret):
-        return Secret(_value(declared, value.value, path, problems))
+        return Secret(_value(declared, value.value, path, owner, problems))
     if isinstance(value, Unknown):
         return value
     if isinstance(declared, Structure) and isinstance(value, dict):
         return _structure(declared, value, f"{path}.", problems)
     if isinstance(declared, ListOf) and isinstance(value, list):
-        return [_value(declared.item, item, f"{path}[{index}]", problems) for index, item in enumerate(value)]
+        return [_value(declared.item, item, f"{path}[{index}]", owner, problems) for index, item in enumerate(value)]
     if isinstance(declared, MapOf) and isinstance(value, dict):
-        return {key: _value(declared.item, item, f"{path}.{key}", problems) for key, item in value.items()}
+        return {key: _value(declared.item, item, f"{path}.{key}", owner, problems) for key, item in value.items()}
     if not (isinstance(declared, Type) and declared.accepts(value)):
-        problems.append(f"{path}: must be {declared}")
+        name = path.rpartition(".")[2]
+        problems.append(f"{path}: Field '{name}' on '{owner}' must be {declared}; got {_go_type(value)} instead")
     return value
+
+
+def _go_type(value: Any) -> str:
+    """The type of a value as the real provider's messages call it; never the value itself."""
+    names = {str: "string", bool: "bool", int: "float64", float: "float64", list: "[]interface {}"}
+    return f"'{names.get(type(value), 'map[string]interface {}')}'"

@@ -3,8 +3,7 @@
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -71,19 +70,35 @@ def _reason(error: OSError) -> str:
     return os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error)
 
 
+def _private_key(text: str, passphrase: str | None) -> asyncssh.SSHKey:
+    """The key as Go's x/crypto/ssh reads it, with its errors. None of them may show a part of the key."""
+    # Of encrypted keys it knows OpenSSH's own format and the old PEM encryption.
+    if "BEGIN ENCRYPTED PRIVATE KEY" in text:
+        unknown = 'unsupported key type "ENCRYPTED PRIVATE KEY"'
+        raise CommandError(f"ssh: {unknown if passphrase is None else 'not an encrypted key'}")
+    try:
+        key = asyncssh.import_private_key(text)
+    except (asyncssh.KeyImportError, ValueError) as error:
+        if "passphrase" not in str(error).lower():
+            raise CommandError("ssh: no key found") from None
+    else:
+        if passphrase is not None:
+            openssh = "BEGIN OPENSSH PRIVATE KEY" in text
+            raise CommandError(f"ssh: {'key is not password protected' if openssh else 'not an encrypted key'}")
+        return key
+    if passphrase is None:
+        raise CommandError("ssh: this private key is passphrase protected")
+    try:
+        return asyncssh.import_private_key(text, passphrase)
+    except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError, ValueError):
+        raise CommandError("x509: decryption password incorrect") from None
+
+
 async def _options(endpoint: Endpoint) -> dict[str, Any]:
     """asyncssh's options; like the real provider, nothing is taken from the user's own SSH configuration."""
     keys: list[Any] = []
     if endpoint.private_key is not None:
-        try:
-            keys.append(asyncssh.import_private_key(endpoint.private_key, endpoint.private_key_password))
-        except asyncssh.KeyEncryptionError:
-            raise CommandError(
-                "connection.privateKey: ssh: cannot decode encrypted private key: wrong password"
-            ) from None
-        except (asyncssh.KeyImportError, ValueError):  # its text might show a part of the key
-            why = "no key found" if endpoint.private_key_password else "no key found, or privateKeyPassword is missing"
-            raise CommandError(f"connection.privateKey: ssh: {why}") from None
+        keys.append(_private_key(endpoint.private_key, endpoint.private_key_password))
     if endpoint.agent_socket_path:
         try:
             agent = await asyncssh.connect_agent(endpoint.agent_socket_path)
@@ -151,62 +166,89 @@ async def _retry(limit: int, dial: Callable[[], Awaitable[T]]) -> T:
         delay = min(delay * BACKOFF, LONGEST_DELAY)
 
 
-async def _log_in(
-    endpoint: Endpoint, options: dict[str, Any], tunnel: asyncssh.SSHClientConnection | None
-) -> asyncssh.SSHClientConnection:
+async def _log_in(endpoint: Endpoint, options: dict[str, Any]) -> asyncssh.SSHClientConnection:
     try:
-        if tunnel is not None:
-            return await asyncssh.connect(endpoint.host, endpoint.port, tunnel=tunnel, **options)
         return await asyncssh.connect(sock=await _tcp(endpoint), **options)
-    except TimeoutError:
-        raise CommandError(f"dial tcp {endpoint.address}: i/o timeout") from None
-    except asyncssh.HostKeyNotVerifiable:
-        raise CommandError("ssh: handshake failed: ssh: host key mismatch") from None
-    except asyncssh.PermissionDenied:
-        methods = ["none"]
-        methods += ["publickey"] if options["client_keys"] else []
-        methods += ["password", "keyboard-interactive"] if endpoint.password is not None else []
-        raise CommandError(
-            f"ssh: handshake failed: ssh: unable to authenticate, attempted methods [{' '.join(methods)}], "
-            "no supported methods remain"
-        ) from None
-    except asyncssh.Error as error:
-        raise CommandError(f"ssh: handshake failed: {error.reason}") from None
-    except OSError as error:
-        raise CommandError(f"dial tcp {endpoint.address}: connect: {_reason(error)}") from None
+    except (TimeoutError, asyncssh.Error, OSError) as error:
+        raise _login_error(endpoint, options, error) from None
 
 
-@asynccontextmanager
-async def connected(endpoint: Endpoint, timeout: float) -> AsyncIterator[asyncssh.SSHClientConnection]:
-    """A logged-in connection, over the proxy if there is one, closed at the end; `timeout` in seconds, 0 for none."""
+def _login_error(endpoint: Endpoint, options: dict[str, Any], error: Exception) -> CommandError:
+    match error:
+        case TimeoutError():
+            return CommandError(f"dial tcp {endpoint.address}: i/o timeout")
+        case asyncssh.HostKeyNotVerifiable():
+            return CommandError("ssh: handshake failed: ssh: host key mismatch")
+        case asyncssh.PermissionDenied():
+            methods = ["none"]
+            methods += ["publickey"] if options["client_keys"] else []
+            methods += ["password", "keyboard-interactive"] if endpoint.password is not None else []
+            return CommandError(
+                f"ssh: handshake failed: ssh: unable to authenticate, attempted methods [{' '.join(methods)}], "
+                "no supported methods remain"
+            )
+        case asyncssh.Error():
+            return CommandError(f"ssh: handshake failed: {error.reason}")
+        case OSError():
+            return CommandError(f"dial tcp {endpoint.address}: connect: {_reason(error)}")
+    raise error
+
+
+# The real provider never closes the connection of a command: it stays open until the plugin ends with its `up`.
+_open: list[asyncssh.SSHClientConnection] = []
+
+
+async def connect(endpoint: Endpoint, timeout: float) -> asyncssh.SSHClientConnection:
+    """A logged-in connection, over the proxy if there is one, which stays open; `timeout` in seconds, 0 for none."""
     try:
         async with asyncio.timeout(timeout or None):
-            connections = await _dial(endpoint)
+            connection = await _dial(endpoint)
     except TimeoutError:
         raise CommandError("context deadline exceeded") from None
-    try:
-        yield connections[0]
-    finally:
-        for connection in connections:
-            connection.close()
+    _open.append(connection)
+    return connection
 
 
-async def _dial(endpoint: Endpoint) -> list[asyncssh.SSHClientConnection]:
-    """The connection, and behind it the proxy's if there is one."""
+async def _dial(endpoint: Endpoint) -> asyncssh.SSHClientConnection:
     options = await _options(endpoint)
     if endpoint.proxy is None:
-        return [await _retry(endpoint.dial_error_limit, lambda: _log_in(endpoint, options, None))]
+        return await _retry(endpoint.dial_error_limit, lambda: _log_in(endpoint, options))
     via = endpoint.proxy
     try:
         proxy_options = await _options(via)
-        proxy = await _retry(via.dial_error_limit, lambda: _log_in(via, proxy_options, None))
-        try:
-            return [await _retry(endpoint.dial_error_limit, lambda: _log_in(endpoint, options, proxy)), proxy]
-        except BaseException:
-            proxy.close()
-            raise
+        proxy = await _retry(via.dial_error_limit, lambda: _log_in(via, proxy_options))
+        _open.append(proxy)
+        return await _dial_through(proxy, endpoint, options)
     except CommandError as error:
         raise CommandError(f"proxy: {error}") from None
+
+
+class _HandshakeError(Exception):
+    """The tunnel stands, but the login over it failed."""
+
+
+async def _dial_through(
+    proxy: asyncssh.SSHClientConnection, endpoint: Endpoint, options: dict[str, Any]
+) -> asyncssh.SSHClientConnection:
+    """As the real provider does it: the tunnel is dialled again, a login over it only on the tunnel that it closed."""
+
+    async def tunnel_and_log_in() -> asyncssh.SSHClientConnection:
+        try:
+            return await asyncssh.connect(endpoint.host, endpoint.port, tunnel=proxy, **options)
+        except asyncssh.ChannelOpenError as error:
+            raise CommandError(f"ssh: rejected: connect failed ({error.reason})") from None
+        except (TimeoutError, asyncssh.Error, OSError) as error:
+            raise _HandshakeError(str(_login_error(endpoint, options, error))) from None
+
+    try:
+        return await _retry(endpoint.dial_error_limit, tunnel_and_log_in)
+    except _HandshakeError as error:
+        reasons = iter([str(error)])
+
+    async def log_in_again() -> asyncssh.SSHClientConnection:
+        raise CommandError(next(reasons, "ssh: handshake failed: EOF"))
+
+    return await _retry(endpoint.dial_error_limit, log_in_again)
 
 
 class _Session(asyncssh.SSHClientSession[bytes]):

@@ -26,13 +26,15 @@ class Server:
     port: int = 0
     logins: list[str] = field(default_factory=list)
     tunnels: list[str] = field(default_factory=list)
+    connected: int = 0
+    most_at_once: int = 0
 
     @functools.cached_property  # each export differs in its check numbers
     def private_key(self) -> str:
         return self.key.export_private_key().decode()
 
-    def encrypted_key(self, passphrase: str) -> str:
-        return self.key.export_private_key("pkcs8-pem", passphrase).decode()
+    def encrypted_key(self, passphrase: str, form: str = "openssh") -> str:
+        return self.key.export_private_key(form, passphrase).decode()
 
     @property
     def host_public_key(self) -> str:
@@ -42,6 +44,13 @@ class Server:
 class _Server(asyncssh.SSHServer):
     def __init__(self, state: Server) -> None:
         self._state = state
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        self._state.connected += 1
+        self._state.most_at_once = max(self._state.most_at_once, self._state.connected)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._state.connected -= 1
 
     def public_key_auth_supported(self) -> bool:
         return True

@@ -166,6 +166,22 @@ def test_logins(stack: Stack, server: Server) -> None:
     assert "unable to authenticate" in said
 
 
+def test_passphrases(stack: Stack, server: Server) -> None:
+    def program(key: str, passphrase: str | None) -> None:
+        connection = connect(server, private_key=key, private_key_password=passphrase)
+        remote.Command("passphrase", connection=connection, create="true")
+
+    encrypted, pkcs8 = server.encrypted_key("open sesame"), server.encrypted_key("open sesame", "pkcs8-pem")
+    for key, passphrase, expected in (
+        (encrypted, "wrong", "decryption password incorrect"),
+        (encrypted, None, "this private key is passphrase protected"),
+        (server.private_key, "open sesame", "key is not password protected"),
+        (pkcs8, "open sesame", "not an encrypted key"),
+        (pkcs8, None, "unsupported key type"),
+    ):
+        assert expected in stack.fails(lambda: program(key, passphrase))  # noqa: B023
+
+
 def test_a_malformed_private_key_is_not_shown(stack: Stack, server: Server) -> None:
     lines = server.private_key.splitlines()
     broken = "\n".join([*lines[:2], *lines[3:]])
@@ -272,6 +288,42 @@ def test_proxy(stack: Stack, server: Server, host: Path) -> None:
         assert "host key mismatch" in said
 
 
+def test_a_login_behind_a_proxy_is_tried_again_on_the_tunnel_that_is_closed(stack: Stack, server: Server) -> None:
+    """As pulumi-command does: whoever relies on a login's repetition behind a bastion waits for nothing."""
+
+    def program() -> None:
+        through = remote.ProxyConnectionArgs(
+            host="127.0.0.1", port=bastion.port, user="jump", private_key=bastion.private_key
+        )
+        connection = connect(
+            server, private_key=None, password="wrong", proxy=through, dial_error_limit=2, host_key=None
+        )
+        remote.Command("behind", connection=connection, create="true")
+
+    with serving(Path()) as bastion:
+        said = stack.fails(program)
+        assert "proxy: after 2 failed attempts: ssh: handshake failed: " in said
+        assert "unable to authenticate" not in said.rpartition("proxy: ")[2]
+        assert len(bastion.tunnels) == 1
+
+
+def test_a_commands_connection_stays_open_and_a_copys_does_not(stack: Stack, server: Server, host: Path) -> None:
+    def program() -> None:
+        connection = connect(server)
+        copied = remote.CopyToRemote(
+            "copy", connection=connection, source=pulumi.StringAsset("x"), remote_path=f"{host}/copied"
+        )
+        first = remote.Command(
+            "first", connection=connection, create="true", opts=pulumi.ResourceOptions(depends_on=[copied])
+        )
+        remote.Command(
+            "second", connection=connection, create="sleep 1", opts=pulumi.ResourceOptions(depends_on=[first])
+        )
+
+    stack.up(program)
+    assert server.most_at_once == 2
+
+
 def test_logging(stack: Stack, server: Server) -> None:
     told = {None: "oe", "stdout": "o", "stderr": "e", "stdoutAndStderr": "oe", "none": ""}
 
@@ -368,6 +420,8 @@ def test_wrong_properties_are_refused_by_name(stack: Stack) -> None:
         ("remote:Command", {"connection": {"host": "h"}, "script": "true"}, "script"),
         ("remote:Command", {"connection": {"host": "h", "hostname": "h"}}, "hostname"),
         ("remote:Command", {"connection": {"host": "h"}, "create": ["true"]}, "create"),
+        ("remote:Command", {"connection": "h"}, "connection"),
+        ("local:Command", {"create": "true", "interpreter": "bash"}, "interpreter"),
         ("remote:CopyToRemote", {"connection": {"host": "h"}, "remotePath": "/x"}, "source"),
         ("local:Command", {"create": "true", "connection": {"host": "h"}}, "connection"),
     ):
@@ -375,7 +429,7 @@ def test_wrong_properties_are_refused_by_name(stack: Stack) -> None:
         def program(kind: str = kind, properties: dict[str, Any] = properties) -> None:
             resource(f"command:{kind}", "wrong", properties)
 
-        with pytest.raises(automation.CommandError, match=f"field '{named}'|{named}: must be"):
+        with pytest.raises(automation.CommandError, match=rf"[Ff]ield '{named}' on '(remote|local)\.\w+'"):
             stack.preview(program)
 
 
