@@ -102,7 +102,8 @@ def run_tests(root: Path, tests: list[str], whole_program: bool) -> set[str] | N
         collector = Collector(whole_program)
         words = io.StringIO()
         with redirect_stdout(words), redirect_stderr(words):
-            arguments = ["-q", "-p", "no:cacheprovider", "--no-header", "--tb=no", "--rootdir", str(root), *tests]
+            options = ["-q", "--no-header", "--tb=no", "--assert=plain", "-p", "no:cacheprovider"]
+            arguments = [*options, "-p", "no:hypothesispytest", "--rootdir", str(root), *tests]
             code = pytest.main(arguments, plugins=[collector])
         if code not in {0, 1} and not collector.failed:
             collector.failed.add(f"pytest ended with {int(code)}: {words.getvalue()[-500:]}")
@@ -205,7 +206,8 @@ def main() -> int:
             done = subprocess.run([sys.executable, "-m", "tests.mutation", *options], cwd=scratch, check=False)
             return done.returncode
     # Once for all children: what takes longest is importing it.
-    for name in ("components.cluster", "tests.conftest", "tests.unit.conftest"):
+    modules = [test.removesuffix(".py").replace("/", ".") for test in words.tests]
+    for name in ("components.cluster", "tests.conftest", "tests.unit.conftest", *modules):
         importlib.import_module(name)
     for whole_program in (False, True) if words.whole_program else (False,):
         if (broken := run_tests(ROOT, words.tests, whole_program)) != set():
