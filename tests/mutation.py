@@ -228,8 +228,8 @@ def main() -> int:
             tried.append(mutant)
             state = "caught" if mutant.caught else "SURVIVED"
             print(f"{state:9}{file}:{mutant.line}: {mutant.text} [{mutant.kind}]", flush=True)
-    if words.write:
-        words.write.write_text(report(tried, words.tests))
+        if words.write:
+            words.write.write_text(report(tried, words.tests))
     return int(any(not mutant.caught and not reason(mutant) for mutant in tried))
 
 
