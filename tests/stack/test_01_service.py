@@ -145,8 +145,10 @@ def test_haproxy_is_confined_and_logs_over_loopback(region: Region, stack: Stack
     assert shell("stat -c '%U %a' /var/lib/haproxy") == "root 755"
     assert shell("getent passwd haproxy").endswith(":/usr/sbin/nologin")
     assert shell("ss -Hlnu 'sport = :514' | awk '{print $4}'") == "127.0.0.1:514"
-    wait_until(lambda: "mysqlservers/" in shell("tail -n 200 /var/log/haproxy.log"), "the query in the log", 10)
-    assert shell("grep -l mysqlservers /var/log/syslog 2>/dev/null || true") == ""
+    # A connection's line; what HAProxy says of its servers goes to the system's log as well.
+    connection = "' mysql mysqlservers/node'"
+    wait_until(lambda: shell(f"tail -n 200 /var/log/haproxy.log | grep {connection} || true"), "the query's line", 10)
+    assert shell(f"grep -h {connection} /var/log/syslog 2>/dev/null || true") == ""
     rotation = shell("logrotate --debug /etc/logrotate.d/haproxy 2>&1")
     assert "/var/log/haproxy.log" in rotation
     assert "error" not in rotation.lower()
@@ -244,8 +246,10 @@ def test_no_secret_is_readable_where_it_should_not_be(region: Region, stack: Sta
             assert done.returncode == 1, f"{machine['name']}: everybody can read {file}"
             text = shell(f"cat {file}")
             on_machines |= {name for name, secret in secrets.items() if secret in text}
-    # They are what is looked for: each of them is where it is used. The deployer's key is on no machine.
-    assert on_machines == set(secrets) - {"sshPrivateKey"}
+    # They are what is looked for: each of them is where it is used. The deployer's key is on no machine, and of the
+    # application's password the databases have a hash.
+    assert on_machines == set(secrets) - {"sshPrivateKey", "database"}
+    assert stack.password == secrets["database"]
 
     exported = ["pulumi", "stack", "export", "--stack", stack.name]
     stored = subprocess.run(exported, capture_output=True, text=True, check=True).stdout
