@@ -27,6 +27,11 @@ def _seed_with_mail(raw: dict[str, Any]) -> None:
     example.mail(raw)
 
 
+def _nothing_of_its_own(raw: dict[str, Any]) -> None:
+    example.external_databases(raw)
+    raw["mycat"] = {"external": [{"name": "mycat1", "address": "10.0.0.11"}], "externalCheckPort": None}
+
+
 def _haproxy(change: Callable[[dict[str, Any]], Any] | None) -> str:
     settings = Settings.parse(example.settings(change))
     return haproxy.configuration(settings, settings.machines[0])
@@ -40,7 +45,7 @@ def _keepalived(change: Callable[[dict[str, Any]], Any] | None) -> str:
 CONFIGURATIONS: dict[str, Callable[[], str]] = {
     "haproxy.cfg": lambda: _haproxy(None),
     "haproxy-everything.cfg": lambda: _haproxy(_everything),
-    "haproxy-external.cfg": lambda: _haproxy(example.external_databases),
+    "haproxy-external.cfg": lambda: _haproxy(_nothing_of_its_own),
     "keepalived.conf": lambda: _keepalived(None),
     "keepalived-seed-mail.conf": lambda: _keepalived(_seed_with_mail),
 }
