@@ -1,6 +1,7 @@
 """One stack on a region of its own, for every test that needs the real thing. It is made when the first one asks."""
 
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +19,38 @@ ROOT = Path(__file__).parents[1]
 REGION = "e2e"
 NAME, NET = "test-check", "192.168.107"
 Stackctl = Callable[..., str]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--random-order", type=int, metavar="SEED", help="run modules, and the tests in each, in this order"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "destroys(fixture): the test destroys the stack of this fixture; it runs last")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Random order within SEED, except that what destroys a stack is the last that uses it."""
+    seed = config.getoption("--random-order")
+    if seed is None:
+        return
+    chance = random.Random(seed)
+    by_module: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        by_module.setdefault(item.path, []).append(item)
+
+    def last(item: pytest.Item) -> bool:
+        return item.get_closest_marker("destroys") is not None
+
+    modules = list(by_module.values())
+    chance.shuffle(modules)
+    for module in modules:
+        chance.shuffle(module)
+        module.sort(key=last)
+    modules.sort(key=lambda module: all(map(last, module)))
+    items[:] = [item for module in modules for item in module]
 
 
 @pytest.fixture(scope="session")

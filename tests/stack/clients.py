@@ -54,12 +54,12 @@ def mariadb(
     return region.exec(host, argv, input=f"{at.password}\n", timeout=timeout, check=check).stdout.strip()
 
 
-def mycat_serves(region: Region, stack: Stack) -> bool:
+def mycat_serves(region: Region, stack: Stack, host: str = "client") -> bool:
     """Does each Mycat get to each of its databases? A global table is on all of them, a new connection on the next."""
     sql = "CREATE TABLE IF NOT EXISTS countries (id INT PRIMARY KEY, name VARCHAR(40))"
     try:
         for _ in range(2 * len(stack.of_role("mycat"))):
-            mariadb(region, login(stack, "mycat"), sql, timeout=10)
+            mariadb(region, login(stack, "mycat"), sql, host, timeout=10)
     except (RegionError, subprocess.TimeoutExpired):
         return False
     return True
@@ -116,6 +116,28 @@ def adverts(region: Region, machine: str, count: int) -> list[dict[str, Any]]:
     script = (FOLDER / "vrrp_capture.py").read_text()
     said = region.exec(machine, ["python3", "-", str(count)], input=script).stdout
     return [json.loads(line) for line in said.splitlines()]
+
+
+def journal(region: Region, machine: str, identifier: str, since: float) -> list[str]:
+    """What a program of a machine has logged since then (seconds since 1970; machines have this computer's clock)."""
+    command = ["journalctl", "--output=json", f"--since=@{int(since)}", "-t", identifier]
+    entries = map(json.loads, region.exec(machine, command).stdout.splitlines())
+    return [str(entry["MESSAGE"]) for entry in entries if int(entry["__REALTIME_TIMESTAMP"]) >= since * 1e6]
+
+
+def shell(region: Region, machine: str, script: str) -> str:
+    """The output of a bash script that runs as root on a machine (its instance's id)."""
+    return region.exec(machine, ["bash", "-c", script]).stdout.strip()
+
+
+def main_pid(region: Region, machine: str, unit: str) -> str:
+    """The unit's main process; "0" if there is none."""
+    return shell(region, machine, f"systemctl show -p MainPID --value {unit}")
+
+
+def booted(region: Region, machine: str) -> str:
+    """Differs from one boot of a machine to the next: when its init was started."""
+    return shell(region, machine, "awk '{print $22}' /proc/1/stat")
 
 
 def haproxy(region: Region, stack: Stack, command: str) -> str:

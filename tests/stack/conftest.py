@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,9 +16,11 @@ from localregion.client import Region
 from tests import example
 from tests.conftest import Stackctl, created
 from tests.stack.clients import FOLDER
+from tests.stack.whole import NotWholeError, make_whole
 
 TIERS = "test-tiers"
 CLIENT = "tiers-client"
+EDGE_CLIENT = "edge-client"
 NET = "192.168.108"
 MAIL = f"{NET}.42"
 
@@ -39,6 +42,36 @@ def _settings() -> dict[str, Any]:
         "keepalived.mode": "seed",
         "keepalived.mail": mail,
     }
+
+
+#: The fixtures that are stacks, and a test host that may use each one's VIP.
+STACKS = {"stack": "client", "tiers": CLIENT, "edge": EDGE_CLIENT}
+
+
+@pytest.fixture(autouse=True)
+def whole(request: pytest.FixtureRequest, region: Region) -> Iterator[None]:
+    """Every test starts with whole stacks and leaves them whole, whatever becomes of it.
+
+    So each can be run alone, and all in any order. What a test has broken and not mended itself is a warning; what
+    cannot be mended fails it. A test that destroys a stack says so: ``@pytest.mark.destroys("stack")``.
+    """
+    stacks = {name: request.getfixturevalue(name) for name in STACKS if name in request.fixturenames}
+    for name, stack in stacks.items():
+        try:
+            make_whole(region, stack, STACKS[name])
+        except NotWholeError as error:
+            pytest.fail(f"before the test, which was not run: {error}", pytrace=False)
+    yield
+    marker = request.node.get_closest_marker("destroys")
+    for name, stack in stacks.items():
+        if marker and name in marker.args:
+            continue
+        try:
+            helped = make_whole(region, stack, STACKS[name])
+        except NotWholeError as error:
+            pytest.fail(f"the test has left broken what nothing mends: {error}", pytrace=False)
+        if helped:
+            warnings.warn(f"{request.node.nodeid} did not mend what it broke: {'; '.join(helped)}", stacklevel=1)
 
 
 @pytest.fixture

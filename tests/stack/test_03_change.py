@@ -5,8 +5,9 @@ import subprocess
 import pytest
 
 from drills.stack import Stack
-from localregion.client import Region
+from localregion.client import Region, wait_until
 from tests.conftest import NAME, NET, Stackctl, create_words
+from tests.stack.clients import connects
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,8 @@ def test_an_archive_that_is_another_one_is_not_unpacked(region: Region, stack: S
     server = (
         "cd /tmp && echo other >other.tar.gz && (timeout 20 python3 -m http.server -b 127.0.0.1 8099 &>/dev/null &)"
     )
-    region.exec(machine, ["bash", "-c", f"{server}; sleep 1"])
+    region.exec(machine, ["bash", "-c", f"rm -f /tmp/was-unpacked; {server}"])
+    wait_until(lambda: connects(region, machine, "127.0.0.1", 8099), "the web server", 10)
     source = SourceArchive.model_validate(
         {"version": "9.8", "sha256": "0" * 64, "url": "http://127.0.0.1:8099/other.tar.gz"}
     )

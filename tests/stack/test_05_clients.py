@@ -29,12 +29,12 @@ def test_every_client_reads_what_it_wrote(region: Region, stack: Stack, client: 
 def test_no_client_gets_in_with_a_wrong_password(region: Region, stack: Stack, client: str, tier: str) -> None:
     right = login(stack, tier)
     wrong = type(right)(right.address, right.port, right.user, "wrong", right.schema)
+    assert CLIENTS[client](region, right, "SELECT 1") == "1"
     with pytest.raises((RuntimeError, AssertionError), match=r"1045|Access denied"):
         CLIENTS[client](region, wrong, "SELECT 1")
 
 
 def test_a_java_client_carries_on_after_a_power_cut(region: Region, stack: Stack) -> None:
-    stack.wait_whole(region)
     at, holder = login(stack, "mysql"), stack.holder(region)
     client = region.popen(
         "client", java(at, "SELECT @@hostname", 25), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -48,10 +48,10 @@ def test_a_java_client_carries_on_after_a_power_cut(region: Region, stack: Stack
     cut = time.time()
     try:
         said = [line.split("\t") for line in client.communicate(timeout=60)[0].splitlines()]
+        assert stack.holder(region) != holder
     finally:
         client.kill()
         region.power_on(stack.machine(holder)["instanceId"])
-        stack.wait_whole(region)
     failed = [int(at) / 1000 - cut for at, outcome, *_ in said if outcome == "failed"]
     worked = [int(at) / 1000 - cut for at, outcome, *_ in said if outcome == "ok"]
     assert all(0 < moment < 12 for moment in failed), failed
@@ -73,5 +73,6 @@ def test_the_statistics_page_in_a_browser(region: Region, stack: Stack) -> None:
 
 def test_a_browser_that_does_not_log_in_sees_nothing(region: Region, stack: Stack) -> None:
     picture = ROOT / ".local/refused.png"
+    assert "mysqlservers" in browse(region, "office", stack.statistics_url, administrator(stack), picture)
     page = browse(region, "office", stack.statistics_url, f"{stack.statistics_user}:wrong", picture)
     assert "mysqlservers" not in page

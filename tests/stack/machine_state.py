@@ -1,0 +1,66 @@
+"""What a machine says of itself, as one line of JSON. Runs on a machine of a stack: standard library only.
+
+python3 - VIP UNIT...
+"""
+
+import csv
+import json
+import socket
+import subprocess
+import sys
+
+ADMIN_SOCKET = "/run/haproxy/admin.sock"
+
+
+def output(*argv: str) -> str:
+    return subprocess.run(argv, capture_output=True, text=True, timeout=10, check=False).stdout.strip()
+
+
+def units(names: list[str]) -> dict[str, str]:
+    return dict(zip(names, output("systemctl", "is-active", *names).split(), strict=False))
+
+
+def galera() -> dict[str, str]:
+    sql = (
+        "SELECT LOWER(variable_name), variable_value FROM information_schema.global_status"
+        " WHERE variable_name IN ('wsrep_cluster_size', 'wsrep_local_state_comment')"
+    )
+    return dict(line.split("\t", 1) for line in output("mariadb", "--batch", "-N", "-e", sql).splitlines())
+
+
+def vrrp() -> str:
+    """What keepalived last reported since it was started: master, backup, fault, stop; empty while it listens only."""
+    since = int(output("systemctl", "show", "-p", "ActiveEnterTimestampMonotonic", "--value", "keepalived") or 0)
+    last = output("journalctl", "-t", "vrrp-notify", "-n", "1", "-o", "json")
+    entry = json.loads(last) if last else {}
+    state = str(entry.get("MESSAGE", "")).rpartition(" ")[2].removesuffix("-again")
+    return state if since and int(entry.get("__MONOTONIC_TIMESTAMP", 0)) >= since else ""
+
+
+def servers() -> dict[str, str]:
+    """The state of each server of each of HAProxy's backends, by ``backend/server``."""
+    try:
+        with socket.socket(socket.AF_UNIX) as admin:
+            admin.settimeout(3)
+            admin.connect(ADMIN_SOCKET)
+            admin.sendall(b"show stat\n")
+            text = b"".join(iter(lambda: admin.recv(65536), b"")).decode()
+    except OSError:
+        return {}
+    rows = csv.DictReader(text.removeprefix("# ").splitlines())
+    return {f"{r['pxname']}/{r['svname']}": r["status"] for r in rows if r["svname"] not in {"FRONTEND", "BACKEND"}}
+
+
+def main() -> None:
+    vip, *names = sys.argv[1:]
+    found = {
+        "units": units(names),
+        "galera": galera() if "mariadb.service" in names else {},
+        "vrrp": vrrp() if "keepalived.service" in names else "",
+        "vip": bool(output("ip", "-4", "-o", "address", "show", "to", f"{vip}/32")),
+        "servers": servers() if "haproxy.service" in names else {},
+    }
+    print(json.dumps(found))
+
+
+main()
