@@ -6,7 +6,8 @@ import pytest
 from drills.stack import Stack
 from localregion.client import Region, wait_until
 from stackctl import inventory
-from tests.conftest import NAME, Stackctl, stack_names
+from stackctl.pulumi import stack_names
+from tests.conftest import NAME, Stackctl
 
 
 @pytest.mark.destroys("stack")

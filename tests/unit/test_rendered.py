@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from components import haproxy, keepalived
+from components import cluster
 from settings import Settings
 from tests import example
 
@@ -34,12 +34,13 @@ def _nothing_of_its_own(raw: dict[str, Any]) -> None:
 
 def _haproxy(change: Callable[[dict[str, Any]], Any] | None) -> str:
     settings = Settings.parse(example.settings(change))
-    return haproxy.configuration(settings, settings.machines[0])
+    return cluster.haproxy_cfg(settings, settings.machines[0], settings.secrets["statistics"].get_secret_value())
 
 
 def _keepalived(change: Callable[[dict[str, Any]], Any] | None) -> str:
     settings = Settings.parse(example.settings(change))
-    return keepalived.configuration(settings, settings.machines[0], "ens5")
+    vrrp = settings.secrets.get("vrrp")
+    return cluster.keepalived_conf(settings, settings.machines[0], "ens5", vrrp.get_secret_value() if vrrp else None)
 
 
 CONFIGURATIONS: dict[str, Callable[[], str]] = {
