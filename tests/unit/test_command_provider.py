@@ -85,13 +85,34 @@ def test_unknown_inputs_pass_the_check() -> None:
         ({"connection": {"host": "h", "proxy": {}}}, "connection.proxy.host: Missing required field"),
         ({"connection": {"host": "h", "key": "k"}}, "connection.key: Unrecognized field 'key' on 'remote.Connection'"),
         ({"connection": {"host": "h", "proxy": {"host": "h", "proxy": {}}}}, "connection.proxy.proxy: Unrecognized"),
-        ({"connection": "h"}, "connection: must be an object"),
-        ({"connection": {"host": "h", "port": "22"}}, "connection.port: must be a number"),
-        ({"connection": {"host": "h", "dialErrorLimit": 1.5}}, "connection.dialErrorLimit: must be a whole number"),
-        ({"connection": {"host": "h"}, "logging": "all"}, "logging: must be one of stdout, stderr"),
-        ({"connection": {"host": "h"}, "environment": {"A": 1.0}}, "environment.A: must be a string"),
-        ({"connection": {"host": "h"}, "triggers": "t"}, "triggers: must be a list"),
-        ({"connection": {"host": "h"}, "addPreviousOutputInEnv": "yes"}, "addPreviousOutputInEnv: must be a boolean"),
+        (
+            {"connection": "h"},
+            "connection: Field 'connection' on 'remote.CommandInputs' must be a 'remote.Connection'; got 'string' instead",
+        ),
+        (
+            {"connection": {"host": "h", "port": "22"}},
+            "connection.port: Field 'port' on 'remote.Connection' must be a 'float64'; got 'string' instead",
+        ),
+        (
+            {"connection": {"host": "h", "dialErrorLimit": 1.5}},
+            "connection.dialErrorLimit: Field 'dialErrorLimit' on 'remote.Connection' must be a 'int'",
+        ),
+        (
+            {"connection": {"host": "h"}, "logging": "all"},
+            "logging: Field 'logging' on 'remote.CommandInputs' must be 'stdout' or 'stderr' or",
+        ),
+        (
+            {"connection": {"host": "h"}, "environment": {"A": 1.0}},
+            "environment.A: Field 'A' on 'remote.CommandInputs' must be a 'string'; got 'float64' instead",
+        ),
+        (
+            {"connection": {"host": "h"}, "triggers": "t"},
+            "triggers: Field 'triggers' on 'remote.CommandInputs' must be a '[]interface {}'",
+        ),
+        (
+            {"connection": {"host": "h"}, "addPreviousOutputInEnv": "yes"},
+            "addPreviousOutputInEnv: Field 'addPreviousOutputInEnv' on 'remote.CommandInputs' must be a 'bool'",
+        ),
     ],
 )
 def test_wrong_inputs_are_refused_by_name(inputs: dict[str, Any], problem: str) -> None:

@@ -113,4 +113,5 @@ def test_a_client_ends_with_its_process_and_leaves_no_pipe_open(monkeypatch: pyt
         assert client.attempts == [Attempt("read", 0, 1.0, 2.0, None)]
         del client
         gc.collect()
-    assert [str(warning.message) for warning in caught if warning.category is ResourceWarning] == []
+    # Other tests' event loops may be collected at this moment as well.
+    assert [text for warning in caught if "unclosed file" in (text := str(warning.message))] == []
