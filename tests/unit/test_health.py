@@ -35,7 +35,7 @@ class Responder:
     def ask(self, method: str = "OPTIONS", target: str = "*") -> tuple[int, str, float]:
         """Status, words, seconds."""
         started = time.monotonic()
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
         connection.request(method, target, headers={"Host": "www"})
         response = connection.getresponse()
         words = response.read().decode()
