@@ -51,6 +51,11 @@ lint: ## Style, types, shell scripts, YAML, workflows
 install: ## Obtain Pulumi, its plugins, the Python environment, the source archives and the machines' image
 	@$(PYTHON) -m toolchain install --meanwhile "python -c 'from localregion.image import ensure; ensure()'"
 
+.PHONY: settings
+settings: ## Write docs/settings.md and the stack files' schema from the descriptions in settings/
+	@$(PYTHON) -m toolchain install --only venv
+	$(in_env) python -m settings
+
 .PHONY: lock
 lock: ## Pin every Python package of requirements.in, with hashes
 	$(in_env) uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
