@@ -240,3 +240,30 @@ def test_an_archive_with_another_checksum_is_refused_by_name(run_program: Run, t
     archive.write_bytes(b"something else")
     with pytest.raises(SettingsError, match=r"mycat-ha:haproxy\.sha256: .*demand a{64}"):
         run_program(example.settings(lambda raw: raw["haproxy"].update(archive=str(archive))))
+
+
+def test_routes_are_resources_of_their_own_so_that_those_of_others_stay(run_program: Run) -> None:
+    """A table that lists its routes removes those that somebody else added."""
+
+    def change(raw: dict[str, Any]) -> None:
+        raw["network"]["attachments"] = [
+            {"id": "tgw-0a1b", "destinations": ["10.20.0.0/16", "10.21.0.0/16"]},
+            {"id": "pcx-0c2d", "destinations": ["172.20.0.0/16"]},
+        ]
+
+    recorded = run_program(example.settings(change))
+    tables = recorded.of_type("aws:ec2/routeTable:RouteTable")
+    assert len(tables) == 2
+    assert not any("routes" in table.inputs for table in tables)
+    targets = ("gatewayId", "natGatewayId", "transitGatewayId", "vpcPeeringConnectionId")
+    found = {
+        (r.inputs["routeTableId"], r.inputs["destinationCidrBlock"], *(r.inputs[t] for t in targets if t in r.inputs))
+        for r in recorded.of_type("aws:ec2/route:Route")
+    }
+    assert found == {
+        ("network-nat-routes-id", "0.0.0.0/0", "network-internet-id"),
+        ("network-routes-id", "0.0.0.0/0", "network-nat-id"),
+        ("network-routes-id", "10.20.0.0/16", "tgw-0a1b"),
+        ("network-routes-id", "10.21.0.0/16", "tgw-0a1b"),
+        ("network-routes-id", "172.20.0.0/16", "pcx-0c2d"),
+    }
