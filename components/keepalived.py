@@ -23,7 +23,7 @@ PACKAGES = ("build-essential", "pkg-config", "libssl-dev", "libnl-3-dev", "libnl
 class KeepalivedArgs:
     machine: Machine
     build: SourceBuild
-    #: keepalived.conf.
+    #: keepalived.conf; a secret where it holds the VRRP password.
     configuration: pulumi.Input[str]
     haproxy: Haproxy
     claim: Claim
@@ -83,7 +83,7 @@ class Keepalived(pulumi.ComponentResource):
         config = machine.file(
             f"{name}-config",
             "/etc/keepalived/keepalived.conf",
-            pulumi.Output.secret(args.configuration),
+            args.configuration,
             mode="0600",
             validate=args.build.prefix.apply(lambda prefix: render("keepalived/validate.sh.j2", prefix=prefix)),
             apply="systemctl is-active --quiet keepalived || exit 0; systemctl reload keepalived",

@@ -79,7 +79,7 @@ class Machine(pulumi.ComponentResource):
         self._tools = run(
             f"{name}-tools",
             self._connection,
-            f"base64 --decode | tar --extract --directory={LIBRARY} --no-same-owner",
+            render("machine/tools.sh.j2", library=LIBRARY),
             stdin=programs("machine/install-file", "machine/install-packages"),
             triggers=[self.instance_id],
             opts=pulumi.ResourceOptions(parent=self, deleted_with=self._instance),
@@ -101,9 +101,10 @@ class Machine(pulumi.ComponentResource):
         """Run ``script`` with bash as root, and again when it, ``stdin``, a trigger or the machine has changed.
 
         Every script is therefore idempotent. There is no delete command: what was done goes with the machine.
-        ``stdin`` is for secrets and file contents: it is a secret in state, and the output of a command that reads it
-        is not logged. ``timeout`` is a duration as Go writes it, e.g. 10m. Without ``shell`` the script is one command
-        line, which sudo runs. ``outlives_machine`` is for an effect that is not on this machine alone, such as the
+        ``stdin`` is for secrets and file contents; what is a secret has to come as one (``pulumi.Output.secret``), and
+        stays one in previews and in state. The output of a command that reads it is not logged. ``timeout`` is a
+        duration as Go writes it, e.g. 10m. Without ``shell`` the script is one command line, which sudo runs.
+        ``outlives_machine`` is for an effect that is not on this machine alone, such as the
         cluster's data: a new machine is then no trigger, only its connection a change, which ``opts`` can ignore.
         """
         own = [] if outlives_machine else [self.instance_id]

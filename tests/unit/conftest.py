@@ -26,6 +26,12 @@ class Recorded:
     name: str
     inputs: dict[str, Any]
 
+    @property
+    def stdin(self) -> str:
+        """Of a command; in plain text, also if it is a secret."""
+        given = self.inputs["stdin"]
+        return str(given["value"] if isinstance(given, dict) else given)
+
 
 @dataclass
 class Recorder(pulumi.runtime.Mocks):

@@ -261,7 +261,7 @@ def test_each_file_is_judged_and_put_in_force(run_program: Run) -> None:
 
 
 def test_keepalived_is_on_the_device_that_the_machine_named(run_program: Run) -> None:
-    assert "\n    interface ens5\n" in run_program().named("node1-keepalived-config-file").inputs["stdin"]["value"]
+    assert "\n    interface ens5\n" in run_program().named("node1-keepalived-config-file").stdin
 
 
 def test_haproxy_is_a_supervised_service() -> None:
