@@ -166,9 +166,7 @@ def test_a_setting_changes_its_line(changed: dict[str, Any], place: str, line: s
     assert line in section(haproxy_cfg(change), place)
 
 
-@pytest.mark.parametrize(
-    "change", [lambda raw: None, example.with_mycat, example.static_and_dynamic, many_for_each]
-)
+@pytest.mark.parametrize("change", [lambda raw: None, example.with_mycat, example.static_and_dynamic, many_for_each])
 def test_no_frontend_can_take_the_others_connections(change: Change) -> None:
     limits: dict[str, int] = {}
     name = ""

@@ -92,9 +92,7 @@ def test_one_of_two_ways_of_asking_is_enough_and_nothing_is_killed(stubs: Balanc
         pytest.param("exit 28", 1, id="never"),
     ],
 )
-def test_a_haproxy_that_hangs_is_restarted_once(
-    stubs: Balancer, socket: str, status: int, limit_reached: bool
-) -> None:
+def test_a_haproxy_that_hangs_is_restarted_once(stubs: Balancer, socket: str, status: int, limit_reached: bool) -> None:
     stubs.haproxy(socket=socket, port="exit 28" if limit_reached else "exit 22")
     assert stubs.check() == status
     assert stubs.calls("systemctl") == [KILL, RESTART]
