@@ -106,6 +106,10 @@ KEEPALIVED = {
 Change = Callable[[dict[str, Any]], Any]
 
 
+def many_for_each(raw: dict[str, Any]) -> None:
+    raw["haproxy"]["defaultMaxConnections"] = 30000
+
+
 def haproxy_cfg(change: Change = example.with_mycat) -> str:
     settings = Settings.parse(example.settings(change))
     return cluster.haproxy_cfg(settings, settings.machines[0], "secret-statistics")
@@ -160,6 +164,19 @@ def test_a_setting_changes_its_line(changed: dict[str, Any], place: str, line: s
         raw["haproxy"].update(changed)
 
     assert line in section(haproxy_cfg(change), place)
+
+
+@pytest.mark.parametrize("change", [lambda raw: None, example.with_mycat, example.static_and_dynamic, many_for_each])
+def test_no_frontend_can_take_the_others_connections(change: Change) -> None:
+    limits: dict[str, int] = {}
+    name = ""
+    for line in haproxy_cfg(change).splitlines():
+        if line and not line.startswith((" ", "#")):
+            name = line
+        elif line.strip().startswith("maxconn "):
+            limits[name] = int(line.split()[1])
+    names = [line for line in haproxy_cfg(change).splitlines() if line.startswith(("frontend ", "listen "))]
+    assert sum(limits.get(name, limits["defaults common"]) for name in names) <= limits["global"]
 
 
 def test_a_single_writer_has_the_others_behind_it() -> None:
