@@ -11,6 +11,7 @@ from typing import Any
 from werkzeug import Request, Response
 
 from localregion.auth import Credentials
+from localregion.model import Eni
 
 _ROOTS = ("latest", "2021-07-15", "2021-03-23", "2016-09-02", "2009-04-04")
 Tree = dict[str, Any]  # path -> text, or a function that gives it
@@ -108,13 +109,21 @@ class Keyring:
 
 
 def tree(
-    instance: Any, region: str, profile: Any | None, credentials: Callable[[str], Credentials], key: str | None
+    instance: Any,
+    in_force: Eni,
+    region: str,
+    profile: Any | None,
+    credentials: Callable[[str], Credentials],
+    key: str | None,
 ) -> Tree:
-    """The paths below ``latest/`` of one instance (a moto instance and its instance profile, if it has one)."""
+    """The paths below ``latest/`` of one instance (a moto instance and its instance profile, if it has one).
+
+    ``in_force`` is its interface as the network has it.
+    """
     eni = instance.nics[0]
     mac = eni.mac_address
     nic = f"meta-data/network/interfaces/macs/{mac}"
-    addresses = "\n".join(a["PrivateIpAddress"] for a in eni.private_ip_addresses)
+    secondary = sorted(in_force.addresses - {in_force.primary})
     found: Tree = {
         "meta-data/ami-id": instance.image_id,
         "meta-data/hostname": instance.private_dns_name,
@@ -129,7 +138,7 @@ def tree(
         "meta-data/services/domain": "amazonaws.com",
         f"{nic}/device-number": "0",
         f"{nic}/interface-id": eni.id,
-        f"{nic}/local-ipv4s": addresses,
+        f"{nic}/local-ipv4s": "\n".join(map(str, (in_force.primary, *secondary))),
         f"{nic}/mac": mac,
         f"{nic}/owner-id": eni.owner_id,
         f"{nic}/security-group-ids": "\n".join(sorted(group.id for group in eni.group_set)),
