@@ -72,14 +72,6 @@ class Keepalived(pulumi.ComponentResource):
             )
             for script in ("vrrp-notify", "check-haproxy")
         ]
-        unit_content = verbatim("keepalived/keepalived.service")
-        unit = machine.file(
-            f"{name}-unit",
-            "/etc/systemd/system/keepalived.service",
-            unit_content,
-            apply="systemctl daemon-reload",
-            opts=child,
-        )
         config = machine.file(
             f"{name}-config",
             "/etc/keepalived/keepalived.conf",
@@ -88,7 +80,16 @@ class Keepalived(pulumi.ComponentResource):
             validate=args.build.prefix.apply(lambda prefix: render("keepalived/validate.sh.j2", prefix=prefix)),
             apply="systemctl is-active --quiet keepalived || exit 0; systemctl reload keepalived",
             gate="systemctl is-enabled -q keepalived || exit 0; sleep 1; systemctl is-active -q keepalived",
-            opts=pulumi.ResourceOptions(parent=self, depends_on=scripts),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[*scripts, *args.claim.files]),
+        )
+        unit_content = verbatim("keepalived/keepalived.service")
+        unit = machine.file(
+            f"{name}-unit",
+            "/etc/systemd/system/keepalived.service",
+            unit_content,
+            apply="systemctl daemon-reload",
+            # The unit's watchdog waits for the sign of life that the configuration asks for.
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[config]),
         )
         self.running = machine.run(
             f"{name}-start",
