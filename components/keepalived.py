@@ -1,6 +1,7 @@
 """keepalived on a load balancer: VRRP over unicast, a check of HAProxy, and what calls the hook."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -27,6 +28,8 @@ class KeepalivedArgs:
     configuration: pulumi.Input[str]
     haproxy: Haproxy
     claim: Claim
+    #: Seconds in which keepalived only listens.
+    startup_delay: float
 
 
 def configuration(
@@ -93,7 +96,11 @@ class Keepalived(pulumi.ComponentResource):
         )
         self.running = machine.run(
             f"{name}-start",
-            args.build.prefix.apply(lambda prefix: render("keepalived/start.sh.j2", prefix=prefix)),
+            args.build.prefix.apply(
+                lambda prefix: render(
+                    "keepalived/start.sh.j2", prefix=prefix, seconds=math.ceil(args.startup_delay) + 60
+                )
+            ),
             triggers=[hashlib.sha256(unit_content.encode()).hexdigest()],
             opts=pulumi.ResourceOptions(
                 parent=self, depends_on=[unit, config, args.haproxy.running, args.claim.probed]

@@ -405,7 +405,13 @@ def test_credentials_are_fetched_with_a_token_and_kept_for_root_only(node: Node)
     kept = node.run_folder / "credentials"
     assert node.kept() == node.keys.access
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
-    assert sorted(path.name for path in node.run_folder.iterdir()) == ["claim.lock", "credentials", "pulse", "vrrp"]
+    assert sorted(path.name for path in node.run_folder.iterdir()) == [
+        "claim.lock",
+        "claimed",
+        "credentials",
+        "pulse",
+        "vrrp",
+    ]
 
 
 def test_kept_credentials_save_the_question(node: Node) -> None:
@@ -741,10 +747,45 @@ def test_probe_without_the_permission(node: Node) -> None:
     refused(node, "UnauthorizedOperation: You are not authorized to perform this operation.")
 
 
-def test_probe_does_not_assign_an_address_that_nobody_holds(node: Node) -> None:
+def test_probe_proves_the_permission_though_nobody_holds_the_address_and_does_not_assign_it(node: Node) -> None:
     node.ec2.holder = None
-    refused(node, f"no interface holds {VIP}: assign it to one load balancer's interface")
+    done = node.run("probe")
+    assert done.returncode == 0
+    assert lines(done) == [f"probe: {ROLE} may claim {VIP} for {MINE} at {node.ec2.url}; nobody holds it"]
+    assert node.ec2.holder is None
+    assert node.ec2.actions() == [DESCRIBE, ASSIGN]
+
+
+def test_probe_without_the_permission_and_nobody_holds_the_address(node: Node) -> None:
+    node.ec2.holder, node.ec2.allowed = None, set()
+    refused(node, "UnauthorizedOperation: You are not authorized to perform this operation.")
+
+
+# -- settled ------------------------------------------------------------------------------------------------------
+
+
+def test_a_master_has_settled_when_it_has_claimed_since_it_is_master(node: Node) -> None:
+    node.keep(node.keys)
+    assert node.run("settled").returncode == 1
+    assert node.run("claim").returncode == 0
+    assert node.run("settled").returncode == 0
+    report = node.run_folder / "vrrp"
+    report.write_text(report.read_text().replace(" 1\n", " 2\n"))  # backup in between, and master again
+    assert node.run("settled").returncode == 1
+
+
+@pytest.mark.parametrize(("holder", "status"), [(OTHER, 0), (None, 1)])
+def test_a_backup_has_settled_when_somebody_holds_the_address(node: Node, holder: str | None, status: int) -> None:
+    node.lose()
+    node.ec2.holder = holder
+    assert node.run("settled").returncode == status
     assert ASSIGN not in node.ec2.actions()
+
+
+@pytest.mark.parametrize("state", ["fault", "stop"])
+def test_a_balancer_that_is_not_fit_has_not_settled(node: Node, state: str) -> None:
+    node.report(state)
+    assert node.run("settled").returncode == 1
 
 
 def test_probe_without_the_api(node: Node) -> None:
@@ -794,5 +835,5 @@ def test_probe_waits_until_a_new_role_is_known(node: Node, action: str, code: st
 @pytest.mark.parametrize("command", ["", "release"])
 def test_anything_else_is_refused(node: Node, command: str) -> None:
     done = node.run(command)
-    assert (done.returncode, done.stderr) == (64, "usage: claim-vip claim|reconcile|probe\n")
+    assert (done.returncode, done.stderr) == (64, "usage: claim-vip claim|reconcile|probe|settled\n")
     assert node.ec2.calls == []
