@@ -1,7 +1,9 @@
 """files/keepalived: the check that restarts HAProxy, and what is done when VRRP's state changes."""
 
+import os
 import re
 import stat
+import subprocess
 import time
 from pathlib import Path
 
@@ -15,6 +17,28 @@ KILL = "kill --kill-whom=all --signal=SIGKILL haproxy.service"
 RESTART = "restart haproxy.service"
 
 
+KILL_SESSIONS = ["--kill", "--tcp", "--numeric", "--no-header", "src"]
+#: A session by each of two addresses, an end of those of one, and a new session by each.
+SESSIONS = """
+import socket, subprocess, sys
+addresses = ["127.0.0.9", "127.0.0.8"]
+listeners = {a: socket.create_server((a, 5000)) for a in addresses}
+clients = {a: socket.create_connection((a, 5000)) for a in addresses}
+servers = {a: listeners[a].accept()[0] for a in addresses}
+subprocess.run(sys.argv[1].split(), check=True, stdout=subprocess.DEVNULL)
+for a in addresses:
+    servers[a].settimeout(0.5)
+    try:
+        servers[a].recv(1)
+    except TimeoutError:
+        print(f"{a}:alive")
+    except OSError:
+        print(f"{a}:ended")
+for a in addresses:
+    with socket.create_connection((a, 5000)):
+        listeners[a].accept()
+        print(f"{a}:listens")
+"""
 START = "start haproxy.service"
 RUNNING = "Pid: 77\\nStopping: 0\\n"
 
@@ -32,7 +56,7 @@ class Balancer(Stubs):
         self.run_folder = folder / "run"
         self.pid = folder / "haproxy.pid"
         self.pid.write_text("77\n")
-        for command in ("curl", "logger", "sleep", "systemctl", "systemd-notify"):
+        for command in ("curl", "logger", "sleep", "ss", "systemctl", "systemd-notify"):
             self.add(command)
 
     def haproxy(self, *, socket: str = "exit 28", port: str = "exit 28") -> None:
@@ -51,7 +75,13 @@ class Balancer(Stubs):
         return done.returncode
 
     def notify(self, what: str) -> int:
-        done = self.run(NOTIFY, what, MYCAT_HA_RUN=str(self.run_folder), MYCAT_HA_LIBRARY=str(FILES / "vip"))
+        (self.folder.parent / "vip.env").write_text("VIP=192.0.2.9\n")
+        environment = {
+            "MYCAT_HA_RUN": str(self.run_folder),
+            "MYCAT_HA_LIBRARY": str(FILES / "vip"),
+            "MYCAT_HA_VIP_ENV": str(self.folder.parent / "vip.env"),
+        }
+        done = self.run(NOTIFY, what, **environment)
         assert (done.stdout, done.stderr) == ("", "")
         return done.returncode
 
@@ -205,6 +235,30 @@ def test_only_a_master_does_more_than_to_note_its_state(stubs: Balancer, state: 
     assert stubs.calls("logger")[0].startswith("--tag vrrp-notify ")
     assert stubs.notes() == [f"VRRP state: {state}"]
     assert stubs.state() == state
+
+
+@pytest.mark.parametrize("state", ["backup", "fault", "stop"])
+def test_a_machine_that_is_no_longer_master_ends_the_vips_sessions(stubs: Balancer, state: str) -> None:
+    stubs.notify("master")
+    assert stubs.calls("ss") == []
+    stubs.notify(state)
+    assert stubs.calls("ss") == [" ".join([*KILL_SESSIONS, "192.0.2.9"])]
+
+
+def test_the_kernel_ends_sessions_of_the_address_and_no_others_and_goes_on_listening(tmp_path: Path) -> None:
+    """What the script above asks of `ss`, in a network of its own."""
+    command = " ".join(["ss", *KILL_SESSIONS, "127.0.0.9"])
+    own = ["unshare", "--net", *([] if os.geteuid() == 0 else ["--map-root-user"])]
+    program = tmp_path / "sessions.py"
+    program.write_text(SESSIONS)
+    done = subprocess.run(
+        [*own, "bash", "-c", f"ip link set lo up && python3 {program} '{command}'"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.stdout.split() == ["127.0.0.9:ended", "127.0.0.8:alive", "127.0.0.9:listens", "127.0.0.8:listens"], done
 
 
 def test_the_state_is_written_before_the_claim_begins(stubs: Balancer) -> None:
