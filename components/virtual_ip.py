@@ -14,7 +14,7 @@ from components.interface import Interface
 class VirtualIpArgs:
     address: str
     subnet_id: pulumi.Input[str]
-    #: The load balancers' interfaces; the first one was created with the address.
+    #: The load balancers' interfaces.
     interfaces: Sequence[Interface]
 
 

@@ -315,8 +315,10 @@ class Machine:
         for software in BUILDS:
             (root / "opt" / software).mkdir(parents=True)
             (root / f"etc/systemd/system/{software}.service").touch()
-        for command in ("curl", "journalctl", "logger", "sleep", "systemctl"):
-            stub = root / "bin" / command
+        (root / "usr/local/lib/mycat-ha").mkdir(parents=True)
+        library = ("usr/local/lib/mycat-ha/claim-vip", "usr/local/lib/mycat-ha/vrrp-state")
+        for command in ("bin/curl", "bin/journalctl", "bin/logger", "bin/sleep", "bin/systemctl", *library):
+            stub = root / command
             stub.write_text(STUB.format(root=root))
             stub.chmod(0o755)
         self.refuse()
@@ -346,7 +348,7 @@ def machine(tmp_path: Path) -> Machine:
 
 
 def start(software: str, build: str) -> str:
-    return render(f"{software}/start.sh.j2", prefix=f"/opt/{software}/{build}", health_port=8889)
+    return render(f"{software}/start.sh.j2", prefix=f"/opt/{software}/{build}", health_port=8889, seconds=3)
 
 
 @pytest.mark.parametrize("software", BUILDS)
@@ -377,3 +379,14 @@ def test_a_keepalived_that_does_not_run_is_a_failure(machine: Machine) -> None:
     done = machine.run(start("keepalived", "1"))
     assert done.returncode == 1
     assert "keepalived does not run; its last words:" in done.stderr
+
+
+def test_up_waits_until_the_master_has_the_vip_and_fails_if_that_does_not_come_to_pass(machine: Machine) -> None:
+    machine.refuse("claim-vip settled")
+    done = machine.run(start("keepalived", "1"))
+    assert done.returncode == 1
+    assert "the virtual IP is nobody's or not the master's" in done.stderr
+    assert machine.calls("claim-vip") == ["settled"] * 4
+    machine.refuse()
+    assert machine.run(start("keepalived", "1")).returncode == 0
+    assert machine.calls("claim-vip") == ["settled"] * 2

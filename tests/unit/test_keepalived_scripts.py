@@ -1,21 +1,51 @@
 """files/keepalived: the check that restarts HAProxy, and what is done when VRRP's state changes."""
 
+import os
 import re
+import stat
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
 from components.template import TEMPLATES
-from tests.programs import Stubs
+from tests.programs import FILES, Stubs
 
 CHECK, NOTIFY = "keepalived/check-haproxy", "keepalived/vrrp-notify"
 KILL = "kill --kill-whom=all --signal=SIGKILL haproxy.service"
 RESTART = "restart haproxy.service"
 
 
+KILL_SESSIONS = ["--kill", "--tcp", "--numeric", "--no-header", "src"]
+#: A session by each of two addresses, an end of those of one, and a new session by each.
+SESSIONS = """
+import socket, subprocess, sys
+addresses = ["127.0.0.9", "127.0.0.8"]
+listeners = {a: socket.create_server((a, 5000)) for a in addresses}
+clients = {a: socket.create_connection((a, 5000)) for a in addresses}
+servers = {a: listeners[a].accept()[0] for a in addresses}
+subprocess.run(sys.argv[1].split(), check=True, stdout=subprocess.DEVNULL)
+for a in addresses:
+    servers[a].settimeout(0.5)
+    try:
+        servers[a].recv(1)
+    except TimeoutError:
+        print(f"{a}:alive")
+    except OSError:
+        print(f"{a}:ended")
+for a in addresses:
+    with socket.create_connection((a, 5000)):
+        listeners[a].accept()
+        print(f"{a}:listens")
+"""
 START = "start haproxy.service"
 RUNNING = "Pid: 77\\nStopping: 0\\n"
+
+
+def since_boot() -> int:
+    """Hundredths of a second."""
+    return int(Path("/proc/uptime").read_text().split()[0].replace(".", ""))
 
 
 class Balancer(Stubs):
@@ -26,7 +56,7 @@ class Balancer(Stubs):
         self.run_folder = folder / "run"
         self.pid = folder / "haproxy.pid"
         self.pid.write_text("77\n")
-        for command in ("curl", "logger", "sleep", "systemctl"):
+        for command in ("curl", "logger", "sleep", "ss", "systemctl", "systemd-notify"):
             self.add(command)
 
     def haproxy(self, *, socket: str = "exit 28", port: str = "exit 28") -> None:
@@ -43,6 +73,21 @@ class Balancer(Stubs):
         done = self.run(CHECK, **environment)
         assert (done.stdout, done.stderr) == ("", "")
         return done.returncode
+
+    def notify(self, what: str) -> int:
+        (self.folder.parent / "vip.env").write_text("VIP=192.0.2.9\n")
+        environment = {
+            "MYCAT_HA_RUN": str(self.run_folder),
+            "MYCAT_HA_LIBRARY": str(FILES / "vip"),
+            "MYCAT_HA_VIP_ENV": str(self.folder.parent / "vip.env"),
+        }
+        done = self.run(NOTIFY, what, **environment)
+        assert (done.stdout, done.stderr) == ("", "")
+        return done.returncode
+
+    def state(self) -> str:
+        """What VRRP says of this machine, as vrrp-state has it."""
+        return self.run("vip/vrrp-state", MYCAT_HA_RUN=str(self.run_folder)).stdout.strip()
 
     def notes(self) -> list[str]:
         return [call.partition(" --id=")[2].partition(" ")[2] for call in self.calls("logger")]
@@ -145,7 +190,8 @@ def test_keepalived_waits_as_long_as_the_check_can_take(stubs: Balancer) -> None
     limits += [float(call) for call in stubs.calls("sleep")]
     limits += [float(call.split()[0]) for call in stubs.calls("timeout")]
     conf = (TEMPLATES / "keepalived/keepalived.conf.j2").read_text()
-    (timeout,) = re.findall(r"^ *timeout (\S+)$", conf, re.MULTILINE)
+    script = conf[conf.index('check-haproxy"') :]
+    (timeout,) = re.findall(r"^ *timeout (\S+)$", script[: script.index("\n}")], re.MULTILINE)
     assert len(limits) == 4 + 10 + 5 + 4
     assert sum(limits) < float(timeout)
 
@@ -162,8 +208,8 @@ def test_a_restart_loop_is_not_fit_although_it_answers_until_it_has_settled(stub
     assert stubs.check() == 1
     assert len(stubs.notes()) == said, "it is said when HAProxy starts, not at every look"
     kept = stubs.run_folder / "haproxy-starts"
-    pid, *times = kept.read_text().split()
-    kept.write_text(" ".join([pid, *(str(int(time) - 61) for time in times)]))
+    last, *times = kept.read_text().split()
+    kept.write_text(" ".join([last, *(str(int(time) - 61) for time in times)]))
     assert stubs.check() == 0
 
 
@@ -178,20 +224,126 @@ def test_a_haproxy_that_goes_on_running_starts_once(stubs: Balancer) -> None:
     [
         # The latest state wins over a claim that still runs.
         ("master", ["--no-block restart claim-vip.service"]),
-        ("master-again", ["--no-block start claim-vip.service"]),
         ("backup", []),
         ("fault", []),
         ("stop", []),
     ],
 )
 def test_only_a_master_does_more_than_to_note_its_state(stubs: Balancer, state: str, claims: list[str]) -> None:
-    assert stubs.run(NOTIFY, state).returncode == 0
+    assert stubs.notify(state) == 0
     assert stubs.calls("systemctl") == claims
     assert stubs.calls("logger")[0].startswith("--tag vrrp-notify ")
     assert stubs.notes() == [f"VRRP state: {state}"]
+    assert stubs.state() == state
+
+
+@pytest.mark.parametrize("state", ["backup", "fault", "stop"])
+def test_a_machine_that_is_no_longer_master_ends_the_vips_sessions(stubs: Balancer, state: str) -> None:
+    stubs.notify("master")
+    assert stubs.calls("ss") == []
+    stubs.notify(state)
+    assert stubs.calls("ss") == [" ".join([*KILL_SESSIONS, "192.0.2.9"])]
+
+
+def test_the_kernel_ends_sessions_of_the_address_and_no_others_and_goes_on_listening(tmp_path: Path) -> None:
+    """What the script above asks of `ss`, in a network of its own."""
+    command = " ".join(["ss", *KILL_SESSIONS, "127.0.0.9"])
+    own = ["unshare", "--net", *([] if os.geteuid() == 0 else ["--map-root-user"])]
+    program = tmp_path / "sessions.py"
+    program.write_text(SESSIONS)
+    done = subprocess.run(
+        [*own, "bash", "-c", f"ip link set lo up && python3 {program} '{command}'"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.stdout.split() == ["127.0.0.9:ended", "127.0.0.8:alive", "127.0.0.9:listens", "127.0.0.8:listens"], done
+
+
+def test_the_state_is_written_before_the_claim_begins(stubs: Balancer) -> None:
+    stubs.add("systemctl", f"grep -q ^master {stubs.run_folder}/vrrp || echo too early >&2")
+    assert stubs.notify("master") == 0
 
 
 def test_a_state_is_noted_though_systemd_refuses(stubs: Balancer) -> None:
     stubs.add("systemctl", "exit 1")
-    assert stubs.run(NOTIFY, "master").returncode == 0
+    assert stubs.notify("master") == 0
     assert stubs.notes() == ["VRRP state: master"]
+
+
+def test_what_the_states_are_in_is_for_root_only(stubs: Balancer) -> None:
+    stubs.notify("backup")
+    assert stat.S_IMODE(stubs.run_folder.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(file.stat().st_mode) for file in stubs.run_folder.iterdir()} == {0o600}
+
+
+def test_the_last_one_started_is_right_whichever_ends_last(stubs: Balancer) -> None:
+    """keepalived sends master, then backup, and the machine gets round to the first one later."""
+    stubs.notify("backup")
+    later = stubs.run_folder / "vrrp"
+    state, pid, start, order = later.read_text().split()
+    later.write_text(f"{state} {pid} {start} {int(order) + 10**12}\n")
+    assert stubs.notify("master") == 0
+    assert stubs.state() == "backup"
+    assert stubs.calls("systemctl") == []
+    assert stubs.notes()[-1] == "VRRP state: master, which is no longer so: backup"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [(1, "1"), (2, "1")], ids=["another process", "another process of the same number"]
+)
+def test_what_an_earlier_keepalived_said_counts_for_nothing(stubs: Balancer, field: int, value: str) -> None:
+    stubs.notify("master")
+    report = stubs.run_folder / "vrrp"
+    words = report.read_text().split()
+    words[field] = value
+    words[3] = str(10**18)
+    report.write_text(" ".join(words) + "\n")
+    assert stubs.state() == ""
+    stubs.notify("backup")
+    assert stubs.state() == "backup"
+
+
+def test_a_sign_of_life_is_written_down_and_given_to_the_units_watchdog(stubs: Balancer) -> None:
+    before = since_boot()
+    assert stubs.notify("pulse") == 0
+    assert before <= int((stubs.run_folder / "pulse").read_text()) <= since_boot()
+    assert stubs.calls("systemd-notify") == ["WATCHDOG=1"]
+    assert stubs.calls("logger") == stubs.calls("systemctl") == []
+
+
+def test_a_sign_of_life_never_fails(stubs: Balancer) -> None:
+    """keepalived would take a failure for a fault of this machine."""
+    stubs.add("systemd-notify", "exit 1")
+    assert stubs.notify("pulse") == 0
+
+
+def test_a_change_of_state_is_a_sign_of_life(stubs: Balancer) -> None:
+    stubs.notify("master")
+    assert (stubs.run_folder / "pulse").exists()
+
+
+def test_adverts_of_another_master_start_one_claim_in_ten_seconds(stubs: Balancer) -> None:
+    stubs.notify("master")
+    for _ in range(5):
+        assert stubs.notify("master-again") == 0
+    start = "--no-block start claim-vip.service"
+    assert stubs.calls("systemctl")[1:] == [start]
+    assert stubs.notes() == ["VRRP state: master", "VRRP state: master-again"]
+    contested = stubs.run_folder / "contested"
+    contested.write_text(str(int(contested.read_text()) - 1001))
+    stubs.notify("master-again")
+    assert stubs.calls("systemctl")[1:] == [start, start]
+    assert stubs.state() == "master"
+
+
+def test_keepalived_asks_for_a_sign_of_life_more_often_than_anybody_waits_for_one() -> None:
+    conf = (TEMPLATES / "keepalived/keepalived.conf.j2").read_text()
+    script = conf[conf.index('vrrp-notify pulse"') :]
+    (interval,) = re.findall(r"^ *interval (\S+)$", script[: script.index("\n}")], re.MULTILINE)
+    (silence,) = re.findall(r"^SILENCE=(\d+)$", (FILES / "vip/vrrp-state").read_text(), re.MULTILINE)
+    (watchdog,) = re.findall(
+        r"^WatchdogSec=(\d+)$", (FILES / "keepalived/keepalived.service").read_text(), re.MULTILINE
+    )
+    assert 3 * float(interval) <= int(silence) / 100 < float(watchdog)

@@ -16,12 +16,12 @@ from tests.unit.conftest import Recorder, Run
 COMMAND = "command:remote:Command"
 
 
-def test_the_vip_starts_on_the_first_balancer_and_its_order_is_kept(run_program: Run) -> None:
+def test_no_interface_has_the_vip_before_its_machine_has_booted(run_program: Run) -> None:
     recorded = run_program()
-    first = recorded.named("node1-eni").inputs
-    assert first["privateIpLists"] == ["192.168.106.251", "192.168.106.249"]
-    assert first["privateIpListEnabled"] is True
-    assert recorded.named("node2-eni").inputs["privateIpLists"] == ["192.168.106.252"]
+    for machine, address in (("node1", "192.168.106.251"), ("node2", "192.168.106.252")):
+        interface = recorded.named(f"{machine}-eni").inputs
+        assert interface["privateIpLists"] == [address]
+        assert interface["privateIpListEnabled"] is True
 
 
 def test_instances_demand_imdsv2_encrypt_and_keep_their_interface(run_program: Run) -> None:
