@@ -168,12 +168,13 @@ class Network:
         attached = {eni_link(eni.id): eni for eni, _ in rules.enis_of(self._layout, vpc.id)}
         attached = {link: eni for link, eni in attached.items() if link in self._attached}
         known = self._routes[vpc.id]
+        held = {address for eni in attached.values() for address in eni.addresses}
         lines = []
         for link, addresses in list(known.items()):
             keep = attached[link].addresses if link in attached else frozenset()
-            gone = addresses - keep
-            lines += [f"route delete {address}/32 dev {link}" for address in gone]
-            known[link] = addresses - gone
+            # One that moves is replaced below, in one step: it is never nowhere.
+            lines += [f"route delete {address}/32 dev {link}" for address in addresses - keep - held]
+            known[link] = addresses & keep
         ip_batch(self.namespace(vpc.id), lines, force=True)
         lines = []
         for link, eni in attached.items():
