@@ -96,6 +96,8 @@ class Api:
     keyring: Keyring
     changed: Callable[[], None]
     faults: ApiFaults = field(default_factory=ApiFaults)
+    #: What was called: the role (None: the administrator), the SDK, the action as IAM names it.
+    calls: set[tuple[str | None, str, str]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
@@ -120,6 +122,7 @@ class Api:
         try:
             caller, region, service = authenticate(request, self.keyring)
             action = _action(request)
+            self.calls.add((caller.role, _sdk(request), f"{service}:{action}"))
             self.faults.strike(action, service, caller)
             if service == "ec2" and region != self.region:
                 raise Denied(401, "AuthFailure", f"This is the region {self.region}; the request is for {region}")
@@ -214,6 +217,12 @@ class Api:
                 "ec2:AvailabilityZone": eni.subnet.availability_zone,
             }
         return context
+
+
+def _sdk(request: Request) -> str:
+    """By its user agent: Boto3 of Python's programs, aws-sdk-go-v2 of Pulumi's provider."""
+    agent = request.headers.get("user-agent", "")
+    return next((sdk for sdk in ("Boto3", "aws-sdk-go-v2") if sdk in agent), agent.partition("/")[0])
 
 
 def _action(request: Request) -> str:

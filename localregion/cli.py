@@ -72,6 +72,15 @@ def ps() -> None:
     Console(width=_UNCUT).print(table)
 
 
+@app.command("calls")
+def list_calls() -> None:
+    """What was asked of the API since the region's start: by whom, through which SDK, which action of IAM."""
+    table = Table("role", "SDK", "action")
+    for call in _region.calls():
+        table.add_row(call["role"] or "administrator", call["sdk"], call["action"])
+    Console(width=_UNCUT).print(table)
+
+
 @app.command("exec", context_settings={"ignore_unknown_options": True})
 def execute(
     target: Annotated[str, typer.Argument(help="NAME or STACK/NAME of a machine, its id or address, or a test host")],

@@ -137,6 +137,10 @@ class Region:
         """Every instance that is not terminated: id, name, stack, state, powered, address, addresses, eni."""
         return list(self._call("ps"))
 
+    def calls(self) -> list[dict[str, Any]]:
+        """What the region's API was asked for since its start, each once: role (None: administrator), sdk, action."""
+        return list(self._call("calls"))
+
     def console(self, machine: str) -> str:
         return str(self._call("console", target=machine))
 

@@ -30,6 +30,7 @@ REGION = os.environ.get("MYCAT_HA_REGION_CODE", "eu-central-1")
 VERBS = (
     "status",
     "ps",
+    "calls",
     "command",
     "add_host",
     "remove_host",
@@ -215,6 +216,11 @@ class Daemon:
                 }
             )
         return found
+
+    def calls(self) -> list[dict[str, Any]]:
+        """Each once, whatever became of it."""
+        named = ({"role": role, "sdk": sdk, "action": action} for role, sdk, action in self.api.calls.copy())
+        return sorted(named, key=lambda call: (call["role"] or "", call["sdk"], call["action"]))
 
     def _machine(self, name: str) -> str:
         """The instance id. Raises LookupError."""

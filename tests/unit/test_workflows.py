@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import yaml
 
 from localregion.auth import allowed
 from resource_types import INSTANCE, RULE, STACK_TAG, TAGGED, ResourceType
+from stackctl import changes
 from stackctl.cli import app
+from tests.programs import Stubs
 from toolchain.pulumi_cli import VERSION
 
 GITHUB = Path(__file__).resolve().parents[2] / ".github"
@@ -124,8 +127,24 @@ def test_the_commands_exist() -> None:
     used = set()
     for path in WORKFLOWS.values():
         used |= set(re.findall(r"-m stackctl ([\w-]+)", path.read_text()))
-    assert used == {"concerned", "create", "destroy", "heal", "list", "sweep"}
+    assert used == {"changes", "concerned", "create", "destroy", "heal", "list", "render", "sweep"}
     assert used <= known
+
+
+@pytest.mark.parametrize(("earlier", "request_"), [("", "POST {0}/7/comments"), ("41\n42", "PATCH {0}/comments/41")])
+def test_the_comment_of_an_earlier_push_is_replaced(tmp_path: Path, earlier: str, request_: str) -> None:
+    """The step's own script, with a stub of GitHub's command that knows of ``earlier`` comments."""
+    (step,) = [step for step in workflow("preview")["jobs"]["files"]["steps"] if "GH_TOKEN" in step.get("env", {})]
+    comment = tmp_path / "comment"
+    comment.write_text(changes.comment("staging", None, {}))
+    stubs = Stubs(tmp_path / "bin")
+    stubs.add("gh", f'if [ "$2" = --paginate ]; then printf "%s" "{earlier}"; fi')
+    variables = stubs.environment(RUNNER_TEMP=str(tmp_path), COMMENTS="repos/a/b/issues", NUMBER="7")
+    subprocess.run(["bash", "-eo", "pipefail", "-c", step["run"]], env=variables, check=True)
+    listing, posting = stubs.calls("gh")
+    first = "<!-- mycat-ha: files on the machines of staging -->"
+    assert listing.endswith(f'repos/a/b/issues/7/comments --jq .[] | select(.body | startswith("{first}")) | .id')
+    assert posting == f"api --silent --method {request_.format('repos/a/b/issues')} --field body=@{comment}"
 
 
 def test_the_preview_may_only_look() -> None:
