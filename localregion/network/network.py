@@ -10,6 +10,7 @@ from pathlib import Path
 from localregion.kernel import CommandError, ip, ip_batch, nft, run
 from localregion.model import Eni, Layout, Subnet, Vpc
 from localregion.network import links, rules
+from localregion.network.dhcp import Dhcp, kill_all
 from localregion.network.links import NetworkError, eni_link, host_link, vpc_link
 from localregion.network.rules import Drop
 
@@ -37,6 +38,7 @@ class Network:
         self._layout = Layout()
         self._rules: dict[str, str] = {}
         self._routes: dict[str, dict[str, set[IPv4Address]]] = {}  # VPC -> link -> addresses
+        self._dhcp: dict[str, Dhcp] = {}  # by VPC
         self._attached: dict[str, Eni] = {}  # link -> ENI as attached
         self._drops: dict[str, Drop] = {}
         self._hosts: dict[str, Host] = {}
@@ -85,6 +87,8 @@ class Network:
             for line in ip(None, "netns", "list", check=False).splitlines():
                 name = line.split()[0]
                 if name.startswith(self.prefix):
+                    if name.startswith(self.namespace("vpc-")):
+                        kill_all(name)
                     ip(None, "netns", "delete", name, check=False)
             if "index" in saved:
                 ip(None, "link", "delete", f"mh{saved['index']}up", check=False)
@@ -114,6 +118,7 @@ class Network:
             for vpc_id in used.keys() - present:
                 self._add_vpc(used[vpc_id])
             for vpc in used.values():
+                self._apply_dhcp(vpc)
                 self._apply_routes(vpc)
                 self._apply_rules(vpc)
 
@@ -129,13 +134,14 @@ class Network:
         """Wholly or not at all, so that the next try fails with the same error and not with a remnant of this one."""
         namespace = self.namespace(vpc.id)
         try:
-            links.connect_vpc(namespace, self.backbone, vpc.id, vpc.cidr)
+            links.connect_vpc(namespace, self.backbone, vpc)
             links.route_from_host(vpc.cidr, self.range[2], self.uplink)
         except (CommandError, NetworkError):
             links.remove(namespace, self.backbone, vpc_link(vpc.id))
             raise
         self._rules[vpc.id] = ""
         self._routes[vpc.id] = {}
+        self._dhcp[vpc.id] = Dhcp(vpc, namespace, self._state.parent)
         nft(self.backbone, rules.backbone_rules(self._rules))
 
     def _remove_vpc(self, vpc_id: str) -> None:
@@ -144,9 +150,14 @@ class Network:
             ip(None, "route", "delete", str(vpc.cidr), "dev", self.uplink, check=False)
         for host in [host for host in self._hosts.values() if host.router == self.namespace(vpc_id)]:
             self.remove_host(host.name)
+        self._dhcp[vpc_id].stop()
         links.remove(self.namespace(vpc_id), self.backbone, vpc_link(vpc_id))
-        del self._rules[vpc_id], self._routes[vpc_id]
+        del self._rules[vpc_id], self._routes[vpc_id], self._dhcp[vpc_id]
         nft(self.backbone, rules.backbone_rules(self._rules))
+
+    def _apply_dhcp(self, vpc: Vpc) -> None:
+        subnets = [subnet for subnet in self._layout.subnets if subnet.vpc_id == vpc.id]
+        self._dhcp[vpc.id].serve(subnets, [eni for eni, _ in rules.enis_of(self._layout, vpc.id)])
 
     def _apply_routes(self, vpc: Vpc) -> None:
         """An address is where its ENI's machine is; it goes to the machine whether its system has it or not."""
