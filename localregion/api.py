@@ -15,6 +15,7 @@ from werkzeug import Response
 
 from localregion.auth import Credentials, Denied, Request, allowed, authenticate
 from localregion.ec2 import ACCOUNT, backend
+from localregion.effects import EFFECT_DELAY_MS
 from localregion.imds import Keyring
 
 _READS = ("Describe", "Get", "List", "Lookup")
@@ -39,7 +40,7 @@ class ApiFaults:
     error_rate: float = 0
     throttle_rate: float = 0
     hang: bool = False
-    effect_delay_ms: float = 0
+    effect_delay_ms: float = EFFECT_DELAY_MS
     actions: list[str] | None = None
     roles_only: bool = False
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from localregion.client import Region, RegionError
+from localregion.effects import EFFECT_DELAY_MS
 
 app = typer.Typer(no_args_is_help=True, help="An AWS region in one machine.", add_completion=False)
 fault = typer.Typer(no_args_is_help=True, help="Break something while it runs.")
@@ -30,9 +31,13 @@ def main(name: Annotated[str, typer.Option(help="Which region; several can run b
 
 
 @app.command()
-def start() -> None:
+def start(
+    attached: Annotated[
+        bool, typer.Option("--attached", help="Attach this machine to every VPC, as it is made")
+    ] = False,
+) -> None:
     """Start the region; does nothing if it runs."""
-    _region.start(console.print)
+    _region.start(console.print, attached=attached)
     status = _region.status()
     console.print(f"local region '{_region.name}': {status['endpoint']} ({status['region']})")
 
@@ -80,6 +85,26 @@ def execute(
 def host(name: str, address: str) -> None:
     """Add a test host with an address of its own."""
     _region.add_host(name, address)
+
+
+Vpc = Annotated[str | None, typer.Argument(help="VPC id, or the stack that it belongs to; the only one if left out")]
+Source = Annotated[
+    str | None, typer.Option("--from", metavar="CIDR", help="A network outside, instead of this machine")
+]
+
+
+@app.command()
+def attach(vpc: Vpc = None, source: Source = None) -> None:
+    """Attach this machine to a VPC, as an administrator's VPN does: its private addresses can be used from here."""
+    vpc_id, cidr, network = _region.attach(vpc, source=source)
+    console.print(f"{network} is attached to {vpc_id} ({cidr})")
+
+
+@app.command()
+def detach(vpc: Vpc = None, source: Source = None) -> None:
+    """End an attachment."""
+    vpc_id, cidr, network = _region.detach(vpc, source=source)
+    console.print(f"{network} is no longer attached to {vpc_id} ({cidr})")
 
 
 @app.command("console")
@@ -131,7 +156,7 @@ def api(
     error_rate: float = 0,
     throttle_rate: float = 0,
     hang: bool = False,
-    effect_delay_ms: float = 0,
+    effect_delay_ms: float = EFFECT_DELAY_MS,
     action: Annotated[list[str] | None, typer.Option(help="Only these actions")] = None,
     roles_only: bool = False,
 ) -> None:

@@ -35,8 +35,11 @@ class Region:
 
     # -- start and stop -------------------------------------------------------------------------------------
 
-    def start(self, say: Callable[[str], None] = print) -> None:
-        """Start the region unless it runs. What a killed run or a reboot has left is removed first."""
+    def start(self, say: Callable[[str], None] = print, *, attached: bool = False) -> None:
+        """Start the region unless it runs. What a killed run or a reboot has left is removed first.
+
+        ``attached``: this machine is attached to every VPC as it is made.
+        """
         if os.geteuid() != 0:
             raise RegionError("the local region makes network namespaces and mounts: run it as root")
         if self.running():
@@ -47,7 +50,7 @@ class Region:
         raise_limits(self._state.parent)
         with (self._state / "log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "localregion.daemon", self.name],
+                [sys.executable, "-m", "localregion.daemon", self.name, *(["--attached"] if attached else [])],
                 cwd=Path(__file__).parents[1],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -165,6 +168,27 @@ class Region:
     def remove_host(self, name: str) -> None:
         self._call("remove_host", name=name)
 
+    def attach(self, vpc: str | None = None, *, source: str | None = None) -> list[str]:
+        """Let this machine, or the network ``source`` outside, and a VPC use each other's private addresses: it plays
+        the VPN or peering of an administrator. ``vpc`` is an id or a stack's name; the only one if left out.
+
+        Returns the VPC's id and range, and the network. Raises RegionError if the range is in use.
+        """
+        return list(self._call("attach", vpc=vpc, source=source))
+
+    def detach(self, vpc: str | None = None, *, source: str | None = None) -> list[str]:
+        """End an attachment."""
+        return list(self._call("detach", vpc=vpc, source=source))
+
+    def moves(self, since: float) -> list[dict[str, Any]]:
+        """Addresses that the API has put on another interface from ``since`` (CLOCK_MONOTONIC, seconds) on: address,
+        eni, the moment when the call was answered, and the moment when the change was in_force (None: not yet)."""
+        return list(self._call("moves", since=since))
+
+    def settle(self) -> None:
+        """Wait until the network is as the API describes it at this moment."""
+        self._call("settle")
+
     # -- faults ---------------------------------------------------------------------------------------------
 
     def power_cut(self, machine: str) -> float:
@@ -192,7 +216,7 @@ class Region:
 
     def api(self, **faults: Any) -> dict[str, Any]:
         """Set what is wrong with the API: latency_ms, jitter_ms, error_rate, throttle_rate, hang, effect_delay_ms,
-        actions (names, default all), roles_only. What is not given is right again."""
+        actions (names, default all), roles_only. What is not given is right again (effect_delay_ms: as it was)."""
         return dict(self._call("api_faults", **faults))
 
     def imds(self, machine: str, *, down: bool = True) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from werkzeug import Request, Response
 
 from localregion.auth import Credentials
+from localregion.model import Eni
 
 #: The versions that there are; all show the newest tree, as software asks for the version that has what it looks for.
 _ROOTS = (
@@ -116,17 +117,23 @@ class Keyring:
 
 
 def tree(
-    instance: Any, region: str, profile: Any | None, credentials: Callable[[str], Credentials], key: str | None
+    instance: Any,
+    in_force: Eni,
+    region: str,
+    profile: Any | None,
+    credentials: Callable[[str], Credentials],
+    key: str | None,
 ) -> Tree:
     """The paths below ``latest/`` of one instance (a moto instance and its instance profile, if it has one).
 
     They have what cloud-init's EC2 data source reads (it walks the whole tree), and what programs commonly ask for.
+    ``in_force`` is its interface as the network has it.
     """
     eni = instance.nics[0]
     mac = eni.mac_address
     vpc = instance.ec2_backend.get_vpc(eni.vpc_id)
     nic = f"meta-data/network/interfaces/macs/{mac}"
-    addresses = "\n".join(a["PrivateIpAddress"] for a in eni.private_ip_addresses)
+    secondary = sorted(in_force.addresses - {in_force.primary})
     found: Tree = {
         "meta-data/ami-id": instance.image_id,
         "meta-data/ami-launch-index": "0",
@@ -150,7 +157,7 @@ def tree(
         f"{nic}/device-number": "0",
         f"{nic}/interface-id": eni.id,
         f"{nic}/local-hostname": instance.private_dns_name,
-        f"{nic}/local-ipv4s": addresses,
+        f"{nic}/local-ipv4s": "\n".join(map(str, (in_force.primary, *secondary))),
         f"{nic}/mac": mac,
         f"{nic}/owner-id": eni.owner_id,
         f"{nic}/security-groups": "\n".join(sorted(group.name for group in eni.group_set)),

@@ -2,7 +2,7 @@
 
 from ipaddress import IPv4Address, IPv4Network
 
-from localregion.kernel import CommandError, ip, ip_batch, sysctl
+from localregion.kernel import ip, ip_batch, sysctl
 from localregion.model import Eni, Subnet, Vpc
 
 METADATA = IPv4Address("169.254.169.254")
@@ -47,8 +47,10 @@ def make_router(namespace: str) -> None:
     ip(namespace, "link", "set", "lo", "up")
 
 
-def connect_backbone(namespace: str, uplink: str, addresses: IPv4Network, deployer: IPv4Address) -> None:
-    """The first router, with the host (``deployer``) at the other end of its uplink."""
+def connect_backbone(
+    namespace: str, uplink: str, addresses: IPv4Network, deployer: IPv4Address, public: IPv4Network
+) -> None:
+    """The first router, with the host (``deployer``) at the other end of its uplink; it has all public addresses."""
     make_router(namespace)
     ip(None, "link", "add", uplink, "type", "veth", "peer", "name", UPLINK, "netns", namespace)
     ip(None, "address", "add", f"{deployer}/24", "dev", uplink)
@@ -59,8 +61,10 @@ def connect_backbone(namespace: str, uplink: str, addresses: IPv4Network, deploy
             f"address add {addresses[2]}/24 dev {UPLINK}",
             f"link set {UPLINK} up",
             f"route add default via {deployer}",
+            f"route add blackhole {public}",
         ],
     )
+    ip(None, "route", "add", str(public), "via", str(addresses[2]), "dev", uplink)
 
 
 def connect_vpc(namespace: str, backbone: str, vpc: Vpc) -> None:
@@ -80,22 +84,12 @@ def connect_vpc(namespace: str, backbone: str, vpc: Vpc) -> None:
             f"route add blackhole {cidr}",
         ],
     )
-    ip_batch(
-        backbone,
-        [
-            f"address add {_OUTER}/32 dev {link}",
-            f"link set {link} up",
-            f"route add {cidr} via {_INNER} dev {link} onlink",
-        ],
-    )
+    ip_batch(backbone, [f"address add {_OUTER}/32 dev {link}", f"link set {link} up"])
 
 
-def route_from_host(cidr: IPv4Network, via: IPv4Address, uplink: str) -> None:
-    """Let the host reach a VPC. Raises NetworkError if its range is in use already."""
-    try:
-        ip(None, "route", "add", str(cidr), "via", str(via), "dev", uplink)
-    except CommandError as error:
-        raise NetworkError(f"this machine has a route for {cidr} already: choose another range ({error})") from error
+def route_to_vpc(destination: str, vpc_id: str) -> str:
+    """The backbone's route, as a line of ``ip -batch``."""
+    return f"route replace {destination} via {_INNER} dev {vpc_link(vpc_id)} onlink"
 
 
 def connect_machine(namespace: str, router: str, eni: Eni, subnet: Subnet) -> None:
