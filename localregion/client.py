@@ -44,7 +44,6 @@ class Region:
             raise RegionError("the local region makes network namespaces and mounts: run it as root")
         if self.running():
             return
-        image.install_host_packages(say)
         image.ensure(say)
         self._sweep()
         self._state.mkdir(parents=True, mode=0o700)
@@ -97,7 +96,7 @@ class Region:
             kill(pid, signal.SIGKILL)
             wait_until(lambda: self._pid() is None, "end of the region's process", 10)
         network = Network(self.name, self._state)
-        Machines(self.name, self._state, Path("/nonexistent"), network, ccache=Path("/nonexistent")).down()
+        Machines(self.name, self._state, lambda _: Path("/nonexistent"), network, ccache=Path("/nonexistent")).down()
         network.down()
         shutil.rmtree(self._state, ignore_errors=True)
         shutil.rmtree(self._control.parent, ignore_errors=True)

@@ -13,7 +13,7 @@ from datetime import timedelta
 from ipaddress import IPv4Network
 from typing import Any
 
-from localregion import ec2, image, imds, paths
+from localregion import ec2, image, imds, paths, resolver
 from localregion.api import Api, ApiFaults
 from localregion.auth import Credentials
 from localregion.control import serve_control
@@ -66,7 +66,7 @@ class Daemon:
         self.machines = Machines(
             name,
             self._state,
-            image.ensure(log.info),
+            lambda suite: image.ensure(log.info, suite),
             self.network,
             ccache=image.cache() / "ccache",
             on_exit=self._halted,
@@ -84,7 +84,7 @@ class Daemon:
         self.api = Api(REGION, self.keyring, self.changed)
         self.ec2 = ec2.backend(REGION)
         self._metadata = MetadataService(REGION, self.keyring, lambda: self.network.layout)
-        ec2.publish_image(REGION)
+        ec2.publish_images(REGION)
 
     def run(self) -> None:
         self.machines.down()
@@ -130,6 +130,8 @@ class Daemon:
         vpcs = self.network.vpcs()
         for vpc_id in vpcs - self._served:
             serve(self.network.namespace(vpc_id), METADATA, self._metadata.of_vpc(vpc_id))
+            vpc = next(vpc for vpc in layout.vpcs if vpc.id == vpc_id)
+            resolver.serve(self.network.namespace(vpc_id), vpc.resolver)
             self._served.add(vpc_id)
             if self._attached:
                 self._attach_new(vpc_id)
@@ -156,7 +158,7 @@ class Daemon:
             layout = ec2.layout(self.ec2)
         eni = next(eni for eni in layout.enis if eni.instance_id == instance_id)
         subnet = next(subnet for subnet in layout.subnets if subnet.id == eni.subnet_id)
-        return MachineSpec(instance_id, eni, subnet)
+        return MachineSpec(instance_id, eni, subnet, ec2.suite(self.ec2.get_instance(instance_id).image_id))
 
     def shutdown(self, instance_id: str) -> None:
         self.machines.shutdown(instance_id)

@@ -32,6 +32,11 @@ class Vpc:
     id: str
     cidr: IPv4Network
 
+    @property
+    def resolver(self) -> IPv4Address:
+        """The name resolver, at the base address plus two, as on AWS."""
+        return self.cidr.network_address + 2
+
 
 @dataclass(frozen=True)
 class Subnet:
@@ -80,3 +85,4 @@ class MachineSpec:
     id: str  # i-...
     eni: Eni
     subnet: Subnet
+    suite: str  # Debian's name for what its AMI has, such as bookworm

@@ -11,6 +11,7 @@ from pathlib import Path
 from localregion.kernel import CommandError, ip, ip_batch, nft, run
 from localregion.model import Eni, Layout, Subnet, Vpc
 from localregion.network import links, rules
+from localregion.network.dhcp import Dhcp, kill_all
 from localregion.network.links import NetworkError, eni_link, host_link, vpc_link
 from localregion.network.outside import Attachment, Outside
 from localregion.network.rules import Drop
@@ -40,6 +41,7 @@ class Network:
         self._outside = Outside(self.backbone)
         self._rules: dict[str, tuple[str, ...]] = {}  # VPC -> what its router has loaded
         self._routes: dict[str, dict[str, set[IPv4Address]]] = {}  # VPC -> link -> addresses
+        self._dhcp: dict[str, Dhcp] = {}  # by VPC
         self._attached: dict[str, Eni] = {}  # link -> ENI as attached
         self._drops: dict[str, Drop] = {}
         self._hosts: dict[str, Host] = {}
@@ -93,6 +95,8 @@ class Network:
             for line in ip(None, "netns", "list", check=False).splitlines():
                 name = line.split()[0]
                 if name.startswith(self.prefix):
+                    if name.startswith(self.namespace("vpc-")):
+                        kill_all(name)
                     ip(None, "netns", "delete", name, check=False)
             if "index" in saved:
                 ip(None, "link", "delete", f"mh{saved['index']}up", check=False)
@@ -128,6 +132,7 @@ class Network:
                 self._add_vpc(used[vpc_id])
             self._apply_outside(list(used.values()))
             for vpc in used.values():
+                self._apply_dhcp(vpc)
                 self._apply_routes(vpc)
                 self._apply_rules(vpc)
 
@@ -143,12 +148,13 @@ class Network:
         """Wholly or not at all, so that the next try fails with the same error and not with a remnant of this one."""
         namespace = self.namespace(vpc.id)
         try:
-            links.connect_vpc(namespace, self.backbone, vpc.id, vpc.cidr)
+            links.connect_vpc(namespace, self.backbone, vpc)
         except CommandError:
             links.remove(namespace, self.backbone, vpc_link(vpc.id))
             raise
         self._rules[vpc.id] = ()
         self._routes[vpc.id] = {}
+        self._dhcp[vpc.id] = Dhcp(vpc, namespace, self._state.parent)
 
     def _remove_vpc(self, vpc_id: str) -> None:
         for attachment in self.attachments:
@@ -156,12 +162,17 @@ class Network:
                 self._outside.detach(attachment.vpc, attachment.source, self.deployer, self.uplink)
         for host in [host for host in self._hosts.values() if host.router == self.namespace(vpc_id)]:
             self.remove_host(host.name)
+        self._dhcp[vpc_id].stop()
         links.remove(self.namespace(vpc_id), self.backbone, vpc_link(vpc_id))
-        del self._rules[vpc_id], self._routes[vpc_id]
+        del self._rules[vpc_id], self._routes[vpc_id], self._dhcp[vpc_id]
 
     def _apply_outside(self, vpcs: Sequence[Vpc]) -> None:
         public = {address: vpc.id for vpc in vpcs for address in rules.public_addresses(self._layout, vpc.id)}
         self._outside.apply(vpcs, public, self.public_range)
+
+    def _apply_dhcp(self, vpc: Vpc) -> None:
+        subnets = [subnet for subnet in self._layout.subnets if subnet.vpc_id == vpc.id]
+        self._dhcp[vpc.id].serve(subnets, [eni for eni, _ in rules.enis_of(self._layout, vpc.id)])
 
     def _apply_routes(self, vpc: Vpc) -> None:
         """An address is where its ENI's machine is; it goes to the machine whether its system has it or not."""

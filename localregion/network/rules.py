@@ -99,11 +99,12 @@ def vpc_rules(vpc: Vpc, layout: Layout, drops: Iterable[Drop], attached: Sequenc
             ways_out.append(f'iifname "{link}" {elsewhere}{public}drop')
         entries.append(f'oifname "{link}" jump in_{link}')
         own = [groups[group] for group in eni.groups if group in groups]
-        chains.append(_chain(f"out_{link}", _resolver_rules("return") + _matches(own, "egress", members, "return")))
+        chains.append(_chain(f"out_{link}", _matches(own, "egress", members, "return")))
         chains.append(_chain(f"in_{link}", _matches(own, "ingress", members, "accept")))
     source = [
         "type filter hook prerouting priority -150; policy accept;",
         f'iifname "{UPLINK}" ip saddr {vpc.cidr} drop',
+        "ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept",  # a machine without an address asks for one
         *source_checks,
     ]
     forward = [
@@ -129,11 +130,6 @@ def _set(values: Iterable[IPv4Address | IPv4Network]) -> str:
 
 def _chain(name: str, lines: Iterable[str]) -> str:
     return f"    chain {name} {{\n" + "".join(f"        {line}\n" for line in lines) + "    }"
-
-
-def _resolver_rules(verdict: str) -> list[str]:
-    """The VPC's name resolver is not subject to security groups."""
-    return [f"udp dport 53 {verdict}", f"tcp dport 53 {verdict}"]
 
 
 def _matches(

@@ -171,7 +171,7 @@ def _build(region: Region, directory: Path) -> World:
     images = ec2.describe_images(Owners=["136693071363"], Filters=[{"Name": "name", "Values": ["debian-12-*"]}])
     world.ami = images["Images"][0]["ImageId"]
 
-    world.enis = [world.interface(world.address(i), *([VIP] if i == 0 else [])) for i in range(3)]
+    world.enis = [world.interface(world.address(i)) for i in range(3)]
     arns = [f"arn:aws:ec2:{env['AWS_REGION']}:123456789012:network-interface/{eni}" for eni in world.enis[:2]]
     policy = {
         "Version": "2012-10-17",
@@ -188,6 +188,10 @@ def _build(region: Region, directory: Path) -> World:
     region.attach(world.vpc, source="10.20.0.0/24")
     for number in range(3):
         wait_until(partial(_answers, world, number), f"machine {number} over SSH", 60)
+        world.shell(number, "cloud-init status --wait")
+    # Not earlier: cloud-init would write it into the first machine's network configuration (test_boot.py).
+    ec2.assign_private_ip_addresses(NetworkInterfaceId=world.enis[0], PrivateIpAddresses=[VIP])
+    region.settle()
     region.add_host("inside", "10.77.0.40")
     region.add_host("outside", "10.20.0.10")
     return world

@@ -65,7 +65,7 @@ class Account:
         made = self.ec2.create_subnet(VpcId=self.vpc, CidrBlock="10.9.0.0/24", AvailabilityZone="eu-central-1b")
         self.subnet = made["Subnet"]["SubnetId"]
         self.group = self.new_group("first")
-        self.image = images.ami()["ami_id"]
+        self.image = images.RELEASES[0].ami
 
     def new_group(self, name: str) -> str:
         return str(self.ec2.create_security_group(GroupName=name, Description="x", VpcId=self.vpc)["GroupId"])
@@ -466,7 +466,7 @@ def short(name: str) -> str:
 @pytest.fixture
 def open_account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Account]]:
     """An account on moto with all corrections but the one that is named; afterwards moto is as it was."""
-    monkeypatch.setattr(amis, "AMIS", [images.ami()])
+    monkeypatch.setattr(amis, "AMIS", images.amis())
     monkeypatch.setenv("MOTO_AMIS_PATH", "read already")  # else moto adds its own 1250, for each test
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     with mock_aws():
