@@ -16,31 +16,26 @@ LEASE = "1h"  # AWS's
 
 
 class Dhcp:
-    """The server of one VPC. ``directory`` keeps its list of machines and its leases."""
+    """The server of one VPC, with a list of its interfaces in ``directory``."""
 
     def __init__(self, vpc: Vpc, namespace: str, directory: Path) -> None:
         self._vpc = vpc
         self._namespace = namespace
-        self._hosts = directory / f"dhcp-{vpc.id}.hosts"
-        self._leases = directory / f"dhcp-{vpc.id}.leases"
-        self._ranges: list[IPv4Network] = []
+        self._hosts = directory / f"dhcp-{vpc.id}"
+        self._served: tuple[list[IPv4Network], list[str]] = ([], [])
         self._server: subprocess.Popen[bytes] | None = None
 
     def serve(self, subnets: Iterable[Subnet], enis: Iterable[Eni]) -> None:
         """Serve these subnets and interfaces from now on. Idempotent."""
-        hosts = "".join(sorted(f"{eni.mac},{eni.primary},{LEASE}\n" for eni in enis))
-        changed = not self._hosts.exists() or self._hosts.read_text() != hosts
-        if changed:
-            self._hosts.write_text(hosts)
-        ranges = sorted(subnet.cidr for subnet in subnets)
-        if ranges != self._ranges or (self._server and self._server.poll() is not None):
+        wanted = sorted(s.cidr for s in subnets), sorted(f"{eni.mac},{eni.primary},{LEASE}" for eni in enis)
+        if wanted != self._served:
+            # Anew, without leases: those of a deleted interface would keep its address from the next one that has it.
             self.stop()
-            self._ranges = ranges
-            self._server = self._start() if ranges else None
-        elif changed and self._server:
-            kill(self._server.pid, signal.SIGHUP)
+            self._served = wanted
+            self._hosts.write_text("\n".join(wanted[1]) + "\n")
+            self._server = self._start(wanted[0]) if wanted[0] else None
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self, ranges: Iterable[IPv4Network]) -> subprocess.Popen[bytes]:
         options = [
             "--keep-in-foreground",
             "--conf-file=/dev/null",
@@ -48,12 +43,12 @@ class Dhcp:
             "--pid-file",
             "--log-facility=/dev/null",
             f"--dhcp-hostsfile={self._hosts}",
-            f"--dhcp-leasefile={self._leases}",
+            "--leasefile-ro",
+            "--dhcp-authoritative",  # a lease that it does not know is renewed
             "--dhcp-ignore-clid",
-            "--dhcp-authoritative",
             "--no-ping",
             f"--dhcp-option=option:dns-server,{self._vpc.resolver}",
-            *(f"--dhcp-range={cidr[0]},static,{cidr.netmask},{LEASE}" for cidr in self._ranges),
+            *(f"--dhcp-range={cidr[0]},static,{cidr.netmask},{LEASE}" for cidr in ranges),
             "--port=0",  # no DNS
         ]
         return subprocess.Popen(
