@@ -1,9 +1,9 @@
-"""The region's one endpoint: faults, then authentication, then authorisation, then moto."""
+"""The region's one endpoint: authentication, then faults, then authorisation, then moto."""
 
 import io
 import json
+import logging
 import random
-import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -14,10 +14,11 @@ from werkzeug import Request as HttpRequest
 from werkzeug import Response
 
 from localregion.auth import Credentials, Denied, Request, allowed, authenticate
-from localregion.ec2 import ACCOUNT, backend
+from localregion.ec2 import ACCOUNT, LOCK, backend
 from localregion.effects import EFFECT_DELAY_MS
 from localregion.imds import Keyring
 
+log = logging.getLogger("localregion")
 _READS = ("Describe", "Get", "List", "Lookup")
 #: Request parameters that name the resource an EC2 action is about (Service Authorization Reference, Amazon EC2).
 _RESOURCES = {
@@ -33,30 +34,58 @@ _RESOURCES = {
 
 @dataclass
 class ApiFaults:
-    """What is wrong with the API at the moment. ``actions`` None means all; ``roles_only`` spares the administrator."""
+    """What is wrong with the API at the moment.
+
+    Rates are probabilities. ``actions`` None means all; ``roles_only`` spares the administrator; after ``times``
+    requests that it has struck (None: no end) it is over.
+    """
 
     latency_ms: float = 0
     jitter_ms: float = 0
     error_rate: float = 0
     throttle_rate: float = 0
+    #: The connection is reset before the call takes effect.
+    reset_rate: float = 0
+    #: The call takes effect, and the connection is closed without an answer.
+    lost_rate: float = 0
     hang: bool = False
     effect_delay_ms: float = EFFECT_DELAY_MS
     actions: list[str] | None = None
     roles_only: bool = False
+    times: int | None = None
 
     def strike(self, action: str, service: str, caller: Credentials) -> None:
-        if (self.actions and action not in self.actions) or (self.roles_only and caller.role is None):
+        """Before the call takes effect. Raises Denied, or ConnectionError for no answer at all."""
+        if not self._concerns(action, caller):
             return
-        if self.hang:
+        if self.hang and self._strikes(1):
             time.sleep(120)
             raise Denied(500, "InternalError", "An internal error has occurred")
         time.sleep((self.latency_ms + random.uniform(0, self.jitter_ms)) / 1000)  # noqa: S311
-        if random.random() < self.throttle_rate:  # noqa: S311
+        if self._strikes(self.reset_rate):
+            raise ConnectionResetError
+        if self._strikes(self.throttle_rate):
             if service == "ec2":
                 raise Denied(503, "RequestLimitExceeded", "Request limit exceeded.")
             raise Denied(400, "Throttling", "Rate exceeded")
-        if random.random() < self.error_rate:  # noqa: S311
+        if self._strikes(self.error_rate):
             raise Denied(500, "InternalError", "An internal error has occurred")
+
+    def lose(self, action: str, caller: Credentials) -> None:
+        """After the call took effect. Raises ConnectionError if its answer is lost."""
+        if self._concerns(action, caller) and self._strikes(self.lost_rate):
+            raise ConnectionAbortedError
+
+    def _concerns(self, action: str, caller: Credentials) -> bool:
+        return (not self.actions or action in self.actions) and not (self.roles_only and caller.role is None)
+
+    def _strikes(self, rate: float) -> bool:
+        with LOCK:
+            if random.random() >= rate or self.times == 0:  # noqa: S311
+                return False
+            if self.times:
+                self.times -= 1
+            return True
 
 
 @dataclass
@@ -72,7 +101,8 @@ class Api:
         from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
         self._moto = DomainDispatcherApplication(create_backend_app)
-        self.lock = threading.RLock()
+        self.lock = LOCK
+        self._answered: dict[tuple[str, str, str], tuple[dict[str, str], Response]] = {}
         for service in ("ec2", "iam", "sts", "ssm"):  # importing them takes longer than a failover
             self._moto.app_instances[service] = create_backend_app(service)
 
@@ -93,7 +123,8 @@ class Api:
             self.faults.strike(action, service, caller)
             if service == "ec2" and region != self.region:
                 raise Denied(401, "AuthFailure", f"This is the region {self.region}; the request is for {region}")
-            self._authorize(caller, service, action, request)
+            with self.lock:
+                self._authorize(caller, service, action, request)
         except Denied as denied:
             return _error(denied, service)(environ, start_response)
         if (service, action) == ("sts", "GetCallerIdentity"):
@@ -101,10 +132,41 @@ class Api:
         environ["wsgi.input"] = io.BytesIO(body)
         environ["CONTENT_LENGTH"] = str(len(body))
         with self.lock:
-            answer = Response.from_app(self._moto.get_application(environ), environ, buffered=True)
-        if service == "ec2" and not action.startswith(_READS) and answer.status_code < 400:
-            self.changed()
+            try:
+                answer = self._once(request, caller, action, environ)
+            except Denied as denied:
+                return _error(denied, service)(environ, start_response)
+            if service == "ec2" and not action.startswith(_READS) and answer.status_code < 400:
+                self._follow(action)
+        if answer.status_code < 400:
+            self.faults.lose(action, caller)
         return answer(environ, start_response)
+
+    def _once(self, request: Request, caller: Credentials, action: str, environ: dict[str, Any]) -> Response:
+        """moto's answer; to a request with the ClientToken of an earlier one that one's, which moto does not know of.
+
+        Source: EC2 API Reference, "Ensuring idempotency". Raises Denied.
+        """
+        parameters = request.parameters
+        key = (caller.arn(ACCOUNT), action, parameters.get("ClientToken", ""))
+        if key in self._answered:
+            before, answer = self._answered[key]
+            if before != parameters:
+                message = f"The client token '{key[2]}' was used before, with other parameters."
+                raise Denied(400, "IdempotentParameterMismatch", message)
+            return answer
+        answer = Response.from_app(self._moto.get_application(environ), environ, buffered=True)
+        if key[2] and answer.status_code < 400:
+            self._answered[key] = (parameters, answer)
+        return answer
+
+    def _follow(self, action: str) -> None:
+        """The call has taken effect, so its answer goes out whatever becomes of the network: an error in its place
+        would have the caller repeat it."""
+        try:
+            self.changed()
+        except Exception:
+            log.exception("the network does not follow %s", action)
 
     def _authorize(self, caller: Credentials, service: str, action: str, request: Request) -> None:
         if caller.role is None:

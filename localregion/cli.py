@@ -155,10 +155,13 @@ def api(
     jitter_ms: float = 0,
     error_rate: float = 0,
     throttle_rate: float = 0,
+    reset_rate: Annotated[float, typer.Option(help="Reset the connection before the call takes effect")] = 0,
+    lost_rate: Annotated[float, typer.Option(help="Give no answer after the call took effect")] = 0,
     hang: bool = False,
     effect_delay_ms: float = EFFECT_DELAY_MS,
     action: Annotated[list[str] | None, typer.Option(help="Only these actions")] = None,
     roles_only: bool = False,
+    times: Annotated[int | None, typer.Option(help="End after so many requests that it struck")] = None,
 ) -> None:
     """What is wrong with the API; what is left out is right again."""
     faults: dict[str, Any] = {
@@ -166,10 +169,13 @@ def api(
         "jitter_ms": jitter_ms,
         "error_rate": error_rate,
         "throttle_rate": throttle_rate,
+        "reset_rate": reset_rate,
+        "lost_rate": lost_rate,
         "hang": hang,
         "effect_delay_ms": effect_delay_ms,
         "actions": action,
         "roles_only": roles_only,
+        "times": times,
     }
     print(json.dumps(_region.api(**faults)))
 

@@ -151,7 +151,8 @@ class Daemon:
         self.machines.boot(self._spec(instance_id))
 
     def _spec(self, instance_id: str) -> MachineSpec:
-        layout = ec2.layout(self.ec2)
+        with ec2.LOCK:
+            layout = ec2.layout(self.ec2)
         eni = next(eni for eni in layout.enis if eni.instance_id == instance_id)
         subnet = next(subnet for subnet in layout.subnets if subnet.id == eni.subnet_id)
         return MachineSpec(instance_id, eni, subnet)
@@ -167,11 +168,12 @@ class Daemon:
 
     def _halted(self, instance_id: str) -> None:
         """The machine has powered itself off; EC2 calls that an instance-initiated shutdown."""
-        instance = self.ec2.get_instance(instance_id)
-        if instance.instance_initiated_shutdown_behavior == "terminate":
-            instance.terminate()
-        else:
-            ec2.set_state(instance, "stopped")
+        with ec2.LOCK:
+            instance = self.ec2.get_instance(instance_id)
+            if instance.instance_initiated_shutdown_behavior == "terminate":
+                instance.terminate()
+            else:
+                ec2.set_state(instance, "stopped")
 
     # -- verbs of the control socket ------------------------------------------------------------------------
 
@@ -193,7 +195,9 @@ class Daemon:
 
     def ps(self) -> list[dict[str, Any]]:
         found = []
-        for instance in self.ec2.all_instances():
+        with ec2.LOCK:
+            instances = list(self.ec2.all_instances())
+        for instance in instances:
             if instance.state == "terminated":
                 continue
             eni = instance.nics.get(0)
