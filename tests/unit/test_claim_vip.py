@@ -47,6 +47,10 @@ class Node:
         stack.callback(self.keepalived.kill)
         self.run_folder = folder / "run"
         self.run_folder.mkdir()
+        self.kept_folder = folder / "lib" / "vip"
+        #: How many of the machine's looks at its own metadata are behind the API.
+        self.behind = 0
+        self.metadata.addresses = self._addresses
         self.report("master")
         self.answer(1000)  # for longer than any test takes
         self._environment = folder / "vip.env"
@@ -64,6 +68,7 @@ class Node:
             "MYCAT_HA_VIP_ENV": str(self._environment),
             "MYCAT_HA_RUN": str(self.run_folder),
             "MYCAT_HA_METADATA": self.metadata.url,
+            "MYCAT_HA_KEEP": str(self.kept_folder),
             "MYCAT_HA_LIBRARY": str(FILES / "vip"),
             "CLAIM_SECONDS": "60",
             "PROBE_SECONDS": "1",
@@ -82,6 +87,11 @@ class Node:
     def answer(self, seconds: float) -> None:
         """Keepalived's last sign of life is so far from now."""
         (self.run_folder / "pulse").write_text(f"{since_boot() + int(seconds * 100)}\n")
+
+    def _addresses(self) -> list[str]:
+        mine = self.ec2.holder == MINE and self.behind <= 0
+        self.behind -= self.ec2.holder == MINE
+        return ["192.168.106.251", *([VIP] if mine else [])]
 
     def lose(self) -> None:
         self.report("backup")
@@ -102,13 +112,14 @@ class Node:
 
     def keep(self, keys: Keys) -> None:
         """As an earlier run leaves credentials."""
+        self.kept_folder.mkdir(parents=True, exist_ok=True)
         words = {"KEY": keys.access, "SECRET": keys.secret, "TOKEN": keys.token}
         lines = [f"{name}={shlex.quote(value)}\n" for name, value in words.items()]
-        (self.run_folder / "credentials").write_text("".join(lines) + f"EXPIRES={int(keys.expires.timestamp())}\n")
+        (self.kept_folder / "credentials").write_text("".join(lines) + f"EXPIRES={int(keys.expires.timestamp())}\n")
 
     def kept(self) -> str:
         """The access key that is kept."""
-        path = self.run_folder / "credentials"
+        path = self.kept_folder / "credentials"
         found = re.search(r"^KEY=(.*)$", path.read_text(), re.MULTILINE) if path.exists() else None
         return found[1] if found else ""
 
@@ -131,7 +142,11 @@ def lines(done: "subprocess.CompletedProcess[str]") -> list[str]:
     return [re.sub(r" \(\d+ ms\)$", "", line) for line in done.stdout.splitlines()]
 
 
-CLAIMED = [f"attempt 1: EC2 has assigned {VIP} to {MINE}", f"claimed {VIP} for {MINE}"]
+CLAIMED = [
+    f"attempt 1: EC2 has assigned {VIP} to {MINE}",
+    f"claimed {VIP} for {MINE}",
+    f"in effect: this machine's metadata has {VIP}",
+]
 
 
 # -- claim: the API's answers -------------------------------------------------------------------------------------
@@ -184,7 +199,7 @@ def test_a_refused_write_is_named_and_tried_again(node: Node, answer: Answer, re
     named = reason.format(node.ec2.url)
     said = lines(done)
     assert said[:2] == [f"attempt 1: {named}", f"attempt 2: {named}"]
-    assert said[-1] == CLAIMED[-1]
+    assert said[-2:] == CLAIMED[-2:]
     assert done.returncode == 0
     assert node.ec2.actions() == [ASSIGN, ASSIGN, ASSIGN, DESCRIBE]
     assert len(node.pauses()) == 2
@@ -224,6 +239,46 @@ def test_a_look_that_is_behind_the_write_is_repeated(node: Node) -> None:
     done = node.run("claim")
     assert (done.returncode, lines(done)) == (0, CLAIMED)
     assert node.ec2.actions() == [ASSIGN, *[DESCRIBE] * 4]
+
+
+def test_a_claim_tells_when_the_machine_itself_sees_the_address(node: Node) -> None:
+    node.behind = 3
+    done = node.run("claim")
+    assert (done.returncode, lines(done)) == (0, CLAIMED)
+    assert node.pauses() == [0.2] * 3
+
+
+@pytest.mark.parametrize("gone", [False, True], ids=["behind", "gone"])
+def test_metadata_that_never_shows_the_address_holds_nothing_up_for_long(node: Node, gone: bool) -> None:
+    node.keep(node.keys)
+    node.behind = 1000
+    if gone:
+        node.metadata.stop()
+    done = node.run("claim")
+    assert (done.returncode, lines(done)) == (0, [*CLAIMED[:2], f"this machine's metadata does not have {VIP}"])
+    assert node.ec2.actions() == [ASSIGN, DESCRIBE]
+    assert sum(node.pauses()) < 5.1
+
+
+def test_credentials_and_addresses_outlive_a_reboot(node: Node) -> None:
+    """What /run had is gone, and so are the metadata service and the name server."""
+    node.keep(node.keys)
+    named(node)
+    (node.kept_folder / "endpoint").write_text("127.0.0.1")
+    for file in node.run_folder.iterdir():
+        file.unlink()
+    node.metadata.stop()
+    node.report("master")
+    node.answer(1000)
+    assert node.run("claim").returncode == 0
+    assert node.ec2.holder == MINE
+
+
+def test_a_full_disk_does_not_prevent_a_claim(node: Node) -> None:
+    node.kept_folder.parent.mkdir()
+    node.kept_folder.write_text("")  # nothing can be kept
+    done = node.run("claim")
+    assert (done.returncode, node.ec2.holder) == (0, MINE)
 
 
 def test_a_write_without_effect_is_done_again(node: Node) -> None:
@@ -401,23 +456,18 @@ def wait_until(true: Callable[[], bool], seconds: float = 60) -> None:
 
 def test_credentials_are_fetched_with_a_token_and_kept_for_root_only(node: Node) -> None:
     assert node.run("claim").returncode == 0
-    assert node.metadata.asked == ["api/token", CREDENTIALS]
-    kept = node.run_folder / "credentials"
+    assert node.metadata.asked[:2] == ["api/token", CREDENTIALS]
+    kept = node.kept_folder / "credentials"
     assert node.kept() == node.keys.access
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
-    assert sorted(path.name for path in node.run_folder.iterdir()) == [
-        "claim.lock",
-        "claimed",
-        "credentials",
-        "pulse",
-        "vrrp",
-    ]
+    assert stat.S_IMODE(node.kept_folder.stat().st_mode) == 0o700
+    assert [path.name for path in node.kept_folder.iterdir()] == ["credentials"]
 
 
 def test_kept_credentials_save_the_question(node: Node) -> None:
     node.keep(node.keys)
     assert node.run("claim").returncode == 0
-    assert node.metadata.asked == []
+    assert CREDENTIALS not in node.metadata.asked
 
 
 def test_no_secret_is_in_a_command_line_or_in_the_output(node: Node) -> None:
@@ -466,7 +516,7 @@ def test_rotated_credentials_are_fetched_anew(node: Node, code: str) -> None:
     done = node.run("claim")
     assert done.returncode == 0
     assert lines(done)[0] == f"attempt 1: {code}: no"
-    assert lines(done)[-1] == f"claimed {VIP} for {MINE}"
+    assert lines(done)[-2:] == CLAIMED[-2:]
     assert node.kept() == node.keys.access
 
 
@@ -474,7 +524,7 @@ def test_other_failures_do_not_ask_the_metadata_service(node: Node) -> None:
     node.keep(node.keys)
     node.ec2.planned[ASSIGN] = [error("RequestLimitExceeded", 503)]
     assert node.run("claim").returncode == 0
-    assert node.metadata.asked == []
+    assert CREDENTIALS not in node.metadata.asked
 
 
 def test_a_rotation_during_an_outage_of_the_metadata_service_is_survived(node: Node) -> None:
@@ -513,8 +563,8 @@ def test_a_failure_of_the_metadata_service_costs_one_attempt(node: Node, name: s
     assert time.monotonic() - begun < 30  # a question's own limit is 1 s
     assert done.returncode == 0
     assert lines(done)[0].startswith("attempt 1: no credentials: ")
-    assert lines(done)[-1] == f"claimed {VIP} for {MINE}"
-    assert node.metadata.asked.count("api/token") == 2
+    assert lines(done)[-2:] == CLAIMED[-2:]
+    assert node.metadata.asked[: node.metadata.asked.index("mac")].count("api/token") == 3
 
 
 MALFORMED = {
@@ -551,7 +601,8 @@ def named(node: Node) -> str:
 
 def test_a_named_endpoint_is_reached_by_its_pinned_address(node: Node) -> None:
     host = named(node)
-    (node.run_folder / "endpoint").write_text("127.0.0.1")
+    node.kept_folder.mkdir(parents=True)
+    (node.kept_folder / "endpoint").write_text("127.0.0.1")
     done = node.run("claim")
     assert (done.returncode, lines(done)) == (0, CLAIMED)
     assert node.ec2.hosts == [host, host]
@@ -560,7 +611,8 @@ def test_a_named_endpoint_is_reached_by_its_pinned_address(node: Node) -> None:
 
 def test_the_second_pinned_address_is_used_if_the_first_is_dead(node: Node) -> None:
     named(node)
-    (node.run_folder / "endpoint").write_text("127.255.255.254,127.0.0.1")
+    node.kept_folder.mkdir(parents=True)
+    (node.kept_folder / "endpoint").write_text("127.255.255.254,127.0.0.1")
     done = node.run("claim")
     assert (done.returncode, lines(done)) == (0, CLAIMED)
 
@@ -579,23 +631,24 @@ def test_reconcile_pins_the_endpoints_addresses(node: Node) -> None:
     node.ec2.holder = MINE
     assert node.run("reconcile").returncode == 0
     assert node.stubs.calls("getent") == ["ahostsv4 ec2.example.invalid"]
-    assert (node.run_folder / "endpoint").read_text() == "127.0.0.1,127.0.0.9"
+    assert (node.kept_folder / "endpoint").read_text() == "127.0.0.1,127.0.0.9"
 
 
 def test_a_name_server_that_fails_leaves_the_pinned_addresses(node: Node) -> None:
     named(node)
-    (node.run_folder / "endpoint").write_text("127.0.0.1")
+    node.kept_folder.mkdir(parents=True)
+    (node.kept_folder / "endpoint").write_text("127.0.0.1")
     node.ec2.holder = MINE
     assert node.run("reconcile").returncode == 0
     assert node.stubs.calls("getent")
-    assert (node.run_folder / "endpoint").read_text() == "127.0.0.1"
+    assert (node.kept_folder / "endpoint").read_text() == "127.0.0.1"
 
 
 def test_a_numeric_endpoint_needs_no_name_server(node: Node) -> None:
     node.ec2.holder = MINE
     assert node.run("reconcile").returncode == 0
     assert node.stubs.calls("getent") == []
-    assert not (node.run_folder / "endpoint").exists()
+    assert not (node.kept_folder / "endpoint").exists()
 
 
 # -- reconcile ----------------------------------------------------------------------------------------------------
