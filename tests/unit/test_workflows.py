@@ -338,9 +338,8 @@ class TestBoundary:
     ENI = "arn:aws:ec2:eu-central-1:123456789012:network-interface/eni-1"
 
     def may(self, action: str, target: str, stack: str = "test-a") -> bool:
-        document = POLICIES["boundary"].read_text().replace(f"${{aws:PrincipalTag/{STACK_TAG}}}", "test-a")
-        document = document.replace("${ACCOUNT}", "123456789012")
-        return allowed([document], action, target, {f"aws:ResourceTag/{STACK_TAG}": stack})
+        context = {f"aws:PrincipalTag/{STACK_TAG}": "test-a", f"aws:ResourceTag/{STACK_TAG}": stack}
+        return allowed([filled("boundary", ACCOUNT="123456789012")], action, target, context)
 
     def test_allows_what_the_programs_own_policy_allows(self, run_program: Run) -> None:
         policy = json.loads(run_program().named("cluster-vip-policy").inputs["policy"])
