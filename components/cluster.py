@@ -59,6 +59,7 @@ class Cluster(pulumi.ComponentResource):
                 address=str(settings.vip.address),
                 subnet_id=args.network.subnet_id,
                 interfaces=[self.interfaces[balancer.name] for balancer in balancers],
+                permissions_boundary=settings.vip.permissions_boundary,
             ),
             self._child,
         )

@@ -179,7 +179,13 @@ class Api:
         role = next((r for r in iam_backends[ACCOUNT]["aws"].roles.values() if r.name == caller.role), None)
         documents = [] if role is None else list(role.policies.values())
         for policy in role.managed_policies.values() if role else ():
-            documents.append(policy.document)
+            documents.append(_in_force(policy))
+        principal = {f"aws:PrincipalTag/{tag['Key']}": tag["Value"] for tag in role.tags} if role else {}
+        # What a boundary does not allow is denied, whatever the role's own policies say.
+        bounds = {"identity-based policy": documents}
+        if role and role.permissions_boundary_arn:
+            boundary = iam_backends[ACCOUNT]["aws"].managed_policies.get(role.permissions_boundary_arn)
+            bounds["permissions boundary"] = [_in_force(boundary)] if boundary else []
         parameters = request.parameters
         resources = ["*"]
         if service == "ec2" and not action.startswith(_READS):
@@ -190,10 +196,13 @@ class Api:
             ]
             resources = named or ["*"]
         for resource in resources:
-            if not allowed(documents, f"{service}:{action}", resource, self._context(resource)):
+            context = {**self._context(resource), **principal}
+            for bound, policies in bounds.items():
+                if allowed(policies, f"{service}:{action}", resource, context):
+                    continue
                 message = (
                     f"User: {caller.arn(ACCOUNT)} is not authorized to perform: {service}:{action} on resource: "
-                    f"{resource} because no identity-based policy allows the {service}:{action} action"
+                    f"{resource} because no {bound} allows the {service}:{action} action"
                 )
                 if service == "ec2":
                     message = f"You are not authorized to perform this operation. {message}"
@@ -217,6 +226,11 @@ class Api:
                 "ec2:AvailabilityZone": eni.subnet.availability_zone,
             }
         return context
+
+
+def _in_force(policy: Any) -> str:
+    """The document of a managed policy's default version."""
+    return str(next(version.document for version in policy.versions if version.is_default))
 
 
 def _sdk(request: Request) -> str:
