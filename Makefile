@@ -16,7 +16,7 @@ help: ## List the targets
 
 .PHONY: up
 up: install ## Local region, stack, and a failover to watch
-	$(in_env) python -m localregion start
+	$(in_env) python -m localregion start --attached
 	$(in_env) python -m stackctl up local --region-env local
 	$(in_env) python -m drills demo
 

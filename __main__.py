@@ -44,5 +44,9 @@ if settings.mycat:
         pulumi.export("mycatUser", user.name)
         pulumi.export("mycatSchema", settings.mycat.schemas_of(user)[0])
         pulumi.export("mycatPassword", settings.secret(user.secret))
+pulumi.export("vpcId", network.vpc_id)
 pulumi.export("subnetId", network.subnet_id)
+if network.route_table_id:
+    pulumi.export("routeTableId", network.route_table_id)
+pulumi.export("securityGroupIds", firewall.group_ids)
 pulumi.export("machines", [cluster.describe(machine) for machine in settings.machines])

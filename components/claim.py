@@ -60,7 +60,7 @@ class Claim(pulumi.ComponentResource):
         )
 
         reload = "systemctl daemon-reload"
-        files = [
+        self.files = [
             machine.file(
                 f"{name}-environment", "/etc/mycat-ha/vip.env", environment, validate='bash -n "$STAGED"', opts=child
             ),
@@ -68,6 +68,14 @@ class Claim(pulumi.ComponentResource):
                 f"{name}-hook",
                 f"{LIBRARY}/claim-vip",
                 verbatim("vip/claim-vip"),
+                mode="0755",
+                validate='bash -n "$STAGED"',
+                opts=child,
+            ),
+            machine.file(
+                f"{name}-state",
+                f"{LIBRARY}/vrrp-state",
+                verbatim("vip/vrrp-state"),
                 mode="0755",
                 validate='bash -n "$STAGED"',
                 opts=child,
@@ -98,6 +106,6 @@ class Claim(pulumi.ComponentResource):
             f"{name}-probe",
             f"{LIBRARY}/claim-vip probe",
             triggers=[environment],
-            opts=pulumi.ResourceOptions(parent=self, depends_on=[*files, args.virtual_ip]),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[*self.files, args.virtual_ip]),
         )
         self.register_outputs({})

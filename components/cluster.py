@@ -28,7 +28,7 @@ class ClusterArgs:
 
 
 class Cluster(pulumi.ComponentResource):
-    """Interfaces, the VIP on the first load balancer's, and a machine on each.
+    """Interfaces, a machine on each, and the VIP that the load balancers claim for theirs.
 
     The databases come up first, then one Mycat after the other, then one load balancer after the other.
 
@@ -48,7 +48,6 @@ class Cluster(pulumi.ComponentResource):
                     subnet_id=args.network.subnet_id,
                     address=str(machine.address),
                     security_groups=args.firewall.groups_of(machine),
-                    floating=[str(settings.vip.address)] if machine is balancers[0] else [],
                 ),
                 self._child,
             )
@@ -60,6 +59,7 @@ class Cluster(pulumi.ComponentResource):
                 address=str(settings.vip.address),
                 subnet_id=args.network.subnet_id,
                 interfaces=[self.interfaces[balancer.name] for balancer in balancers],
+                permissions_boundary=settings.vip.permissions_boundary,
             ),
             self._child,
         )

@@ -56,6 +56,11 @@ class Firewall(pulumi.ComponentResource):
             self._database_rules()
         self.register_outputs({})
 
+    @property
+    def group_ids(self) -> dict[str, pulumi.Output[str]]:
+        """By role; `machine` is every machine's."""
+        return {"machine": self._base.id, **{str(role): group.id for role, group in self._groups.items()}}
+
     def groups_of(self, machine: MachineSettings) -> list[pulumi.Output[str]]:
         return [self._base.id, *(self._groups[role].id for role in machine.roles)]
 

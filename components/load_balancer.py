@@ -13,7 +13,7 @@ from components.keepalived import Keepalived, KeepalivedArgs
 from components.machine import Machine
 from components.source_build import SourceBuild, SourceBuildArgs
 from components.virtual_ip import VirtualIp
-from settings import topology
+from settings import services, topology
 from settings.base import SourceArchive
 
 
@@ -28,7 +28,7 @@ class LoadBalancerArgs:
     rank: int
     haproxy: SourceArchive
     haproxy_cfg: pulumi.Input[str]
-    keepalived: SourceArchive
+    keepalived: services.Keepalived
     keepalived_conf: pulumi.Input[str]
     #: What has to work before anything that runs here is changed: the databases, the load balancer before this one.
     after: Sequence[pulumi.Resource] = ()
@@ -62,7 +62,9 @@ class LoadBalancer(pulumi.ComponentResource):
         )
         self.running = Keepalived(
             f"{name}-keepalived",
-            KeepalivedArgs(machine, keepalived_build, args.keepalived_conf, running, claim),
+            KeepalivedArgs(
+                machine, keepalived_build, args.keepalived_conf, running, claim, args.keepalived.startup_delay
+            ),
             pulumi.ResourceOptions(parent=self, depends_on=list(args.after)),
         ).running
         self.register_outputs({})

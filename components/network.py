@@ -10,6 +10,9 @@ import pulumi_aws as aws
 from settings import MachineSettings, SettingsError, topology
 
 
+ANYWHERE = "0.0.0.0/0"
+
+
 @dataclass
 class NetworkArgs:
     network: topology.Network
@@ -27,6 +30,8 @@ class Network(pulumi.ComponentResource):
 
     vpc_id: pulumi.Output[str]
     subnet_id: pulumi.Output[str]
+    #: The subnet's route table; None in a subnet that exists already, whose routes are its owner's.
+    route_table_id: pulumi.Output[str] | None = None
 
     def __init__(self, name: str, args: NetworkArgs, opts: pulumi.ResourceOptions | None = None):
         super().__init__("mycat-ha:network:Network", name, {}, opts)
@@ -49,10 +54,12 @@ class Network(pulumi.ComponentResource):
             availability_zone=zone,
             opts=child,
         )
-        public_routes = aws.ec2.RouteTable(
-            f"{name}-nat-routes",
-            vpc_id=vpc.id,
-            routes=[aws.ec2.RouteTableRouteArgs(cidr_block="0.0.0.0/0", gateway_id=gateway.id)],
+        public_routes = aws.ec2.RouteTable(f"{name}-nat-routes", vpc_id=vpc.id, opts=child)
+        public_route = aws.ec2.Route(
+            f"{name}-nat-default-route",
+            route_table_id=public_routes.id,
+            destination_cidr_block=ANYWHERE,
+            gateway_id=gateway.id,
             opts=child,
         )
         public_association = aws.ec2.RouteTableAssociation(
@@ -63,24 +70,42 @@ class Network(pulumi.ComponentResource):
             f"{name}-nat",
             subnet_id=public.id,
             allocation_id=address.allocation_id,
-            opts=pulumi.ResourceOptions(parent=self, depends_on=[gateway, public_association]),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[public_route, public_association]),
         )
 
         subnet = aws.ec2.Subnet(
             f"{name}-subnet", vpc_id=vpc.id, cidr_block=str(network.subnet_cidr), availability_zone=zone, opts=child
         )
-        routes = aws.ec2.RouteTable(
-            f"{name}-routes",
-            vpc_id=vpc.id,
-            routes=[aws.ec2.RouteTableRouteArgs(cidr_block="0.0.0.0/0", nat_gateway_id=nat.id)],
+        routes = aws.ec2.RouteTable(f"{name}-routes", vpc_id=vpc.id, opts=child)
+        # Each route is a resource of its own: a table with routes of its own removes those that others add to it,
+        # such as the ones of a VPN.
+        default = aws.ec2.Route(
+            f"{name}-default-route",
+            route_table_id=routes.id,
+            destination_cidr_block=ANYWHERE,
+            nat_gateway_id=nat.id,
             opts=child,
         )
+        attached = [
+            aws.ec2.Route(
+                f"{name}-route-{destination}",
+                route_table_id=routes.id,
+                destination_cidr_block=str(destination),
+                transit_gateway_id=attachment.id if attachment.is_transit_gateway else None,
+                vpc_peering_connection_id=None if attachment.is_transit_gateway else attachment.id,
+                opts=child,
+            )
+            for attachment in network.attachments
+            for destination in attachment.destinations
+        ]
         association = aws.ec2.RouteTableAssociation(
             f"{name}-routes-of-subnet", subnet_id=subnet.id, route_table_id=routes.id, opts=child
         )
         self.vpc_id = vpc.id
-        # Not before the route: a machine that boots without a way out fails its package installation.
-        self.subnet_id = pulumi.Output.all(subnet.id, association.id).apply(lambda ids: str(ids[0]))
+        self.route_table_id = routes.id
+        # Not before its routes: a machine that boots without a way out fails its package installation.
+        ready = [association.id, default.id, *(route.id for route in attached)]
+        self.subnet_id = pulumi.Output.all(subnet.id, *ready).apply(lambda ids: str(ids[0]))
 
     def _adopt(self, args: NetworkArgs) -> None:
         network = args.network

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 
 import matplotlib as mpl
 from rich.console import Console
@@ -15,6 +16,14 @@ mpl.use("Agg")
 LANES = 12
 NAMES = {"read": "new connection with a read", "write": "write (acknowledged)", "session": "kept session"}
 
+PARTS = {
+    "detection": "detection (VRRP)",
+    "call": "API call",
+    "effect": "effect on the network",
+    "answer": "first answer",
+    "total": "all",
+}
+
 
 def show(result: Result, console: Console) -> None:
     """The timeline of one drill, and what the client saw."""
@@ -26,6 +35,7 @@ def show(result: Result, console: Console) -> None:
     for at, what in sorted(rows):
         timeline.add_row(f"{at:7.3f} s", what)
     console.print(timeline)
+    show_parts([result], console)
     summary = Table("client", "downtime", "longest gap", "failed attempts", "attempts")
     for kind, outage in result.outages.items():
         summary.add_row(
@@ -39,12 +49,28 @@ def show(result: Result, console: Console) -> None:
     )
 
 
+def show_parts(results: Sequence[Result], console: Console) -> None:
+    """From the fault to the first answer, a row for each drill in which the VIP has moved, and their median."""
+    found = [(result, result.parts) for result in results if result.parts]
+    if not found:
+        return
+    table = Table("from the fault to the first answer", *PARTS.values())
+    for result, parts in found:
+        table.add_row(f"{result.machine} to {result.moved_to}", *(f"{getattr(parts, part):.3f} s" for part in PARTS))
+    if len(found) > 1:
+        table.add_section()
+        medians = (median(getattr(parts, part) for _, parts in found) for part in PARTS)
+        table.add_row("median", *(f"{seconds:.3f} s" for seconds in medians))
+    console.print(table)
+
+
 def show_all(results: Sequence[Result], console: Console) -> None:
     table = Table("client", "downtime min/median/max", "longest gap min/median/max", title=f"{len(results)} drills")
     for kind, name in NAMES.items():
         outages = [result.outages[kind] for result in results]
         table.add_row(name, spread([o.downtime for o in outages]), spread([o.gap for o in outages]))
     console.print(table)
+    show_parts(results, console)
     acknowledged = sum(result.ledger.acknowledged for result in results)
     lost = sum(len(result.ledger.lost) for result in results)
     console.print(f"acknowledged writes: {acknowledged}, lost: [bold]{lost}[/bold]")

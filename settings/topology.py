@@ -17,6 +17,23 @@ class Role(StrEnum):
     WEB = "web"
 
 
+Ranges = Annotated[tuple[IPv4Network, ...], Field(min_length=1)]
+
+
+class Attachment(Section):
+    """A network elsewhere to which the VPC is connected, by a transit gateway or a peering."""
+
+    id: Annotated[str, StringConstraints(pattern=r"^(tgw|pcx)-[0-9a-f]+$")]
+    """The transit gateway (`tgw-...`), to which the VPC has been attached, or the peering connection (`pcx-...`), which
+    the other side has accepted. Both are made outside of this project; the machines' subnet gets a route."""
+    destinations: Ranges
+    """The ranges that are reached through it."""
+
+    @property
+    def is_transit_gateway(self) -> bool:
+        return self.id.startswith("tgw-")
+
+
 class Network(Section):
     """The subnet of all machines: created in a VPC of its own (`vpcCidr`), or an existing one (`subnetId`)."""
 
@@ -33,10 +50,15 @@ class Network(Section):
     subnet_id: Annotated[str, StringConstraints(pattern=r"^subnet-[0-9a-f]+$")] | None = None
     """An existing subnet to use. Its route table must lead to package archives and to the EC2 API. Default: one is
     created in a VPC of its own."""
+    attachments: tuple[Attachment, ...] = ()
+    """Networks elsewhere that the machines' subnet has routes to. Routes that others add to its route table stay as
+    they are. Not with `subnetId`."""
 
     @model_validator(mode="after")
     def _created_or_adopted(self) -> Self:
         if self.subnet_id is not None:
+            if self.attachments:
+                raise ValueError("attachments: the routes of an existing subnet (subnetId) belong to its owner")
             if self.vpc_cidr or self.nat_subnet_cidr:
                 raise ValueError("subnetId adopts an existing subnet: leave out vpcCidr and natSubnetCidr")
             return self
@@ -49,6 +71,14 @@ class Network(Section):
                 raise ValueError(f"{key} {cidr}: AWS allows subnets from /16 to /28")
         if self.subnet_cidr.overlaps(self.nat_subnet_cidr):
             raise ValueError(f"subnetCidr {self.subnet_cidr} and natSubnetCidr {self.nat_subnet_cidr} overlap")
+        destinations = [range_ for attachment in self.attachments for range_ in attachment.destinations]
+        for index, destination in enumerate(destinations):
+            if destination.prefixlen == 0:
+                raise ValueError("attachments: 0.0.0.0/0 is the NAT gateway's route; name the ranges elsewhere")
+            if destination.overlaps(self.vpc_cidr):
+                raise ValueError(f"attachments: {destination} overlaps with vpcCidr {self.vpc_cidr}, which is local")
+            if destination in destinations[:index]:
+                raise ValueError(f"attachments: {destination} is named twice; a range has one route")
         return self
 
     def refusal(self, address: IPv4Address) -> str | None:
@@ -119,9 +149,6 @@ class Bastion(Section):
     """Its address as the machines see it; they let it in to SSH."""
 
 
-Ranges = Annotated[tuple[IPv4Network, ...], Field(min_length=1)]
-
-
 class Access(Section):
     """Who may reach what. Ranges in CIDR notation, as the machines see them."""
 
@@ -154,5 +181,10 @@ class VirtualIp(Section):
     ec2_endpoint: Url | None = None
     """The EC2 API as the load balancers reach it, for example a VPC interface endpoint. Default: `AWS_ENDPOINT_URL_EC2`
     or `AWS_ENDPOINT_URL` of the deployer, else the region's own."""
+    permissions_boundary: (
+        Annotated[str, StringConstraints(pattern=r"^arn:aws[a-z-]*:iam::\d{12}:policy/[\w+=,.@/-]+$")] | None
+    ) = None
+    """ARN of the IAM policy that bounds what the load balancers' role may do, whatever its own policy says; see
+    `.github/policies/boundary.json`. Default: none."""
     reconcile_interval: Seconds = 15
     """Seconds between checks, on each balancer, that the network and VRRP agree on who holds the address."""

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from resource_types import RULE
-from stackctl import inventory
+from stackctl import inline_routes, inventory
 from stackctl.aws import Clients, connect_stack
 from stackctl.environment import Environment
 from stackctl.inventory import Found
@@ -38,6 +38,7 @@ def heal(pulumi: Pulumi) -> bool:
         forget_resources(pulumi)
         return False
     settled = settle_pending(pulumi, aws, found)
+    settled |= adopt_inline_routes(pulumi)
     if gone:
         say(f"gone from the region, so the state is refreshed: {', '.join(gone)}")
     return settled or bool(gone)
@@ -107,6 +108,18 @@ def settle_pending(pulumi: Pulumi, aws: Clients, found: Iterable[Found]) -> bool
             deployment["resources"].append({**resource, "id": identifier, "outputs": outputs})
         did = f": adopted as {identifier}" if identifier else ""
         say(f"  {operation['type']} {resource['urn'].rpartition('::')[2]} ({resource['type']}){did}")
+    pulumi.read("stack", "import", stdin=json.dumps(exported))
+    return True
+
+
+def adopt_inline_routes(pulumi: Pulumi) -> bool:
+    """True if there were any; the state then needs a refresh."""
+    exported = json.loads(pulumi.read("stack", "export"))
+    resources = exported["deployment"].get("resources") or []
+    if not (adopted := list(inline_routes.routes(resources))):
+        return False
+    say(f"routes that were part of their table are resources now: {', '.join(route['id'] for route in adopted)}")
+    resources.extend(adopted)
     pulumi.read("stack", "import", stdin=json.dumps(exported))
     return True
 

@@ -106,6 +106,10 @@ KEEPALIVED = {
 Change = Callable[[dict[str, Any]], Any]
 
 
+def many_for_each(raw: dict[str, Any]) -> None:
+    raw["haproxy"]["defaultMaxConnections"] = 30000
+
+
 def haproxy_cfg(change: Change = example.with_mycat) -> str:
     settings = Settings.parse(example.settings(change))
     return cluster.haproxy_cfg(settings, settings.machines[0], "secret-statistics")
@@ -160,6 +164,19 @@ def test_a_setting_changes_its_line(changed: dict[str, Any], place: str, line: s
         raw["haproxy"].update(changed)
 
     assert line in section(haproxy_cfg(change), place)
+
+
+@pytest.mark.parametrize("change", [lambda raw: None, example.with_mycat, example.static_and_dynamic, many_for_each])
+def test_no_frontend_can_take_the_others_connections(change: Change) -> None:
+    limits: dict[str, int] = {}
+    name = ""
+    for line in haproxy_cfg(change).splitlines():
+        if line and not line.startswith((" ", "#")):
+            name = line
+        elif line.strip().startswith("maxconn "):
+            limits[name] = int(line.split()[1])
+    names = [line for line in haproxy_cfg(change).splitlines() if line.startswith(("frontend ", "listen "))]
+    assert sum(limits.get(name, limits["defaults common"]) for name in names) <= limits["global"]
 
 
 def test_a_single_writer_has_the_others_behind_it() -> None:
@@ -261,7 +278,7 @@ def test_each_file_is_judged_and_put_in_force(run_program: Run) -> None:
 
 
 def test_keepalived_is_on_the_device_that_the_machine_named(run_program: Run) -> None:
-    assert "\n    interface ens5\n" in run_program().named("node1-keepalived-config-file").inputs["stdin"]["value"]
+    assert "\n    interface ens5\n" in run_program().named("node1-keepalived-config-file").stdin
 
 
 def test_haproxy_is_a_supervised_service() -> None:
@@ -298,8 +315,10 @@ class Machine:
         for software in BUILDS:
             (root / "opt" / software).mkdir(parents=True)
             (root / f"etc/systemd/system/{software}.service").touch()
-        for command in ("curl", "journalctl", "logger", "sleep", "systemctl"):
-            stub = root / "bin" / command
+        (root / "usr/local/lib/mycat-ha").mkdir(parents=True)
+        library = ("usr/local/lib/mycat-ha/claim-vip", "usr/local/lib/mycat-ha/vrrp-state")
+        for command in ("bin/curl", "bin/journalctl", "bin/logger", "bin/sleep", "bin/systemctl", *library):
+            stub = root / command
             stub.write_text(STUB.format(root=root))
             stub.chmod(0o755)
         self.refuse()
@@ -329,7 +348,7 @@ def machine(tmp_path: Path) -> Machine:
 
 
 def start(software: str, build: str) -> str:
-    return render(f"{software}/start.sh.j2", prefix=f"/opt/{software}/{build}", health_port=8889)
+    return render(f"{software}/start.sh.j2", prefix=f"/opt/{software}/{build}", health_port=8889, seconds=3)
 
 
 @pytest.mark.parametrize("software", BUILDS)
@@ -360,3 +379,14 @@ def test_a_keepalived_that_does_not_run_is_a_failure(machine: Machine) -> None:
     done = machine.run(start("keepalived", "1"))
     assert done.returncode == 1
     assert "keepalived does not run; its last words:" in done.stderr
+
+
+def test_up_waits_until_the_master_has_the_vip_and_fails_if_that_does_not_come_to_pass(machine: Machine) -> None:
+    machine.refuse("claim-vip settled")
+    done = machine.run(start("keepalived", "1"))
+    assert done.returncode == 1
+    assert "the virtual IP is nobody's or not the master's" in done.stderr
+    assert machine.calls("claim-vip") == ["settled"] * 4
+    machine.refuse()
+    assert machine.run(start("keepalived", "1")).returncode == 0
+    assert machine.calls("claim-vip") == ["settled"] * 2

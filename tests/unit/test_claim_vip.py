@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakeaws import DROP, HANG, REGION, ROLE, Answer, Ec2, Keys, Metadata, cut, error
-from tests.programs import Stubs
+from tests.programs import FILES, Stubs
 
 VIP, SUBNET = "192.168.106.249", "subnet-1"
 MINE, OTHER = "eni-mine", "eni-other"
@@ -24,8 +24,18 @@ GIVE_UP = "2"
 CREDENTIALS = f"iam/security-credentials/{ROLE}"
 
 
+def born(pid: int) -> str:
+    """When a process started, in clock ticks since boot."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[19]
+
+
+def since_boot() -> int:
+    """Hundredths of a second."""
+    return int(Path("/proc/uptime").read_text().split()[0].replace(".", ""))
+
+
 class Node:
-    """A load balancer's surroundings: keepalived's process, the kernel's addresses, files, the two services."""
+    """A load balancer's surroundings: keepalived's process and what it reported, files, the two services."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.keys = Keys.new()
@@ -35,11 +45,14 @@ class Node:
             stack.enter_context(service.serving())
         self.keepalived = stack.enter_context(subprocess.Popen(["sleep", "600"]))
         stack.callback(self.keepalived.kill)
-        self.pid = folder / "keepalived.pid"
-        self.pid.write_text(f"{self.keepalived.pid}\n")
         self.run_folder = folder / "run"
-        self._address = folder / "address"
-        self._address.write_text(f"2: ens5 inet {VIP}/32 scope global ens5\n")
+        self.run_folder.mkdir()
+        self.kept_folder = folder / "lib" / "vip"
+        #: How many of the machine's looks at its own metadata are behind the API.
+        self.behind = 0
+        self.metadata.addresses = self._addresses
+        self.report("master")
+        self.answer(1000)  # for longer than any test takes
         self._environment = folder / "vip.env"
         self.settings = {
             "VIP": VIP,
@@ -55,21 +68,33 @@ class Node:
             "MYCAT_HA_VIP_ENV": str(self._environment),
             "MYCAT_HA_RUN": str(self.run_folder),
             "MYCAT_HA_METADATA": self.metadata.url,
-            "MYCAT_HA_KEEPALIVED_PID": str(self.pid),
+            "MYCAT_HA_KEEP": str(self.kept_folder),
+            "MYCAT_HA_LIBRARY": str(FILES / "vip"),
             "CLAIM_SECONDS": "60",
             "PROBE_SECONDS": "1",
             "LOCK_SECONDS": "0.2",
         }
         self.stubs = Stubs(folder / "bin")
         stack.callback(self.stubs.end)
-        wanted = f"-4 -o address show dev ens5 to {VIP}/32"
-        self.stubs.add("ip", f'[ "$*" = "{wanted}" ] || exit 1\ncat {self._address} 2>/dev/null || true')
         self.stubs.add("getent", "exit 2")
         self.stubs.add("sleep")  # a pause is only written down
 
+    def report(self, state: str) -> None:
+        """As vrrp-notify writes down what keepalived says."""
+        pid = self.keepalived.pid
+        (self.run_folder / "vrrp").write_text(f"{state} {pid} {born(pid)} 1\n")
+
+    def answer(self, seconds: float) -> None:
+        """Keepalived's last sign of life is so far from now."""
+        (self.run_folder / "pulse").write_text(f"{since_boot() + int(seconds * 100)}\n")
+
+    def _addresses(self) -> list[str]:
+        mine = self.ec2.holder == MINE and self.behind <= 0
+        self.behind -= self.ec2.holder == MINE
+        return ["192.168.106.251", *([VIP] if mine else [])]
+
     def lose(self) -> None:
-        """VRRP: keepalived takes the address away before it says that it is no longer master."""
-        self._address.unlink(missing_ok=True)
+        self.report("backup")
 
     def _write_settings(self) -> None:
         self._environment.write_text("".join(f"{key}={shlex.quote(value)}\n" for key, value in self.settings.items()))
@@ -87,14 +112,14 @@ class Node:
 
     def keep(self, keys: Keys) -> None:
         """As an earlier run leaves credentials."""
-        self.run_folder.mkdir(exist_ok=True)
+        self.kept_folder.mkdir(parents=True, exist_ok=True)
         words = {"KEY": keys.access, "SECRET": keys.secret, "TOKEN": keys.token}
         lines = [f"{name}={shlex.quote(value)}\n" for name, value in words.items()]
-        (self.run_folder / "credentials").write_text("".join(lines) + f"EXPIRES={int(keys.expires.timestamp())}\n")
+        (self.kept_folder / "credentials").write_text("".join(lines) + f"EXPIRES={int(keys.expires.timestamp())}\n")
 
     def kept(self) -> str:
         """The access key that is kept."""
-        path = self.run_folder / "credentials"
+        path = self.kept_folder / "credentials"
         found = re.search(r"^KEY=(.*)$", path.read_text(), re.MULTILINE) if path.exists() else None
         return found[1] if found else ""
 
@@ -117,7 +142,11 @@ def lines(done: "subprocess.CompletedProcess[str]") -> list[str]:
     return [re.sub(r" \(\d+ ms\)$", "", line) for line in done.stdout.splitlines()]
 
 
-CLAIMED = [f"attempt 1: EC2 has assigned {VIP} to {MINE}", f"claimed {VIP} for {MINE}"]
+CLAIMED = [
+    f"attempt 1: EC2 has assigned {VIP} to {MINE}",
+    f"claimed {VIP} for {MINE}",
+    f"in effect: this machine's metadata has {VIP}",
+]
 
 
 # -- claim: the API's answers -------------------------------------------------------------------------------------
@@ -170,7 +199,7 @@ def test_a_refused_write_is_named_and_tried_again(node: Node, answer: Answer, re
     named = reason.format(node.ec2.url)
     said = lines(done)
     assert said[:2] == [f"attempt 1: {named}", f"attempt 2: {named}"]
-    assert said[-1] == CLAIMED[-1]
+    assert said[-2:] == CLAIMED[-2:]
     assert done.returncode == 0
     assert node.ec2.actions() == [ASSIGN, ASSIGN, ASSIGN, DESCRIBE]
     assert len(node.pauses()) == 2
@@ -210,6 +239,46 @@ def test_a_look_that_is_behind_the_write_is_repeated(node: Node) -> None:
     done = node.run("claim")
     assert (done.returncode, lines(done)) == (0, CLAIMED)
     assert node.ec2.actions() == [ASSIGN, *[DESCRIBE] * 4]
+
+
+def test_a_claim_tells_when_the_machine_itself_sees_the_address(node: Node) -> None:
+    node.behind = 3
+    done = node.run("claim")
+    assert (done.returncode, lines(done)) == (0, CLAIMED)
+    assert node.pauses() == [0.2] * 3
+
+
+@pytest.mark.parametrize("gone", [False, True], ids=["behind", "gone"])
+def test_metadata_that_never_shows_the_address_holds_nothing_up_for_long(node: Node, gone: bool) -> None:
+    node.keep(node.keys)
+    node.behind = 1000
+    if gone:
+        node.metadata.stop()
+    done = node.run("claim")
+    assert (done.returncode, lines(done)) == (0, [*CLAIMED[:2], f"this machine's metadata does not have {VIP}"])
+    assert node.ec2.actions() == [ASSIGN, DESCRIBE]
+    assert sum(node.pauses()) < 5.1
+
+
+def test_credentials_and_addresses_outlive_a_reboot(node: Node) -> None:
+    """What /run had is gone, and so are the metadata service and the name server."""
+    node.keep(node.keys)
+    named(node)
+    (node.kept_folder / "endpoint").write_text("127.0.0.1")
+    for file in node.run_folder.iterdir():
+        file.unlink()
+    node.metadata.stop()
+    node.report("master")
+    node.answer(1000)
+    assert node.run("claim").returncode == 0
+    assert node.ec2.holder == MINE
+
+
+def test_a_full_disk_does_not_prevent_a_claim(node: Node) -> None:
+    node.kept_folder.parent.mkdir()
+    node.kept_folder.write_text("")  # nothing can be kept
+    done = node.run("claim")
+    assert (done.returncode, node.ec2.holder) == (0, MINE)
 
 
 def test_a_write_without_effect_is_done_again(node: Node) -> None:
@@ -267,18 +336,60 @@ def test_a_backup_writes_nothing(node: Node) -> None:
     assert node.metadata.asked == []
 
 
-@pytest.mark.parametrize("state", ["dead", "no file", "empty file"])
-def test_an_address_without_a_living_keepalived_is_not_mastership(node: Node, state: str) -> None:
+@pytest.mark.parametrize("state", ["dead", "another process by now", "no report", "empty report", "fault", "stop"])
+def test_mastership_is_what_a_living_keepalived_last_said(node: Node, state: str) -> None:
+    report = node.run_folder / "vrrp"
     if state == "dead":
         node.keepalived.kill()
         node.keepalived.wait()
-    elif state == "no file":
-        node.pid.unlink()
+    elif state == "another process by now":
+        report.write_text(f"master {node.keepalived.pid} {int(born(node.keepalived.pid)) - 1} 1\n")
+    elif state == "no report":
+        report.unlink()
+    elif state == "empty report":
+        report.write_text("")
     else:
-        node.pid.write_text("")
-    done = node.run("claim")
-    assert (done.returncode, lines(done)) == (0, [f"no longer master: leaving {VIP} where it is"])
+        node.report(state)
+    for command in ("claim", "reconcile"):
+        assert node.run(command).returncode == 0
     assert node.ec2.calls == []
+
+
+def test_a_claim_waits_for_a_keepalived_that_does_not_answer(node: Node) -> None:
+    """It has just said that it is master, so somebody has to claim: but not before it answers."""
+    node.answer(-60)
+    node.variables["CLAIM_SECONDS"] = "60"
+    node.stubs.add("sleep", "exec /bin/sleep 0.02")
+    process = node.start("claim")
+    wait_until(lambda: len(node.stubs.calls("sleep")) > 3)
+    assert node.ec2.calls == []
+    node.answer(1000)
+    said, _ = process.communicate(timeout=60)
+    assert "keepalived does not answer: waiting for it" in said
+    assert f"claimed {VIP} for {MINE}" in said
+
+
+def test_a_keepalived_that_hangs_claims_nothing(node: Node) -> None:
+    node.answer(-60)
+    node.variables["CLAIM_SECONDS"] = GIVE_UP
+    assert node.run("claim").returncode == 1
+    assert node.run("reconcile").returncode == 0
+    assert ASSIGN not in node.ec2.actions()
+
+
+@pytest.mark.parametrize("seconds", [-2, 0, 0.9])
+def test_drift_is_not_repaired_before_keepalived_has_answered_after_the_look(node: Node, seconds: float) -> None:
+    """A sign of life of before it, though recent, may be the last one of a keepalived that hangs by now."""
+    node.answer(seconds)
+    done = node.run("reconcile")
+    assert (done.returncode, node.ec2.actions(), node.ec2.holder) == (0, [DESCRIBE], OTHER)
+    assert lines(done)[-1] == f"keepalived does not answer: leaving {VIP} where it is"
+
+
+def test_drift_is_not_repaired_by_one_that_is_no_longer_master_when_it_answers(node: Node) -> None:
+    node.ec2.on[DESCRIBE] = node.lose
+    done = node.run("reconcile")
+    assert (done.returncode, node.ec2.actions(), node.ec2.holder) == (0, [DESCRIBE], OTHER)
 
 
 def test_mastership_lost_while_credentials_are_fetched_prevents_the_write(node: Node) -> None:
@@ -312,7 +423,6 @@ def test_mastership_lost_after_the_write_ends_the_claim(node: Node) -> None:
 
 
 def test_a_claim_beside_another_one_gives_up_without_a_write(node: Node) -> None:
-    node.run_folder.mkdir()
     with (node.run_folder / "claim.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = node.run("claim")
@@ -321,7 +431,6 @@ def test_a_claim_beside_another_one_gives_up_without_a_write(node: Node) -> None
 
 
 def test_a_claim_waits_for_the_one_before(node: Node) -> None:
-    node.run_folder.mkdir()
     node.variables["LOCK_SECONDS"] = "60"
     node.stubs.add("flock", 'exec /usr/bin/flock "$@"')
     with (node.run_folder / "claim.lock").open("w") as lock:
@@ -347,17 +456,18 @@ def wait_until(true: Callable[[], bool], seconds: float = 60) -> None:
 
 def test_credentials_are_fetched_with_a_token_and_kept_for_root_only(node: Node) -> None:
     assert node.run("claim").returncode == 0
-    assert node.metadata.asked == ["api/token", CREDENTIALS]
-    kept = node.run_folder / "credentials"
+    assert node.metadata.asked[:2] == ["api/token", CREDENTIALS]
+    kept = node.kept_folder / "credentials"
     assert node.kept() == node.keys.access
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
-    assert sorted(path.name for path in node.run_folder.iterdir()) == ["claim.lock", "credentials"]
+    assert stat.S_IMODE(node.kept_folder.stat().st_mode) == 0o700
+    assert [path.name for path in node.kept_folder.iterdir()] == ["credentials"]
 
 
 def test_kept_credentials_save_the_question(node: Node) -> None:
     node.keep(node.keys)
     assert node.run("claim").returncode == 0
-    assert node.metadata.asked == []
+    assert CREDENTIALS not in node.metadata.asked
 
 
 def test_no_secret_is_in_a_command_line_or_in_the_output(node: Node) -> None:
@@ -406,7 +516,7 @@ def test_rotated_credentials_are_fetched_anew(node: Node, code: str) -> None:
     done = node.run("claim")
     assert done.returncode == 0
     assert lines(done)[0] == f"attempt 1: {code}: no"
-    assert lines(done)[-1] == f"claimed {VIP} for {MINE}"
+    assert lines(done)[-2:] == CLAIMED[-2:]
     assert node.kept() == node.keys.access
 
 
@@ -414,7 +524,7 @@ def test_other_failures_do_not_ask_the_metadata_service(node: Node) -> None:
     node.keep(node.keys)
     node.ec2.planned[ASSIGN] = [error("RequestLimitExceeded", 503)]
     assert node.run("claim").returncode == 0
-    assert node.metadata.asked == []
+    assert CREDENTIALS not in node.metadata.asked
 
 
 def test_a_rotation_during_an_outage_of_the_metadata_service_is_survived(node: Node) -> None:
@@ -453,8 +563,8 @@ def test_a_failure_of_the_metadata_service_costs_one_attempt(node: Node, name: s
     assert time.monotonic() - begun < 30  # a question's own limit is 1 s
     assert done.returncode == 0
     assert lines(done)[0].startswith("attempt 1: no credentials: ")
-    assert lines(done)[-1] == f"claimed {VIP} for {MINE}"
-    assert node.metadata.asked.count("api/token") == 2
+    assert lines(done)[-2:] == CLAIMED[-2:]
+    assert node.metadata.asked[: node.metadata.asked.index("mac")].count("api/token") == 3
 
 
 MALFORMED = {
@@ -491,8 +601,8 @@ def named(node: Node) -> str:
 
 def test_a_named_endpoint_is_reached_by_its_pinned_address(node: Node) -> None:
     host = named(node)
-    node.run_folder.mkdir()
-    (node.run_folder / "endpoint").write_text("127.0.0.1")
+    node.kept_folder.mkdir(parents=True)
+    (node.kept_folder / "endpoint").write_text("127.0.0.1")
     done = node.run("claim")
     assert (done.returncode, lines(done)) == (0, CLAIMED)
     assert node.ec2.hosts == [host, host]
@@ -501,8 +611,8 @@ def test_a_named_endpoint_is_reached_by_its_pinned_address(node: Node) -> None:
 
 def test_the_second_pinned_address_is_used_if_the_first_is_dead(node: Node) -> None:
     named(node)
-    node.run_folder.mkdir()
-    (node.run_folder / "endpoint").write_text("127.255.255.254,127.0.0.1")
+    node.kept_folder.mkdir(parents=True)
+    (node.kept_folder / "endpoint").write_text("127.255.255.254,127.0.0.1")
     done = node.run("claim")
     assert (done.returncode, lines(done)) == (0, CLAIMED)
 
@@ -521,24 +631,24 @@ def test_reconcile_pins_the_endpoints_addresses(node: Node) -> None:
     node.ec2.holder = MINE
     assert node.run("reconcile").returncode == 0
     assert node.stubs.calls("getent") == ["ahostsv4 ec2.example.invalid"]
-    assert (node.run_folder / "endpoint").read_text() == "127.0.0.1,127.0.0.9"
+    assert (node.kept_folder / "endpoint").read_text() == "127.0.0.1,127.0.0.9"
 
 
 def test_a_name_server_that_fails_leaves_the_pinned_addresses(node: Node) -> None:
     named(node)
-    node.run_folder.mkdir()
-    (node.run_folder / "endpoint").write_text("127.0.0.1")
+    node.kept_folder.mkdir(parents=True)
+    (node.kept_folder / "endpoint").write_text("127.0.0.1")
     node.ec2.holder = MINE
     assert node.run("reconcile").returncode == 0
     assert node.stubs.calls("getent")
-    assert (node.run_folder / "endpoint").read_text() == "127.0.0.1"
+    assert (node.kept_folder / "endpoint").read_text() == "127.0.0.1"
 
 
 def test_a_numeric_endpoint_needs_no_name_server(node: Node) -> None:
     node.ec2.holder = MINE
     assert node.run("reconcile").returncode == 0
     assert node.stubs.calls("getent") == []
-    assert not (node.run_folder / "endpoint").exists()
+    assert not (node.kept_folder / "endpoint").exists()
 
 
 # -- reconcile ----------------------------------------------------------------------------------------------------
@@ -546,7 +656,6 @@ def test_a_numeric_endpoint_needs_no_name_server(node: Node) -> None:
 
 def test_reconcile_on_a_backup_only_keeps_credentials_fresh(node: Node) -> None:
     node.lose()
-    node.run_folder.mkdir()
     (node.run_folder / "drift").write_text("strikes=1\nheld=0\nnext=4\n")
     done = node.run("reconcile")
     assert (done.returncode, done.stdout, node.ec2.calls) == (0, "", [])
@@ -602,7 +711,6 @@ def test_two_masters_take_the_address_from_each_other_ever_more_rarely(node: Nod
 
 
 def test_peace_of_twenty_looks_makes_it_quick_again(node: Node) -> None:
-    node.run_folder.mkdir()
     (node.run_folder / "drift").write_text("strikes=0\nheld=18\nnext=8\n")
     node.ec2.holder = MINE
     for following in (8, 1):
@@ -692,10 +800,45 @@ def test_probe_without_the_permission(node: Node) -> None:
     refused(node, "UnauthorizedOperation: You are not authorized to perform this operation.")
 
 
-def test_probe_does_not_assign_an_address_that_nobody_holds(node: Node) -> None:
+def test_probe_proves_the_permission_though_nobody_holds_the_address_and_does_not_assign_it(node: Node) -> None:
     node.ec2.holder = None
-    refused(node, f"no interface holds {VIP}: assign it to one load balancer's interface")
+    done = node.run("probe")
+    assert done.returncode == 0
+    assert lines(done) == [f"probe: {ROLE} may claim {VIP} for {MINE} at {node.ec2.url}; nobody holds it"]
+    assert node.ec2.holder is None
+    assert node.ec2.actions() == [DESCRIBE, ASSIGN]
+
+
+def test_probe_without_the_permission_and_nobody_holds_the_address(node: Node) -> None:
+    node.ec2.holder, node.ec2.allowed = None, set()
+    refused(node, "UnauthorizedOperation: You are not authorized to perform this operation.")
+
+
+# -- settled ------------------------------------------------------------------------------------------------------
+
+
+def test_a_master_has_settled_when_it_has_claimed_since_it_is_master(node: Node) -> None:
+    node.keep(node.keys)
+    assert node.run("settled").returncode == 1
+    assert node.run("claim").returncode == 0
+    assert node.run("settled").returncode == 0
+    report = node.run_folder / "vrrp"
+    report.write_text(report.read_text().replace(" 1\n", " 2\n"))  # backup in between, and master again
+    assert node.run("settled").returncode == 1
+
+
+@pytest.mark.parametrize(("holder", "status"), [(OTHER, 0), (None, 1)])
+def test_a_backup_has_settled_when_somebody_holds_the_address(node: Node, holder: str | None, status: int) -> None:
+    node.lose()
+    node.ec2.holder = holder
+    assert node.run("settled").returncode == status
     assert ASSIGN not in node.ec2.actions()
+
+
+@pytest.mark.parametrize("state", ["fault", "stop"])
+def test_a_balancer_that_is_not_fit_has_not_settled(node: Node, state: str) -> None:
+    node.report(state)
+    assert node.run("settled").returncode == 1
 
 
 def test_probe_without_the_api(node: Node) -> None:
@@ -745,5 +888,5 @@ def test_probe_waits_until_a_new_role_is_known(node: Node, action: str, code: st
 @pytest.mark.parametrize("command", ["", "release"])
 def test_anything_else_is_refused(node: Node, command: str) -> None:
     done = node.run(command)
-    assert (done.returncode, done.stderr) == (64, "usage: claim-vip claim|reconcile|probe\n")
+    assert (done.returncode, done.stderr) == (64, "usage: claim-vip claim|reconcile|probe|settled\n")
     assert node.ec2.calls == []

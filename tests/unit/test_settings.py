@@ -47,6 +47,11 @@ SECTIONS: dict[str, type[Section]] = {
     "database.galera": Galera,
 }
 EXTERNAL = {"external": [{"name": "x", "address": "10.0.0.1"}]}
+ADOPTED = {"subnetId": "subnet-0abc", "subnetCidr": "192.168.106.128/25"}
+
+
+def attached(*ranges: str) -> list[dict[str, Any]]:
+    return [{"id": "pcx-0123", "destinations": list(ranges)}]
 
 
 def test_the_example_is_accepted() -> None:
@@ -93,6 +98,12 @@ def test_the_example_is_accepted() -> None:
         (put("network/subnetCidr", "192.168.107.0/25"), ["network", "subnetCidr", "vpcCidr"]),
         (put("network/subnetCidr", "192.168.106.0/25"), ["network", "overlap"]),
         (put("network/subnetId", "subnet-0123"), ["network", "subnetId"]),
+        (put("network/attachments", [{"id": "vpn-1", "destinations": ["10.9.0.0/16"]}]), ["network.attachments[0].id"]),
+        (put("network/attachments", [{"id": "tgw-1", "destinations": []}]), ["network.attachments[0].destinations"]),
+        (put("network/attachments", attached("0.0.0.0/0")), ["network", "attachments", "0.0.0.0/0", "NAT"]),
+        (put("network/attachments", attached("192.168.0.0/16")), ["attachments", "192.168.0.0/16", "vpcCidr"]),
+        (put("network/attachments", attached("10.9.0.0/16", "10.9.0.0/16")), ["attachments", "10.9.0.0/16", "twice"]),
+        (put("network", {**ADOPTED, "attachments": attached("10.9.0.0/16")}), ["network", "attachments", "subnetId"]),
         (put("secrets/database", ""), ["secrets.database", "missing"]),
         (put("database", {**EXTERNAL, "externalCheckUser": None}), ["database.external", "role mysql"]),
         (put("database", EXTERNAL), ["database", "externalCheckUser", "missing", "max_connect_errors"]),

@@ -25,7 +25,7 @@ from moto import mock_aws
 
 from resource_types import TAGGED
 from settings import Settings
-from stackctl import cli, configuration, healing, inventory, life, listing, protection, sweep, teststack
+from stackctl import cli, configuration, healing, inline_routes, inventory, life, listing, protection, sweep, teststack
 from stackctl.aws import connect
 from stackctl.environment import Environment, NotRunningError, environment
 from stackctl.inventory import Found
@@ -488,6 +488,32 @@ class TestHealing:
             Found("network interface", "eni-4", "mycat-ha-other-node2"),
         ]
         assert healing.adoptions("s", pending, found) == {pending[0]["resource"]["urn"]: "eni-1"}
+
+    def test_knows_a_route_that_was_part_of_its_table_as_the_resource_that_it_is_now(self) -> None:
+        place = "urn:pulumi:s::mycat-ha::mycat-ha:network:Network"
+        table = {
+            "urn": f"{place}$aws:ec2/routeTable:RouteTable::network-nat-routes",
+            "type": "aws:ec2/routeTable:RouteTable",
+            "id": "rtb-0a",
+            "inputs": {"routes": [{"__defaults": [], "cidrBlock": "0.0.0.0/0", "gatewayId": "igw-1"}]},
+            "parent": f"{place}::network",
+            "provider": "urn:pulumi:s::mycat-ha::pulumi:providers:aws::default::1",
+            "dependencies": ["the gateway"],
+        }
+        (route,) = inline_routes.routes([table])
+        # Its id, which the provider would read it by: 1080289494 is what upstream's own tests have for 0.0.0.0/0.
+        assert (route["urn"], route["id"]) == (
+            f"{place}$aws:ec2/route:Route::network-nat-default-route",
+            "r-rtb-0a1080289494",
+        )
+        assert route["inputs"] == {
+            "routeTableId": "rtb-0a",
+            "destinationCidrBlock": "0.0.0.0/0",
+            "gatewayId": "igw-1",
+        }
+        assert route["dependencies"] == [table["urn"], "the gateway"]
+        assert not list(inline_routes.routes([table, route]))
+        assert not list(inline_routes.routes([{**table, "inputs": {}}]))
 
     def test_knows_what_is_gone(self) -> None:
         state = {

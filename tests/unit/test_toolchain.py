@@ -22,6 +22,7 @@ from toolchain import (
     download,
     environment,
     golang,
+    gomodule,
     jdbc,
     lint,
     mycat,
@@ -466,7 +467,7 @@ def test_the_providers_packages_follow_from_the_mapped_types(provider: Path) -> 
 
 def test_the_reduced_provider_has_what_its_packages_use(provider: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
-    aws_bridge.link_tree(provider, copy)
+    gomodule.link_tree(provider, copy, aws_bridge.PARTS)
     before = {name: (provider / name).read_text() for name in (aws_bridge.PACKAGES_LIST, aws_bridge.CLIENTS_LIST)}
     assert aws_bridge.reduce(copy, {"aws_net_one"}) == {"net"}
     packages = (copy / aws_bridge.PACKAGES_LIST).read_text()
@@ -504,7 +505,7 @@ def test_a_provider_without_its_lists_is_refused(provider: Path, tmp_path: Path)
         aws_bridge.reduce(provider, {"aws_net_one"})
     (provider / "go.sum").unlink()
     with pytest.raises(ToolchainError, match=r"go\.sum is not there"):
-        aws_bridge.link_tree(provider, tmp_path / "copy")
+        gomodule.link_tree(provider, tmp_path / "copy", aws_bridge.PARTS)
 
 
 def test_shell_scripts_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

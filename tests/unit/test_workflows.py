@@ -2,16 +2,23 @@
 
 import json
 import re
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
 
 from localregion.auth import allowed
 from resource_types import INSTANCE, RULE, STACK_TAG, TAGGED, ResourceType
+from settings import Settings, SettingsError
+from stackctl import changes
 from stackctl.cli import app
+from stackctl.protection import ALWAYS
+from tests import example
+from tests.programs import Stubs
+from tests.unit.conftest import Run
 from toolchain.pulumi_cli import VERSION
 
 GITHUB = Path(__file__).resolve().parents[2] / ".github"
@@ -124,8 +131,24 @@ def test_the_commands_exist() -> None:
     used = set()
     for path in WORKFLOWS.values():
         used |= set(re.findall(r"-m stackctl ([\w-]+)", path.read_text()))
-    assert used == {"concerned", "create", "destroy", "heal", "list", "sweep"}
+    assert used == {"changes", "concerned", "create", "destroy", "heal", "list", "render", "sweep"}
     assert used <= known
+
+
+@pytest.mark.parametrize(("earlier", "request_"), [("", "POST {0}/7/comments"), ("41\n42", "PATCH {0}/comments/41")])
+def test_the_comment_of_an_earlier_push_is_replaced(tmp_path: Path, earlier: str, request_: str) -> None:
+    """The step's own script, with a stub of GitHub's command that knows of ``earlier`` comments."""
+    (step,) = [step for step in workflow("preview")["jobs"]["files"]["steps"] if "GH_TOKEN" in step.get("env", {})]
+    comment = tmp_path / "comment"
+    comment.write_text(changes.comment("staging", None, {}))
+    stubs = Stubs(tmp_path / "bin")
+    stubs.add("gh", f'if [ "$2" = --paginate ]; then printf "%s" "{earlier}"; fi')
+    variables = stubs.environment(RUNNER_TEMP=str(tmp_path), COMMENTS="repos/a/b/issues", NUMBER="7")
+    subprocess.run(["bash", "-eo", "pipefail", "-c", step["run"]], env=variables, check=True)
+    listing, posting = stubs.calls("gh")
+    first = "<!-- mycat-ha: files on the machines of staging -->"
+    assert listing.endswith(f'repos/a/b/issues/7/comments --jq .[] | select(.body | startswith("{first}")) | .id')
+    assert posting == f"api --silent --method {request_.format('repos/a/b/issues')} --field body=@{comment}"
 
 
 def test_the_preview_may_only_look() -> None:
@@ -171,16 +194,57 @@ def test_only_known_placeholders() -> None:
 Arn = Callable[[ResourceType], str]
 
 
+def filled(policy: str, **names: str) -> str:
+    """The document with its placeholders filled in, as envsubst does."""
+    return re.sub(r"\$\{(\w+)\}", lambda match: names[match[1]], POLICIES[policy].read_text())
+
+
+class TestPreview:
+    """preview.json and trust.json, for the role of one stack's previews."""
+
+    NAMES: ClassVar = {"REGION": "eu-central-1", "STATE_BUCKET": "state", "ACCOUNT": "123456789012"}
+    REPOSITORY = "example/mycat-ha"
+
+    def may(self, stack: str, action: str, target: str) -> bool:
+        """``stack``'s own key is the one of its name."""
+        document = filled("preview", **self.NAMES, STACKS=stack, KEY_ARN=f"arn:aws:kms:eu-central-1:1:key/{stack}")
+        return allowed([document], action, target, {"aws:RequestedRegion": "eu-central-1"})
+
+    def test_reads_the_secrets_and_the_state_of_its_own_stack_only(self) -> None:
+        for stack, other in (("staging", "production"), ("production", "staging")):
+            assert self.may(stack, "kms:Decrypt", f"arn:aws:kms:eu-central-1:1:key/{stack}")
+            assert not self.may(stack, "kms:Decrypt", f"arn:aws:kms:eu-central-1:1:key/{other}")
+            state = "arn:aws:s3:::state/.pulumi/stacks/mycat-ha/{}.json"
+            assert self.may(stack, "s3:GetObject", state.format(stack))
+            assert not self.may(stack, "s3:GetObject", state.format(other))
+
+    def test_each_stack_is_previewed_in_an_environment_of_its_own(self) -> None:
+        assert workflow("preview")["jobs"]["preview"]["environment"] == "preview-${{ matrix.stack }}"
+        explained = (GITHUB / "policies" / "README.md").read_text()
+        for stack in ALWAYS:
+            assert f"`preview-{stack}`" in explained
+            trust = filled("trust", **self.NAMES, REPOSITORY=self.REPOSITORY, ENVIRONMENT=f"preview-{stack}")
+            assert json.loads(trust)["Statement"][0]["Condition"]["StringEquals"][
+                "token.actions.githubusercontent.com:sub"
+            ].endswith(f":environment:preview-{stack}")
+
+    def test_the_files_are_shown_without_a_role_or_an_environment(self) -> None:
+        job = workflow("preview")["jobs"]["files"]
+        assert "environment" not in job
+        assert set(job["permissions"]) == {"contents", "pull-requests"}
+
+
 class TestDeployment:
     """deploy.json, evaluated as IAM does, for the role of the test stacks: what it may do to which resource."""
 
     ACCOUNT, REGION, STACKS = "123456789012", "eu-central-1", "test-*"
+    BOUND: ClassVar = {"iam:PermissionsBoundary": f"arn:aws:iam::{ACCOUNT}:policy/mycat-ha-balancers"}
 
     def may(self, action: str, target: str, **context: str) -> bool:
         """``request`` and ``own``: the stack tag in the request and on the resource; others as IAM's keys say."""
         keys = {"request": f"aws:RequestTag/{STACK_TAG}", "own": f"aws:ResourceTag/{STACK_TAG}"}
         names = {"ACCOUNT": self.ACCOUNT, "REGION": self.REGION, "STACKS": self.STACKS}
-        policy = re.sub(r"\$\{(\w+)\}", lambda m: names.get(m[1], m[1]), POLICIES["deploy"].read_text())
+        policy = filled("deploy", **names, STATE_BUCKET="state", KEY_ARN="arn:aws:kms:eu-central-1:1:key/x")
         condition = {"aws:RequestedRegion": self.REGION, **{keys.get(k, k): v for k, v in context.items()}}
         return allowed([policy], action, target, condition)
 
@@ -200,9 +264,9 @@ class TestDeployment:
     @pytest.mark.parametrize("type_", TAGGED, ids=lambda type_: type_.token)
     def test_creates_what_gets_the_stacks_tag_and_nothing_else(self, type_: ResourceType, arn: Arn) -> None:
         action, target = f"{type_.arn.partition(':')[0]}:{type_.create}", arn(type_)
-        assert self.may(action, target, request="test-a")
-        assert not self.may(action, target, request="staging")
-        assert not self.may(action, target)
+        assert self.may(action, target, request="test-a", **self.BOUND)
+        assert not self.may(action, target, request="staging", **self.BOUND)
+        assert not self.may(action, target, **self.BOUND)
 
     @pytest.mark.parametrize("type_", TAGGED, ids=lambda type_: type_.token)
     def test_tags_what_it_creates(self, type_: ResourceType, arn: Arn) -> None:
@@ -248,3 +312,53 @@ class TestDeployment:
         assert self.may("iam:PassRole", role, **{"iam:PassedToService": "ec2.amazonaws.com"})
         assert not self.may("iam:PassRole", role, **{"iam:PassedToService": "lambda.amazonaws.com"})
         assert not self.may("iam:PassRole", other, **{"iam:PassedToService": "ec2.amazonaws.com"})
+
+    @pytest.mark.parametrize("action", ["CreateRole", "PutRolePolicy", "PutRolePermissionsBoundary"])
+    def test_makes_and_changes_a_role_only_within_the_boundary(self, action: str, arn: Arn) -> None:
+        role = next(arn(type_) for type_ in TAGGED if type_.arn == "iam:role")
+        tags = {"request": "test-a", "own": "test-a"}
+        wide = {"iam:PermissionsBoundary": "arn:aws:iam::aws:policy/AdministratorAccess"}
+        assert self.may(f"iam:{action}", role, **tags, **self.BOUND)
+        assert not self.may(f"iam:{action}", role, **tags, **wide)
+        assert not self.may(f"iam:{action}", role, **tags)
+
+    def test_cannot_take_the_boundary_away_or_widen_it(self, arn: Arn) -> None:
+        role = next(arn(type_) for type_ in TAGGED if type_.arn == "iam:role")
+        tags = {"request": "test-a", "own": "test-a"}
+        for action in ("DeleteRolePermissionsBoundary", "AttachRolePolicy", "UpdateAssumeRolePolicy"):
+            assert not self.may(f"iam:{action}", role, **tags, **self.BOUND)
+        boundary = self.BOUND["iam:PermissionsBoundary"]
+        for action in ("CreatePolicyVersion", "SetDefaultPolicyVersion", "DeletePolicy"):
+            assert not self.may(f"iam:{action}", boundary, **tags, **self.BOUND)
+
+
+class TestBoundary:
+    """boundary.json, for the load balancers' role of the stack test-a."""
+
+    ENI = "arn:aws:ec2:eu-central-1:123456789012:network-interface/eni-1"
+
+    def may(self, action: str, target: str, stack: str = "test-a") -> bool:
+        context = {f"aws:PrincipalTag/{STACK_TAG}": "test-a", f"aws:ResourceTag/{STACK_TAG}": stack}
+        return allowed([filled("boundary", ACCOUNT="123456789012")], action, target, context)
+
+    def test_allows_what_the_programs_own_policy_allows(self, run_program: Run) -> None:
+        policy = json.loads(run_program().named("cluster-vip-policy").inputs["policy"])
+        actions = {action for statement in policy["Statement"] for action in listed(statement["Action"])}
+        assert actions >= {"ec2:AssignPrivateIpAddresses"}
+        for action in actions:
+            assert self.may(action, self.ENI), action
+
+    def test_allows_nothing_else_and_no_other_stacks_interfaces(self) -> None:
+        assert not self.may("ec2:AssignPrivateIpAddresses", self.ENI, stack="production")
+        for action in ("ec2:RunInstances", "ec2:ModifyNetworkInterfaceAttribute", "iam:PassRole", "sts:AssumeRole"):
+            assert not self.may(action, self.ENI)
+
+    def test_the_programs_role_gets_it_by_a_setting(self, run_program: Run) -> None:
+        bound = "arn:aws:iam::123456789012:policy/mycat-ha-balancers"
+        recorded = run_program(example.settings(lambda raw: raw["vip"].update(permissionsBoundary=bound)))
+        assert recorded.named("cluster-vip-role").inputs["permissionsBoundary"] == bound
+        assert run_program().named("cluster-vip-role").inputs.get("permissionsBoundary") is None
+
+    def test_what_is_no_policy_is_refused(self) -> None:
+        with pytest.raises(SettingsError, match=r"mycat-ha:vip\.permissionsBoundary"):
+            Settings.parse(example.settings(lambda raw: raw["vip"].update(permissionsBoundary="mycat-ha-balancers")))
