@@ -58,6 +58,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def region() -> Iterator[Region]:
     if "PULUMI_BACKEND_URL" not in os.environ:
         pytest.fail("run the tests behind `python3 -m toolchain exec --`, as `make test` does", pytrace=False)
+    if not os.environ["PULUMI_BACKEND_URL"].startswith("file://"):
+        pytest.fail("unset PULUMI_BACKEND_URL: a shared backend is no place for the tests' stacks", pytrace=False)
     region = Region(REGION)
     region.stop()
     region.start(attached=True)
