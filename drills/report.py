@@ -13,13 +13,13 @@ from drills.analysis import spread
 from drills.drill import Result
 
 mpl.use("Agg")
-LANES = 12
+LANES = 40  # two seconds of attempts, one each 50 ms
 NAMES = {"read": "new connection with a read", "write": "write (acknowledged)", "session": "kept session"}
 
 PARTS = {
     "detection": "detection (VRRP)",
     "call": "API call",
-    "effect": "effect on the network",
+    "effect": "effect",
     "answer": "first answer",
     "total": "all",
 }
@@ -54,7 +54,7 @@ def show_parts(results: Sequence[Result], console: Console) -> None:
     found = [(result, result.parts) for result in results if result.parts]
     if not found:
         return
-    table = Table("from the fault to the first answer", *PARTS.values())
+    table = Table("the VIP", *PARTS.values(), title="from the fault to the first answer", title_justify="left")
     for result, parts in found:
         table.add_row(f"{result.machine} to {result.moved_to}", *(f"{getattr(parts, part):.3f} s" for part in PARTS))
     if len(found) > 1:
@@ -92,7 +92,7 @@ def picture(result: Result, path: Path) -> None:
     """Every attempt as a line from its beginning to its end, green if it succeeded; the failover's events above."""
     from matplotlib import pyplot as plt  # noqa: PLC0415  (after the backend is chosen)
 
-    figure, axes = plt.subplots(figsize=(11, 4.5))
+    figure, axes = plt.subplots(figsize=(11, 5.5))
     kinds = list(NAMES)
     end = max(outage.downtime for outage in result.outages.values()) + 1.5
     for attempt in result.attempts:
@@ -102,7 +102,7 @@ def picture(result: Result, path: Path) -> None:
         # Attempts overlap while they are held up: each goes one lane further up, and starts again from below.
         place = kinds.index(attempt.kind) + (attempt.n % LANES - (LANES - 1) / 2) * 0.7 / LANES
         colour = "tab:green" if attempt.error is None else "tab:red"
-        axes.plot([start, max(stop, start + 0.01)], [place, place], color=colour, linewidth=2, solid_capstyle="butt")
+        axes.plot([start, max(stop, start + 0.01)], [place, place], color=colour, linewidth=1.2, solid_capstyle="butt")
     axes.axvline(0, color="black", linewidth=1.2)
     axes.text(0, len(kinds) - 0.35, f" {result.machine}: {result.fault}", fontsize=8, va="bottom")
     for place, (at, what) in enumerate(event for event in result.events if event[0] < end):
