@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from components import cluster
+from components import cluster, database
 from components.template import render, verbatim
 from settings import Settings
 from tests import example
@@ -279,6 +279,29 @@ def test_each_file_is_judged_and_put_in_force(run_program: Run) -> None:
 
 def test_keepalived_is_on_the_device_that_the_machine_named(run_program: Run) -> None:
     assert "\n    interface ens5\n" in run_program().named("node1-keepalived-config-file").stdin
+
+
+def test_a_machine_that_is_gone_without_a_word_is_noticed_within_a_minute() -> None:
+    """Whatever a balancer, a Mycat or a database has open to it, silent or with something on its way (tcp(7))."""
+    for file in ("haproxy/sysctl.conf", "mycat/sysctl.conf"):
+        known = dict(re.findall(r"^net\.ipv4\.(tcp_\w+) = (\d+)$", verbatim(file), re.MULTILINE))
+        assert _silent(known, "tcp_keepalive_intvl") < 60
+        assert _on_its_way(known) < 60
+    settings = Settings.parse(example.settings())
+    galera_cnf = database.configuration(
+        "node1", "10.0.0.1", addresses=["10.0.0.1"], cluster="test", galera=settings.database.galera, mycat=False
+    )
+    assert _silent(dict(re.findall(r"^(tcp_\w+) = (\d+)$", galera_cnf, re.MULTILINE)), "tcp_keepalive_interval") < 60
+    assert _on_its_way(dict(re.findall(r"(tcp_\w+) = (\d+)$", verbatim("mariadb/sysctl.conf"), re.MULTILINE))) < 60
+
+
+def _silent(known: dict[str, str], interval: str) -> int:
+    return int(known["tcp_keepalive_time"]) + int(known["tcp_keepalive_probes"]) * int(known[interval])
+
+
+def _on_its_way(known: dict[str, str]) -> float:
+    """The first try is repeated after 0.2 s, and each time after twice as long."""
+    return 0.2 * (2 ** (int(known["tcp_retries2"]) + 1) - 1)
 
 
 def test_haproxy_is_a_supervised_service() -> None:
