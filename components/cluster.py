@@ -154,7 +154,7 @@ class Cluster(pulumi.ComponentResource):
         self, node: MachineSettings, network: Network, virtual_ip: VirtualIp, *, after: Sequence[pulumi.Resource]
     ) -> LoadBalancer:
         settings, machine = self._settings, self.machines[node.name]
-        priorities = [settings.priority(balancer) for balancer in settings.of_role(Role.LB)]
+        better = [other for other in settings.of_role(Role.LB) if settings.priority(other) > settings.priority(node)]
         return LoadBalancer(
             node.name,
             LoadBalancerArgs(
@@ -163,7 +163,7 @@ class Cluster(pulumi.ComponentResource):
                 subnet_id=network.subnet_id,
                 virtual_ip=virtual_ip,
                 vip=settings.vip,
-                rank=sorted(priorities, reverse=True).index(settings.priority(node)),
+                better=[self.interfaces[other.name] for other in better],
                 haproxy=settings.haproxy,
                 haproxy_cfg=self._secret("statistics").apply(lambda password: haproxy_cfg(settings, node, password)),
                 keepalived=settings.keepalived,

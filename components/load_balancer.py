@@ -24,8 +24,8 @@ class LoadBalancerArgs:
     subnet_id: pulumi.Input[str]
     virtual_ip: VirtualIp
     vip: topology.VirtualIp
-    #: The machine's place among the load balancers by VRRP priority, from 0.
-    rank: int
+    #: The interfaces of the load balancers of higher priority.
+    better: Sequence[Interface]
     haproxy: SourceArchive
     haproxy_cfg: pulumi.Input[str]
     keepalived: services.Keepalived
@@ -57,7 +57,7 @@ class LoadBalancer(pulumi.ComponentResource):
         )
         claim = Claim(
             f"{name}-vip",
-            ClaimArgs(machine, args.interface, args.subnet_id, args.virtual_ip, args.vip, args.rank),
+            ClaimArgs(machine, args.interface, args.subnet_id, args.virtual_ip, args.vip, args.better),
             child,
         )
         self.running = Keepalived(

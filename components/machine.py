@@ -83,8 +83,7 @@ class Machine(pulumi.ComponentResource):
             f"{name}-tools",
             self._connection,
             # own-addresses is the machine's user data, too; this is for machines that are older than it.
-            render("machine/tools.sh.j2", library=LIBRARY) + f"{LIBRARY}/own-addresses
-",
+            render("machine/tools.sh.j2", library=LIBRARY) + f"{LIBRARY}/own-addresses\n",
             stdin=programs("machine/install-file", "machine/install-packages", "machine/own-addresses"),
             triggers=[self.instance_id],
             opts=pulumi.ResourceOptions(parent=self, deleted_with=self._instance),

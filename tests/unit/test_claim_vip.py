@@ -1,6 +1,7 @@
 """files/vip/claim-vip against a fake EC2 API and a fake metadata service: what it writes, says and returns."""
 
 import fcntl
+import itertools
 import re
 import shlex
 import stat
@@ -37,12 +38,17 @@ def since_boot() -> int:
 class Node:
     """A load balancer's surroundings: keepalived's process and what it reported, files, the two services."""
 
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
+    def __init__(self, folder: Path, stack: ExitStack, interface: str = MINE, ec2: Ec2 | None = None) -> None:
         self.keys = Keys.new()
-        self.ec2 = Ec2([self.keys], VIP, SUBNET, OTHER, {MINE})
-        self.metadata = Metadata(self.keys, MINE)
-        for service in (self.ec2, self.metadata):
-            stack.enter_context(service.serving())
+        self.interface = interface
+        self.metadata = Metadata(self.keys, interface)
+        stack.enter_context(self.metadata.serving())
+        if ec2 is None:
+            ec2 = Ec2([], VIP, SUBNET, OTHER)
+            stack.enter_context(ec2.serving())
+        ec2.keys.append(self.keys)
+        ec2.allowed.add(interface)
+        self.ec2 = ec2
         self.keepalived = stack.enter_context(subprocess.Popen(["sleep", "600"]))
         stack.callback(self.keepalived.kill)
         self.run_folder = folder / "run"
@@ -56,13 +62,12 @@ class Node:
         self._environment = folder / "vip.env"
         self.settings = {
             "VIP": VIP,
-            "ENI": MINE,
+            "ENI": interface,
             "SUBNET": SUBNET,
             "REGION": REGION,
             "ENDPOINT": self.ec2.url,
             "ROLE": ROLE,
-            "DEVICE": "ens5",
-            "RANK": "0",
+            "BETTER": "",
         }
         self.variables = {
             "MYCAT_HA_VIP_ENV": str(self._environment),
@@ -89,8 +94,8 @@ class Node:
         (self.run_folder / "pulse").write_text(f"{since_boot() + int(seconds * 100)}\n")
 
     def _addresses(self) -> list[str]:
-        mine = self.ec2.holder == MINE and self.behind <= 0
-        self.behind -= self.ec2.holder == MINE
+        mine = self.ec2.holder == self.interface and self.behind <= 0
+        self.behind -= self.ec2.holder == self.interface
         return ["192.168.106.251", *([VIP] if mine else [])]
 
     def lose(self) -> None:
@@ -123,12 +128,18 @@ class Node:
         found = re.search(r"^KEY=(.*)$", path.read_text(), re.MULTILINE) if path.exists() else None
         return found[1] if found else ""
 
-    def drift(self) -> dict[str, int]:
-        lines = (self.run_folder / "drift").read_text().splitlines()
-        return {key: int(value) for key, value in (line.split("=") for line in lines)}
+    def earlier(self, seconds: float) -> None:
+        """So much time has passed since the address was last taken back from a better one."""
+        file = self.run_folder / "taken-back"
+        times, last, rest = file.read_text().split(" ", 2)
+        file.write_text(f"{times} {int(last) - int(seconds * 100)} {rest}")
 
     def pauses(self) -> list[float]:
-        return [float(words) for words in self.stubs.calls("sleep")]
+        """Those of a claim, without the ones in which it looks whether the address stays."""
+        called = self.stubs.calls("sleep")
+        return [
+            float(words) for words in (called[: -len(KEPT)] if called[-len(KEPT) :] == ["1"] * len(KEPT) else called)
+        ]
 
 
 @pytest.fixture
@@ -142,6 +153,8 @@ def lines(done: "subprocess.CompletedProcess[str]") -> list[str]:
     return [re.sub(r" \(\d+ ms\)$", "", line) for line in done.stdout.splitlines()]
 
 
+#: Looks at whether the address stays, after a claim has been verified.
+KEPT = [DESCRIBE] * 3
 CLAIMED = [
     f"attempt 1: EC2 has assigned {VIP} to {MINE}",
     f"claimed {VIP} for {MINE}",
@@ -157,7 +170,7 @@ def test_a_claim_is_one_write_and_one_look_whoever_holds_the_address(node: Node,
     node.ec2.holder = holder
     done = node.run("claim")
     assert (done.returncode, lines(done), done.stderr) == (0, CLAIMED, "")
-    assert node.ec2.actions() == [ASSIGN, DESCRIBE]
+    assert node.ec2.actions() == [ASSIGN, DESCRIBE, *KEPT]
     assert node.ec2.holder == MINE
     assert node.ec2.calls[0] == {
         "Action": ASSIGN,
@@ -201,7 +214,7 @@ def test_a_refused_write_is_named_and_tried_again(node: Node, answer: Answer, re
     assert said[:2] == [f"attempt 1: {named}", f"attempt 2: {named}"]
     assert said[-2:] == CLAIMED[-2:]
     assert done.returncode == 0
-    assert node.ec2.actions() == [ASSIGN, ASSIGN, ASSIGN, DESCRIBE]
+    assert node.ec2.actions() == [ASSIGN, ASSIGN, ASSIGN, DESCRIBE, *KEPT]
     assert len(node.pauses()) == 2
 
 
@@ -231,14 +244,14 @@ def test_a_write_that_was_done_but_not_answered_is_done_again_without_harm(node:
     node.ec2.on[ASSIGN] = lambda: setattr(node.ec2, "holder", MINE)
     node.ec2.planned[ASSIGN] = [DROP]
     assert node.run("claim").returncode == 0
-    assert (node.ec2.holder, node.ec2.actions()) == (MINE, [ASSIGN, ASSIGN, DESCRIBE])
+    assert (node.ec2.holder, node.ec2.actions()) == (MINE, [ASSIGN, ASSIGN, DESCRIBE, *KEPT])
 
 
 def test_a_look_that_is_behind_the_write_is_repeated(node: Node) -> None:
     node.ec2.lag = 3
     done = node.run("claim")
     assert (done.returncode, lines(done)) == (0, CLAIMED)
-    assert node.ec2.actions() == [ASSIGN, *[DESCRIBE] * 4]
+    assert node.ec2.actions() == [ASSIGN, *[DESCRIBE] * 4, *KEPT]
 
 
 def test_a_claim_tells_when_the_machine_itself_sees_the_address(node: Node) -> None:
@@ -256,7 +269,7 @@ def test_metadata_that_never_shows_the_address_holds_nothing_up_for_long(node: N
         node.metadata.stop()
     done = node.run("claim")
     assert (done.returncode, lines(done)) == (0, [*CLAIMED[:2], f"this machine's metadata does not have {VIP}"])
-    assert node.ec2.actions() == [ASSIGN, DESCRIBE]
+    assert node.ec2.actions() == [ASSIGN, DESCRIBE, *KEPT]
     assert sum(node.pauses()) < 5.1
 
 
@@ -286,7 +299,7 @@ def test_a_write_without_effect_is_done_again(node: Node) -> None:
     done = node.run("claim")
     assert done.returncode == 0
     assert f"assigned, but {OTHER} holds {VIP}" in lines(done)
-    assert node.ec2.actions() == [ASSIGN, *[DESCRIBE] * 5, ASSIGN, DESCRIBE]
+    assert node.ec2.actions() == [ASSIGN, *[DESCRIBE] * 5, ASSIGN, DESCRIBE, *KEPT]
 
 
 @pytest.mark.parametrize("answer", [error("RequestLimitExceeded", 503), Answer(200, "<html></html>"), DROP])
@@ -294,7 +307,7 @@ def test_a_look_that_fails_is_repeated(node: Node, answer: Answer) -> None:
     node.ec2.planned[DESCRIBE] = [answer, answer]
     done = node.run("claim")
     assert done.returncode == 0
-    assert node.ec2.actions() == [ASSIGN, *[DESCRIBE] * 3]
+    assert node.ec2.actions() == [ASSIGN, *[DESCRIBE] * 3, *KEPT]
     assert [line.split(":")[0] for line in lines(done)[1:3]] == ["look 1", "look 2"]
 
 
@@ -492,7 +505,7 @@ def test_expired_credentials_are_replaced(node: Node) -> None:
     node.keep(Keys.new(timedelta(minutes=-1)))
     assert node.run("claim").returncode == 0
     assert node.kept() == node.keys.access
-    assert node.ec2.actions() == [ASSIGN, DESCRIBE]
+    assert node.ec2.actions() == [ASSIGN, DESCRIBE, *KEPT]
 
 
 def test_credentials_that_end_soon_do_without_the_metadata_service(node: Node) -> None:
@@ -587,7 +600,7 @@ def test_a_malformed_document_does_not_replace_credentials_that_work(node: Node,
     done = node.run("claim")
     assert done.returncode == 0
     assert node.kept() == old.access
-    assert node.ec2.actions() == [ASSIGN, DESCRIBE]
+    assert node.ec2.actions() == [ASSIGN, DESCRIBE, *KEPT]
 
 
 # -- the API's name -----------------------------------------------------------------------------------------------
@@ -605,7 +618,7 @@ def test_a_named_endpoint_is_reached_by_its_pinned_address(node: Node) -> None:
     (node.kept_folder / "endpoint").write_text("127.0.0.1")
     done = node.run("claim")
     assert (done.returncode, lines(done)) == (0, CLAIMED)
-    assert node.ec2.hosts == [host, host]
+    assert node.ec2.hosts == [host] * (2 + len(KEPT))
     assert node.stubs.calls("getent") == []
 
 
@@ -656,66 +669,109 @@ def test_a_numeric_endpoint_needs_no_name_server(node: Node) -> None:
 
 def test_reconcile_on_a_backup_only_keeps_credentials_fresh(node: Node) -> None:
     node.lose()
-    (node.run_folder / "drift").write_text("strikes=1\nheld=0\nnext=4\n")
     done = node.run("reconcile")
     assert (done.returncode, done.stdout, node.ec2.calls) == (0, "", [])
     assert node.kept() == node.keys.access
-    assert not (node.run_folder / "drift").exists()
 
 
 def test_reconcile_on_the_master_that_holds_the_address_only_looks(node: Node) -> None:
     node.ec2.holder = MINE
     done = node.run("reconcile")
     assert (done.returncode, done.stdout, node.ec2.actions()) == (0, "", [DESCRIBE])
-    assert node.drift() == {"strikes": 0, "held": 1, "next": 1}
 
 
-@pytest.mark.parametrize("holder", [OTHER, None])
-def test_the_first_in_rank_takes_a_drifted_address_back_at_once(node: Node, holder: str | None) -> None:
-    node.ec2.holder = holder
-    done = node.run("reconcile")
-    who = holder or "nobody"
-    drift = f"drift: {who} holds {VIP} although this machine is master (1 of 1)"
-    assert (done.returncode, lines(done)) == (0, [drift, *CLAIMED])
-    assert node.ec2.actions() == [DESCRIBE, ASSIGN, DESCRIBE]
+def drift(holder: str | None) -> str:
+    return f"drift: {holder or 'nobody'} holds {VIP} although this machine is master"
+
+
+def left(minutes: int) -> str:
+    return f"{OTHER} has a higher priority and has taken it again: leaving it there for {minutes} min"
+
+
+@pytest.mark.parametrize(("holder", "better"), [(OTHER, "eni-1 eni-2"), (None, OTHER), (OTHER, "")])
+def test_a_drifted_address_is_taken_back_from_whom_is_no_better(node: Node, holder: str | None, better: str) -> None:
+    for _ in range(2):
+        node.ec2.holder = holder
+        node.settings["BETTER"] = better
+        done = node.run("reconcile")
+        assert (done.returncode, lines(done)) == (0, [drift(holder), *CLAIMED])
+        assert node.ec2.holder == MINE
+
+
+def test_an_address_is_taken_back_from_a_better_one_ever_more_rarely(node: Node) -> None:
+    """A late claim of one that is no longer master happens once; one that is master takes it again each time."""
+    node.settings["BETTER"] = f"eni-1 {OTHER}"
+    assert node.run("claim").returncode == 0
+    node.ec2.holder = OTHER
+    assert node.run("reconcile").returncode == 0
     assert node.ec2.holder == MINE
+    for minutes in (1, 4, 16, 60, 60):
+        node.ec2.holder = OTHER
+        done = node.run("reconcile")
+        assert (done.returncode, lines(done)) == (0, [drift(OTHER), left(minutes)])
+        node.earlier(minutes * 60)
+        assert node.run("reconcile").returncode == 0
+        assert node.ec2.holder == MINE
+    node.ec2.holder = OTHER
+    node.earlier(4 * 3600)
+    assert node.run("reconcile").returncode == 0
+    node.ec2.holder = OTHER
+    assert lines(node.run("reconcile"))[-1] == left(1), "after four hours of peace it begins anew"
 
 
-def test_the_second_in_rank_waits_for_a_second_look(node: Node) -> None:
-    node.settings["RANK"] = "1"
-    first = node.run("reconcile")
-    assert lines(first) == [f"drift: {OTHER} holds {VIP} although this machine is master (1 of 2)"]
-    assert (first.returncode, node.ec2.actions(), node.ec2.holder) == (0, [DESCRIBE], OTHER)
+def test_a_new_master_takes_the_address_from_a_better_one_whatever_has_been(node: Node) -> None:
+    """That one may be dead."""
+    node.settings["BETTER"] = OTHER
+    (node.run_folder / "taken-back").write_text(f"4 {since_boot()} master {node.keepalived.pid} 1 1\n")
+    (node.run_folder / "claimed").write_text(f"master {node.keepalived.pid} 1 1\n")  # of an earlier time
     assert node.run("reconcile").returncode == 0
     assert node.ec2.holder == MINE
 
 
-def test_an_address_that_comes_back_by_itself_clears_the_strikes(node: Node) -> None:
-    node.settings["RANK"] = "1"
-    for holder in (OTHER, MINE, OTHER):
-        node.ec2.holder = holder
-        assert node.run("reconcile").returncode == 0
-    assert node.ec2.holder == OTHER
-    assert ASSIGN not in node.ec2.actions()
+def test_a_late_call_of_the_master_before_is_noticed_at_once(node: Node) -> None:
+    node.settings["BETTER"] = OTHER
+    looks = 0
+
+    def late() -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 2:  # after the claim was verified
+            node.ec2.holder = OTHER
+
+    node.ec2.on[DESCRIBE] = late
+    done = node.run("claim")
+    assert (done.returncode, node.ec2.holder) == (0, MINE)
+    assert lines(done).count(CLAIMED[1]) == 2
+    assert drift(OTHER) in lines(done)
 
 
-def test_two_masters_take_the_address_from_each_other_ever_more_rarely(node: Node) -> None:
-    """The other one takes it back at once, every time; each claim of ours needs twice as many looks as the last."""
-    claims = []
-    for look in range(1, 16):
-        node.ec2.holder = OTHER
-        assert node.run("reconcile").returncode == 0
-        if node.ec2.holder == MINE:
-            claims.append(look)
-    assert claims == [1, 3, 7, 15]
-
-
-def test_peace_of_twenty_looks_makes_it_quick_again(node: Node) -> None:
-    (node.run_folder / "drift").write_text("strikes=0\nheld=18\nnext=8\n")
-    node.ec2.holder = MINE
-    for following in (8, 1):
-        assert node.run("reconcile").returncode == 0
-        assert node.drift()["next"] == following
+@pytest.mark.parametrize("first", [0, 1], ids=["better first", "worse first"])
+@pytest.mark.parametrize("before", [0, 1], ids=["better held it", "worse held it"])
+def test_two_masters_that_do_not_hear_each_other_agree_after_a_few_moves(
+    tmp_path: Path, first: int, before: int
+) -> None:
+    """However their looks follow each other: the one of higher priority keeps the address, and the other leaves it."""
+    interfaces = ["eni-better", "eni-worse"]
+    with ExitStack() as stack:
+        ec2 = Ec2([], VIP, SUBNET, interfaces[before])
+        stack.enter_context(ec2.serving())
+        nodes = []
+        for number, interface in enumerate(interfaces):
+            (tmp_path / interface).mkdir()
+            nodes.append(Node(tmp_path / interface, stack, interface, ec2))
+            nodes[-1].settings["BETTER"] = " ".join(interfaces[:number])
+        # Each has claimed when it became master, the one that held it long ago.
+        holders = [ec2.holder]
+        for number in (before, 1 - before):
+            assert nodes[number].run("claim").returncode == 0
+            holders.append(ec2.holder)
+        for _ in range(5):
+            for number in (first, 1 - first):
+                assert nodes[number].run("reconcile").returncode == 0
+                holders.append(ec2.holder)
+    moves = sum(1 for earlier, later in itertools.pairwise(holders) if earlier != later)
+    assert moves <= 4
+    assert holders[-6:] == ["eni-better"] * 6
 
 
 @pytest.mark.parametrize(
