@@ -33,6 +33,13 @@ CLI_FLAGS = (
     f"-s -w -X github.com/pulumi/pulumi/sdk/v3/go/common/version.Version={VERSION}",
 )
 HOST_FLAGS = (*gomodule.FLAGS, "-ldflags", "-s -w")
+#: That host is older than the engine, which tells it Pulumi.yaml's options with each request; it knows them from its
+#: command line only. In the folder that it is started in, the project's, the one option that matters is looked up.
+HOST_LAUNCHER = """#!/bin/sh
+virtualenv=$(sed -n 's/^ *virtualenv: *//p' Pulumi.yaml 2>/dev/null)
+exec "$(dirname "$(readlink -f "$0")")/pulumi-language-python-host" \\
+    ${virtualenv:+"-virtualenv=$virtualenv" "-root=$PWD"} "$@"
+"""
 
 MODULE = "github.com/pulumi/pulumi/pkg/v3"
 #: State buckets and keys at Azure and Google, with their SDKs, are a fifth of the CLI's packages, and of no use here.
@@ -97,7 +104,7 @@ def install(go: Callable[[], str]) -> Path:
     if present:
         say("pulumi", f"{present / 'pulumi'}, found on PATH")
         return present
-    key = digest(CLI_MODULE, HOST_MODULE, repr((CLI_FLAGS, HOST_FLAGS, CUTS, LEFT_OUT)))
+    key = digest(CLI_MODULE, HOST_MODULE, repr((CLI_FLAGS, HOST_FLAGS, HOST_LAUNCHER, CUTS, LEFT_OUT)))
     try:
         if entry("pulumi", key).is_dir():
             # The same version: no run after that has to wait for a site that may not answer.
@@ -139,7 +146,7 @@ def _download(part: Path) -> None:
 def _build(part: Path, go: str) -> None:
     env = golang.environment(go)
     output = f"{part}/"
-    argv = [go, "build", *HOST_FLAGS, "-o", output, HOST_PACKAGE]
+    argv = [go, "build", *HOST_FLAGS, "-o", f"{part}/pulumi-language-python-host", HOST_PACKAGE]
     run("pulumi", "building pulumi-language-python", argv, cwd=HOST_MODULE, env=env)
     with tempfile.TemporaryDirectory(prefix=".pulumi-build-", dir=part.parent) as scratch:
         main, module = Path(scratch) / "main", Path(scratch) / "module"
@@ -155,6 +162,8 @@ def _build(part: Path, go: str) -> None:
     sources = run(
         "pulumi", "finding the host's script", [go, "list", "-f", "{{.Dir}}", HOST_PACKAGE], cwd=HOST_MODULE, env=env
     )
+    (part / "pulumi-language-python").write_text(HOST_LAUNCHER)
+    (part / "pulumi-language-python").chmod(0o755)
     script = Path(sources.strip().splitlines()[-1]).parent / "pulumi-language-python-exec"
     shutil.copyfile(script, part / script.name)
     (part / script.name).chmod(0o755)

@@ -1,5 +1,6 @@
 """The workflows and their roles: what a checker of syntax cannot know."""
 
+import base64
 import json
 import re
 import subprocess
@@ -52,11 +53,40 @@ def listed(value: str | list[str]) -> list[str]:
 
 
 def test_there_is_one_for_each_use() -> None:
-    assert set(WORKFLOWS) == {"ci", "deploy", "preview", "sweep", "test-stack"}
+    assert set(WORKFLOWS) == {"ci", "deploy", "preview", "promote", "sweep", "test-stack"}
     assert workflow("ci")["on"].keys() >= {"pull_request", "push"}
     assert workflow("deploy")["on"]["push"]["branches"] == ["main"]
     assert set(workflow("test-stack")["on"]["pull_request"]["types"]) >= {"labeled", "synchronize", "closed"}
     assert workflow("sweep")["on"]["schedule"]
+    assert set(workflow("promote")["on"]) == {"workflow_dispatch"}
+    assert workflow("promote")["jobs"]["up"]["environment"] == "production"
+
+
+@pytest.mark.parametrize(("name", "job"), [("deploy", "up"), ("promote", "up"), ("test-stack", "create")])
+def test_what_connects_to_machines_does_not_start_where_no_runner_reaches_them(name: str, job: str) -> None:
+    body = workflow(name)["jobs"][job]
+    first = body["steps"][0]
+    assert first["if"] == "vars.DEPLOY_RUNNER == ''"
+    refused = subprocess.run(["bash", "-c", first["run"]], capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert "DEPLOY_RUNNER" in refused.stdout
+
+
+def test_a_job_says_which_subject_its_role_must_trust(tmp_path: Path) -> None:
+    """The step's own script, with a stub of curl that answers as GitHub does."""
+    first = yaml.safe_load(ACTION.read_text())["runs"]["steps"][0]
+    subject = "repo:example@1234/mycat-ha@5678:environment:staging"
+    claims = base64.urlsafe_b64encode(json.dumps({"sub": subject}).encode()).decode().rstrip("=")
+    stubs = Stubs(tmp_path / "bin")
+    stubs.add("curl", f"echo '{json.dumps({'value': f'header.{claims}.signature'})}'")
+    variables = stubs.environment(ACTIONS_ID_TOKEN_REQUEST_URL="https://token?a=b", ACTIONS_ID_TOKEN_REQUEST_TOKEN="t")
+    done = subprocess.run(
+        ["bash", "-eo", "pipefail", "-c", first["run"]], env=variables, check=True, capture_output=True, text=True
+    )
+    assert done.stdout == f"subject: {subject}\n"
+    assert stubs.calls("curl")[0].endswith("https://token?a=b&audience=sts.amazonaws.com")
+    trust = filled("trust", ACCOUNT="1", REPOSITORY="example@1234/mycat-ha@5678", ENVIRONMENT="staging")
+    assert subject in trust
 
 
 @pytest.mark.parametrize("file", [*WORKFLOWS.values(), ACTION], ids=lambda file: f"{file.parent.name}/{file.name}")
@@ -91,7 +121,7 @@ def test_whoever_gets_a_role_runs_in_an_environment_and_on_an_own_branch() -> No
             # The preview's own job is behind another one that has the condition.
             guarded = [job, *(content["jobs"][before] for before in listed(job.get("needs", [])))]
             assert any(OWN_BRANCH in str(candidate.get("if")) for candidate in guarded), name
-    assert with_role == 5
+    assert with_role == 6
 
 
 def test_only_the_setup_assumes_a_role_and_gets_all_that_it_needs() -> None:
@@ -112,7 +142,7 @@ def test_every_job_runs_the_toolchains_pulumi() -> None:
             r"uses: pulumi/actions@.*\n(?:\s+env:\n.*\n)?\s+with:\n\s+pulumi-version: (\S+)", file.read_text()
         )
     ]
-    assert len(used) == sum(file.read_text().count("pulumi/actions@") for file in (*WORKFLOWS.values(), ACTION)) == 3
+    assert len(used) == sum(file.read_text().count("pulumi/actions@") for file in (*WORKFLOWS.values(), ACTION)) == 4
     assert set(used) == {VERSION}
 
 
@@ -203,7 +233,7 @@ class TestPreview:
     """preview.json and trust.json, for the role of one stack's previews."""
 
     NAMES: ClassVar = {"REGION": "eu-central-1", "STATE_BUCKET": "state", "ACCOUNT": "123456789012"}
-    REPOSITORY = "example/mycat-ha"
+    REPOSITORY = "example@1234/mycat-ha@5678"
 
     def may(self, stack: str, action: str, target: str) -> bool:
         """``stack``'s own key is the one of its name."""
