@@ -12,6 +12,7 @@ DEPLOY = Path(__file__).parents[2] / ".github" / "policies" / "deploy.json"
 OTHER_USES: Mapping[str, frozenset[str]] = {
     "part of another call": frozenset({"ec2:CreateTags", "iam:PassRole", "iam:TagInstanceProfile", "iam:TagRole"}),
     "a setting that is changed in place": frozenset({
+        "ec2:DeleteRoute",
         "ec2:DeleteTags",
         "ec2:ModifyInstanceAttribute",
         "ec2:ModifyInstanceMetadataOptions",
@@ -35,6 +36,7 @@ OTHER_USES: Mapping[str, frozenset[str]] = {
         "ec2:AttachNetworkInterface",
         "ec2:DeleteVolume",
         "ec2:DetachNetworkInterface",
+        "ec2:DisassociateAddress",
         "ec2:RebootInstances",
     }),
 }  # fmt: skip

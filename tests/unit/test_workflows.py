@@ -336,6 +336,11 @@ class TestDeployment:
             assert not self.may(f"ec2:{action}", instance, own="production")
         assert not self.may("ec2:CreateTags", instance, own="test-a", request="production")
 
+    def test_leaves_the_virtual_ip_to_the_balancers(self, arn: Arn) -> None:
+        interface = next(arn(type_) for type_ in TAGGED if type_.kind == "network interface")
+        for action in ("AssignPrivateIpAddresses", "UnassignPrivateIpAddresses"):
+            assert not self.may(f"ec2:{action}", interface, own="test-a")
+
     def test_gives_only_the_balancers_role_to_instances_only(self, arn: Arn) -> None:
         role = next(arn(type_) for type_ in TAGGED if type_.arn == "iam:role")
         other = f"arn:aws:iam::{self.ACCOUNT}:role/administrator"
