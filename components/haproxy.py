@@ -116,6 +116,13 @@ class Haproxy(pulumi.ComponentResource):
             validate='logrotate --debug "$STAGED"',
             opts=after_system,
         )
+        logrotate_timer = machine.file(
+            f"{name}-logrotate-timer",
+            "/etc/systemd/system/logrotate.timer.d/mycat-ha.conf",
+            verbatim("haproxy/logrotate.timer.conf"),
+            apply="systemctl daemon-reload && systemctl restart logrotate.timer",
+            opts=after_system,
+        )
         unit_content = verbatim("haproxy/haproxy.service")
         unit = machine.file(
             f"{name}-unit",
@@ -140,7 +147,9 @@ class Haproxy(pulumi.ComponentResource):
                 lambda prefix: render("haproxy/start.sh.j2", prefix=prefix, health_port=HAPROXY_HEALTH_PORT)
             ),
             triggers=[hashlib.sha256(unit_content.encode()).hexdigest()],
-            opts=pulumi.ResourceOptions(parent=self, depends_on=[sysctl, rsyslog, logrotate, unit, config]),
+            opts=pulumi.ResourceOptions(
+                parent=self, depends_on=[sysctl, rsyslog, logrotate, logrotate_timer, unit, config]
+            ),
         )
         self.register_outputs({})
 

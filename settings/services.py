@@ -100,6 +100,9 @@ class Haproxy(SourceArchive):
     limits add up to if that is more, so that no frontend can take the others' connections."""
     default_max_connections: Annotated[int, Field(ge=10)] = 2000
     """Connections of each frontend (`maxconn` in `defaults`)."""
+    hard_stop_after: Seconds = 1800
+    """`hard-stop-after`: seconds after a reload, in which the sessions that were open live on in the process before it;
+    then it cuts them. That process checks no servers any more."""
     retries: Annotated[int, Field(ge=0, le=100)] = 3
     """How often a failed connection to a server is tried again."""
     timeouts: Timeouts = Timeouts()

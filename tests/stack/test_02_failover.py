@@ -1,6 +1,9 @@
 """Failovers: the VIP moves when it must, stays when it can, and no acknowledged write is lost."""
 
+import json
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -12,7 +15,7 @@ from drills.faults import FAULTS
 from drills.stack import Stack
 from localregion.client import Region, RegionError, wait_until
 from tests.conftest import Stackctl
-from tests.stack.clients import adverts, booted, connects, journal, login, main_pid, mariadb, shell
+from tests.stack.clients import adverts, booted, connects, haproxy, journal, login, main_pid, mariadb, shell
 from tests.stack.whole import Machine, make_whole, masters
 
 CLIENT = "client"
@@ -131,6 +134,88 @@ def test_keepalived_killed_once_leaves_one_holder(region: Region, stack: Stack) 
     if holder != result.machine:
         assert result.moved_to == holder
     stays(region, stack, holder)
+
+
+def test_a_keepalived_that_hangs_gives_the_vip_away_once_and_is_started_again(region: Region, stack: Stack) -> None:
+    holder, peer = pair(region, stack)
+    machine = holder["instanceId"]
+    before = main_pid(region, machine, "keepalived")
+    seen = [holder["name"]]
+
+    def again() -> bool:
+        if stack.holder(region) != seen[-1]:
+            seen.append(stack.holder(region))
+        return main_pid(region, machine, "keepalived") not in {before, "0"}
+
+    shell(region, machine, "pkill --signal STOP --exact keepalived")
+    wait_until(again, "systemd to kill keepalived and to start it again", 60)
+    assert seen == [holder["name"], peer["name"]]
+    assert shell(region, machine, f"ps -o pid= --ppid {before} -p {before} || true") == "", "a part of it is left"
+    stays(region, stack, peer["name"])
+
+
+def test_nothing_is_killed_when_haproxy_has_all_the_connections_it_may_have(region: Region, stack: Stack) -> None:
+    machine = pair(region, stack)[0]
+    moment = time.time()
+    worker = "pgrep --uid haproxy --exact haproxy"
+    before = shell(region, machine["instanceId"], worker)
+    script = (
+        "import socket, sys\n"
+        "sockets = []\n"
+        "for _ in range(30):\n"
+        "    sockets.append(socket.socket())\n"
+        "    sockets[-1].setblocking(False)\n"
+        "    sockets[-1].connect_ex((sys.argv[1], int(sys.argv[2])))\n"
+        "sys.stdin.read()\n"
+    )
+    argv = [sys.executable, "-c", script, stack.vip, str(stack.port)]
+    haproxy(region, stack, "set maxconn global 10")
+    crowd = region.popen(CLIENT, argv, stdin=subprocess.PIPE)
+    try:
+        wait_until(lambda: "\nCurrConns: 10\n" in haproxy(region, stack, "show info"), "the limit to be reached", 10)
+        health = "curl -s -m 1 http://127.0.0.1:8889/health"
+        assert region.exec(machine["instanceId"], ["bash", "-c", health], check=False).returncode != 0
+        time.sleep(6)  # of which each second has a check
+        assert shell(region, machine["instanceId"], worker) == before
+        assert journal(region, machine["instanceId"], "check-haproxy", moment) == []
+        assert stack.holder(region) == machine["name"]
+    finally:
+        crowd.communicate()
+        haproxy(region, stack, "set maxconn global 4096")
+
+
+def test_a_balancer_that_is_no_longer_master_lets_go_of_the_databases(region: Region, stack: Stack) -> None:
+    """A transaction that came by the VIP ends with the mastership, and its locks with it."""
+    at = login(stack, "mysql")
+    mariadb(region, at, "CREATE TABLE IF NOT EXISTS held (n INT PRIMARY KEY); REPLACE INTO held VALUES (1)")
+    script = (
+        "import json, pymysql, sys\n"
+        "with pymysql.connect(**json.loads(sys.stdin.readline())) as c, c.cursor() as cursor:\n"
+        "    cursor.execute('SELECT n FROM held WHERE n = 1 FOR UPDATE')\n"
+        "    sys.stdin.read()\n"
+    )
+    settings = {"host": at.address, "port": at.port, "user": at.user, "password": at.password, "database": at.schema}
+
+    def open_transactions() -> int:
+        sql = "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_rows_locked > 0"
+        nodes = [node["instanceId"] for node in stack.of_role("mysql")]
+        return sum(int(region.exec(node, ["mariadb", "-N", "-e", sql]).stdout) for node in nodes)
+
+    holder, peer = pair(region, stack)
+    client = region.popen(CLIENT, [sys.executable, "-c", script], stdin=subprocess.PIPE, text=True)
+    assert client.stdin is not None
+    try:
+        client.stdin.write(json.dumps(settings) + "\n")
+        client.stdin.flush()
+        wait_until(lambda: open_transactions() == 1, "the transaction to hold its lock", 20)
+        region.exec(holder["instanceId"], ["systemctl", "stop", "keepalived"])
+        wait_until(lambda: open_transactions() == 0, "the lock to go", 5)
+        assert client.poll() is None, "the client has let go of it itself"
+    finally:
+        region.exec(holder["instanceId"], ["systemctl", "start", "keepalived"])
+        client.kill()
+        client.wait()
+    stays(region, stack, peer["name"])
 
 
 @pytest.mark.parametrize(("place", "takes_it_back"), [(0, True), (1, False)], ids=["higher priority", "lower priority"])

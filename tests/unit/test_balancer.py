@@ -148,6 +148,7 @@ def test_without_a_mycat_nothing_listens_for_it() -> None:
         ({"maxConnections": 50000}, "global", "maxconn 50000"),
         ({"defaultMaxConnections": 9000}, "defaults common", "maxconn 9000"),
         ({"retries": 5}, "defaults common", "retries 5"),
+        ({"hardStopAfter": 90}, "global", "hard-stop-after 90000ms"),
         ({"timeouts": {"connect": 10}}, "defaults common", "timeout connect 10000ms"),
         ({"statistics": {"port": 8009}}, "listen statistics", "bind *:8009"),
         ({"mycat": {"port": 8066}}, "frontend mycat", "bind 192.168.106.249:8066"),
@@ -310,6 +311,14 @@ def test_haproxy_is_a_supervised_service() -> None:
     start = next(line for line in lines if line.startswith("ExecStart="))
     assert " -Ws " in start
     assert " -p /run/haproxy/haproxy.pid " in start
+
+
+def test_the_logs_size_is_looked_at_every_ten_minutes(run_program: Run) -> None:
+    command = run_program().named("node1-haproxy-logrotate-timer-file").inputs
+    assert "OnCalendar=*:0/10" in command["stdin"]["value"]
+    assert "/etc/systemd/system/logrotate.timer.d/mycat-ha.conf" in command["create"]
+    assert "systemctl restart logrotate.timer" in command["create"]
+    assert "maxsize 100M" in verbatim("haproxy/logrotate")
 
 
 def test_the_log_is_rotated_daily() -> None:
