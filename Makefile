@@ -5,6 +5,8 @@ SHELL := bash
 
 # The distribution's Python, whatever else is on PATH: the virtual environment is made by the one that runs this.
 PYTHON ?= /usr/bin/python3
+pinned := --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+  --custom-compile-command 'make lock'
 # The toolchain's own environment: the virtual environment, Pulumi and its plugins on PATH.
 in_env := $(PYTHON) -m toolchain exec --
 
@@ -14,7 +16,7 @@ help: ## List the targets
 
 .PHONY: up
 up: install ## Local region, stack, and a failover to watch
-	$(in_env) python -m localregion start
+	$(in_env) python -m localregion start --attached
 	$(in_env) python -m stackctl up local --region-env local
 	$(in_env) python -m drills demo
 
@@ -57,6 +59,6 @@ settings: ## Write docs/settings.md and the stack files' schema from the descrip
 	$(in_env) python -m settings
 
 .PHONY: lock
-lock: ## Pin every Python package of requirements.in, with hashes
-	$(in_env) uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
-	  --custom-compile-command 'make lock' --output-file requirements.lock requirements.in
+lock: ## Pin every Python package, with hashes: the program's, and all that the toolchain has
+	$(in_env) uv pip compile $(pinned) --output-file requirements.lock requirements-dev.in
+	$(in_env) uv pip compile $(pinned) --universal --constraint requirements.lock --output-file requirements.txt requirements.in

@@ -1,6 +1,7 @@
 """The hook on a load balancer that moves the virtual IP: VRRP decides, the EC2 API moves."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pulumi
@@ -21,8 +22,8 @@ class ClaimArgs:
     subnet_id: pulumi.Input[str]
     virtual_ip: VirtualIp
     vip: topology.VirtualIp
-    #: The machine's place among the load balancers by VRRP priority, from 0.
-    rank: int
+    #: Those of the load balancers of higher priority.
+    better: Sequence[Interface]
 
 
 def ec2_endpoint(vip: topology.VirtualIp, region: str) -> str:
@@ -47,20 +48,22 @@ class Claim(pulumi.ComponentResource):
         child = pulumi.ResourceOptions(parent=self)
         region = aws.get_region().region
         environment = pulumi.Output.all(
-            eni=args.interface.id, subnet=args.subnet_id, role=args.virtual_ip.role_name, device=machine.device
+            eni=args.interface.id,
+            subnet=args.subnet_id,
+            role=args.virtual_ip.role_name,
+            better=[interface.id for interface in args.better],
         ).apply(
             lambda known: render(
                 "vip/vip.env.j2",
                 vip=vip.address,
                 region=region,
                 endpoint=ec2_endpoint(vip, region),
-                rank=args.rank,
                 **known,
             )
         )
 
         reload = "systemctl daemon-reload"
-        files = [
+        self.files = [
             machine.file(
                 f"{name}-environment", "/etc/mycat-ha/vip.env", environment, validate='bash -n "$STAGED"', opts=child
             ),
@@ -68,6 +71,14 @@ class Claim(pulumi.ComponentResource):
                 f"{name}-hook",
                 f"{LIBRARY}/claim-vip",
                 verbatim("vip/claim-vip"),
+                mode="0755",
+                validate='bash -n "$STAGED"',
+                opts=child,
+            ),
+            machine.file(
+                f"{name}-state",
+                f"{LIBRARY}/vrrp-state",
+                verbatim("vip/vrrp-state"),
                 mode="0755",
                 validate='bash -n "$STAGED"',
                 opts=child,
@@ -98,6 +109,6 @@ class Claim(pulumi.ComponentResource):
             f"{name}-probe",
             f"{LIBRARY}/claim-vip probe",
             triggers=[environment],
-            opts=pulumi.ResourceOptions(parent=self, depends_on=[*files, args.virtual_ip]),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[*self.files, args.virtual_ip]),
         )
         self.register_outputs({})

@@ -30,7 +30,7 @@ class ClusterArgs:
 
 
 class Cluster(pulumi.ComponentResource):
-    """Interfaces, the VIP on the first load balancer's, and a machine on each.
+    """Interfaces, a machine on each, and the VIP that the load balancers claim for theirs.
 
     The databases come up first, then one Mycat after the other, then one load balancer after the other.
 
@@ -53,7 +53,6 @@ class Cluster(pulumi.ComponentResource):
                     subnet_id=args.network.subnet_id,
                     address=str(machine.address),
                     security_groups=args.firewall.groups_of(machine),
-                    floating=[str(settings.vip.address)] if machine is balancers[0] else [],
                 ),
                 self._child,
             )
@@ -65,6 +64,7 @@ class Cluster(pulumi.ComponentResource):
                 address=str(settings.vip.address),
                 subnet_id=args.network.subnet_id,
                 interfaces=[self.interfaces[balancer.name] for balancer in balancers],
+                permissions_boundary=settings.vip.permissions_boundary,
             ),
             self._child,
         )
@@ -191,7 +191,7 @@ class Cluster(pulumi.ComponentResource):
         self, node: MachineSettings, network: Network, virtual_ip: VirtualIp, *, after: Sequence[pulumi.Resource]
     ) -> LoadBalancer:
         settings, machine = self._settings, self.machines[node.name]
-        priorities = [settings.priority(balancer) for balancer in settings.of_role(Role.LB)]
+        better = [other for other in settings.of_role(Role.LB) if settings.priority(other) > settings.priority(node)]
         return LoadBalancer(
             node.name,
             LoadBalancerArgs(
@@ -200,7 +200,7 @@ class Cluster(pulumi.ComponentResource):
                 subnet_id=network.subnet_id,
                 virtual_ip=virtual_ip,
                 vip=settings.vip,
-                rank=sorted(priorities, reverse=True).index(settings.priority(node)),
+                better=[self.interfaces[other.name] for other in better],
                 haproxy=settings.haproxy,
                 haproxy_cfg=self._secret("statistics").apply(lambda password: haproxy_cfg(settings, node, password)),
                 keepalived=settings.keepalived,

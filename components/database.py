@@ -13,6 +13,7 @@ from constants import LIBRARY
 from settings import services
 
 CONFIG = "/etc/mysql/mariadb.conf.d/60-galera.cnf"
+SYSCTL = "/etc/sysctl.d/92-mariadb.conf"
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,13 @@ class Database(pulumi.ComponentResource):
                 "/etc/systemd/system/mariadb.service.d/mycat-ha.conf",
                 verbatim("mariadb/mariadb.service.d.conf"),
                 apply="systemctl daemon-reload",
+                opts=after_install,
+            ),
+            machine.file(
+                f"{machine.name}-mariadb-sysctl",
+                SYSCTL,
+                verbatim("mariadb/sysctl.conf"),
+                apply=f"sysctl --quiet --load={SYSCTL}",
                 opts=after_install,
             ),
             machine.file(

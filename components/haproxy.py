@@ -17,6 +17,8 @@ from settings.mycat import Mycat
 
 #: Debian packages that the build needs.
 PACKAGES = ("build-essential", "pkg-config", "libssl-dev", "libpcre2-dev", "liblua5.4-dev", "zlib1g-dev")
+#: Connections of each frontend that is not for the service's clients: statistics, health checks.
+OWN_CONNECTIONS = 40
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ def configuration(
         node=node,
         vip=vip,
         haproxy=haproxy,
+        max_connections=haproxy.max_connections or _all_frontends(haproxy, mycat, http),
+        own_connections=OWN_CONNECTIONS,
         statistics_password=statistics_password,
         health_port=HAPROXY_HEALTH_PORT,
         mysql_servers=database.external or _servers(machines, Role.MYSQL, MYSQL_PORT),
@@ -56,6 +60,12 @@ def configuration(
         http=http,
         http_servers={name: _web_servers(backend, machines) for name, backend in http.backends.items()} if http else {},
     )
+
+
+def _all_frontends(haproxy: services.Haproxy, mycat: Mycat | None, http: Http | None) -> int:
+    """What the frontends' limits add up to, but not less than the recipe's."""
+    clients = haproxy.default_max_connections * (2 if mycat else 1) + (http.max_connections if http else 0)
+    return max(4096, clients + OWN_CONNECTIONS * (4 if http else 2))
 
 
 def _servers(machines: Sequence[MachineSettings], role: Role, port: int) -> list[Server]:

@@ -12,12 +12,14 @@ class InterfaceArgs:
     subnet_id: pulumi.Input[str]
     address: str
     security_groups: Sequence[pulumi.Input[str]]
-    #: Addresses that start out here and then belong to the cluster: Pulumi never looks at where they are.
-    floating: Sequence[str] = ()
 
 
 class Interface(pulumi.ComponentResource):
-    """An ENI with a fixed private address: a replaced instance keeps it, and the VIP's home survives."""
+    """An ENI with a fixed private address, which a replaced instance keeps.
+
+    Without the VIP: an address that an interface has before the first boot is written into the machine by cloud-init.
+    The first master claims it, and from then on Pulumi never looks at where it is.
+    """
 
     id: pulumi.Output[str]
     arn: pulumi.Output[str]
@@ -29,7 +31,7 @@ class Interface(pulumi.ComponentResource):
             subnet_id=args.subnet_id,
             # The list keeps its order: EC2 makes the first address the primary one, which can never move.
             private_ip_list_enabled=True,
-            private_ip_lists=[args.address, *args.floating],
+            private_ip_lists=[args.address],
             security_groups=list(args.security_groups),
             opts=pulumi.ResourceOptions(
                 parent=self, ignore_changes=["privateIps", "privateIpsCount", "privateIpLists", "privateIpListEnabled"]

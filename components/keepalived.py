@@ -1,6 +1,7 @@
 """keepalived on a load balancer: VRRP over unicast, a check of HAProxy, and what calls the hook."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -23,10 +24,12 @@ PACKAGES = ("build-essential", "pkg-config", "libssl-dev", "libnl-3-dev", "libnl
 class KeepalivedArgs:
     machine: Machine
     build: SourceBuild
-    #: keepalived.conf.
+    #: keepalived.conf; a secret where it holds the VRRP password.
     configuration: pulumi.Input[str]
     haproxy: Haproxy
     claim: Claim
+    #: Seconds in which keepalived only listens.
+    startup_delay: float
 
 
 def configuration(
@@ -72,27 +75,32 @@ class Keepalived(pulumi.ComponentResource):
             )
             for script in ("vrrp-notify", "check-haproxy")
         ]
+        config = machine.file(
+            f"{name}-config",
+            "/etc/keepalived/keepalived.conf",
+            args.configuration,
+            mode="0600",
+            validate=args.build.prefix.apply(lambda prefix: render("keepalived/validate.sh.j2", prefix=prefix)),
+            apply="systemctl is-active --quiet keepalived || exit 0; systemctl reload keepalived",
+            gate="systemctl is-enabled -q keepalived || exit 0; sleep 1; systemctl is-active -q keepalived",
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[*scripts, *args.claim.files]),
+        )
         unit_content = verbatim("keepalived/keepalived.service")
         unit = machine.file(
             f"{name}-unit",
             "/etc/systemd/system/keepalived.service",
             unit_content,
             apply="systemctl daemon-reload",
-            opts=child,
-        )
-        config = machine.file(
-            f"{name}-config",
-            "/etc/keepalived/keepalived.conf",
-            pulumi.Output.secret(args.configuration),
-            mode="0600",
-            validate=args.build.prefix.apply(lambda prefix: render("keepalived/validate.sh.j2", prefix=prefix)),
-            apply="systemctl is-active --quiet keepalived || exit 0; systemctl reload keepalived",
-            gate="systemctl is-enabled -q keepalived || exit 0; sleep 1; systemctl is-active -q keepalived",
-            opts=pulumi.ResourceOptions(parent=self, depends_on=scripts),
+            # The unit's watchdog waits for the sign of life that the configuration asks for.
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[config]),
         )
         self.running = machine.run(
             f"{name}-start",
-            args.build.prefix.apply(lambda prefix: render("keepalived/start.sh.j2", prefix=prefix)),
+            args.build.prefix.apply(
+                lambda prefix: render(
+                    "keepalived/start.sh.j2", prefix=prefix, seconds=math.ceil(args.startup_delay) + 60
+                )
+            ),
             triggers=[hashlib.sha256(unit_content.encode()).hexdigest()],
             opts=pulumi.ResourceOptions(
                 parent=self, depends_on=[unit, config, args.haproxy.running, args.claim.probed]

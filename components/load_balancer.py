@@ -13,7 +13,7 @@ from components.keepalived import Keepalived, KeepalivedArgs
 from components.machine import Machine
 from components.source_build import SourceBuild, SourceBuildArgs
 from components.virtual_ip import VirtualIp
-from settings import topology
+from settings import services, topology
 from settings.base import SourceArchive
 
 
@@ -24,11 +24,11 @@ class LoadBalancerArgs:
     subnet_id: pulumi.Input[str]
     virtual_ip: VirtualIp
     vip: topology.VirtualIp
-    #: The machine's place among the load balancers by VRRP priority, from 0.
-    rank: int
+    #: The interfaces of the load balancers of higher priority.
+    better: Sequence[Interface]
     haproxy: SourceArchive
     haproxy_cfg: pulumi.Input[str]
-    keepalived: SourceArchive
+    keepalived: services.Keepalived
     keepalived_conf: pulumi.Input[str]
     #: What has to work before anything that runs here is changed: the databases, the load balancer before this one.
     after: Sequence[pulumi.Resource] = ()
@@ -57,12 +57,14 @@ class LoadBalancer(pulumi.ComponentResource):
         )
         claim = Claim(
             f"{name}-vip",
-            ClaimArgs(machine, args.interface, args.subnet_id, args.virtual_ip, args.vip, args.rank),
+            ClaimArgs(machine, args.interface, args.subnet_id, args.virtual_ip, args.vip, args.better),
             child,
         )
         self.running = Keepalived(
             f"{name}-keepalived",
-            KeepalivedArgs(machine, keepalived_build, args.keepalived_conf, running, claim),
+            KeepalivedArgs(
+                machine, keepalived_build, args.keepalived_conf, running, claim, args.keepalived.startup_delay
+            ),
             pulumi.ResourceOptions(parent=self, depends_on=list(args.after)),
         ).running
         self.register_outputs({})

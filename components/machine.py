@@ -12,7 +12,7 @@ from pulumi_command import remote
 from components.config_file import ConfigFile, install_command
 from components.interface import Interface
 from components.remote import run
-from components.template import programs, render
+from components.template import programs, render, verbatim
 from constants import LIBRARY
 from settings.topology import Instances
 
@@ -61,8 +61,11 @@ class Machine(pulumi.ComponentResource):
             root_block_device=aws.ec2.InstanceRootBlockDeviceArgs(
                 encrypted=True, volume_size=args.instances.volume_gib, volume_type="gp3", delete_on_termination=True
             ),
-            # A newer image or key is for new machines; it must not replace the running ones.
-            opts=pulumi.ResourceOptions(parent=self, ignore_changes=["ami", "keyName"], delete_before_replace=True),
+            user_data=f"#cloud-boothook\n{verbatim('machine/own-addresses')}",
+            # A newer image, key or user data is for new machines; it must not replace or stop the running ones.
+            opts=pulumi.ResourceOptions(
+                parent=self, ignore_changes=["ami", "keyName", "userData"], delete_before_replace=True
+            ),
         )
         self.instance_id = self._instance.id
 
@@ -80,8 +83,9 @@ class Machine(pulumi.ComponentResource):
         self._tools = run(
             f"{name}-tools",
             self._connection,
-            f"base64 --decode | tar --extract --directory={LIBRARY} --no-same-owner",
-            stdin=programs("machine/install-file", "machine/install-packages"),
+            # own-addresses is the machine's user data, too; this is for machines that are older than it.
+            render("machine/tools.sh.j2", library=LIBRARY) + f"{LIBRARY}/own-addresses\n",
+            stdin=programs("machine/install-file", "machine/install-packages", "machine/own-addresses"),
             triggers=[self.instance_id],
             opts=pulumi.ResourceOptions(parent=self, deleted_with=self._instance),
         )
@@ -102,9 +106,10 @@ class Machine(pulumi.ComponentResource):
         """Run ``script`` with bash as root, and again when it, ``stdin``, a trigger or the machine has changed.
 
         Every script is therefore idempotent. There is no delete command: what was done goes with the machine.
-        ``stdin`` is for secrets and file contents: it is a secret in state, and the output of a command that reads it
-        is not logged. ``timeout`` is a duration as Go writes it, e.g. 10m. Without ``shell`` the script is one command
-        line, which sudo runs. ``outlives_machine`` is for an effect that is not on this machine alone, such as the
+        ``stdin`` is for secrets and file contents; what is a secret has to come as one (``pulumi.Output.secret``), and
+        stays one in previews and in state. The output of a command that reads it is not logged. ``timeout`` is a
+        duration as Go writes it, e.g. 10m. Without ``shell`` the script is one command line, which sudo runs.
+        ``outlives_machine`` is for an effect that is not on this machine alone, such as the
         cluster's data: a new machine is then no trigger, only its connection a change, which ``opts`` can ignore.
         """
         own = [] if outlives_machine else [self.instance_id]

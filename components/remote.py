@@ -28,8 +28,9 @@ def run(
         name,
         connection=connection,
         create=pulumi.Output.from_input(script).apply(as_root if shell else "sudo -n {}".format),
-        stdin=None if stdin is None else pulumi.Output.secret(stdin),
+        stdin=stdin,
         triggers=list(triggers),
+        # Whatever reads a file or a password might repeat it.
         logging=remote.Logging.NONE if stdin is not None else remote.Logging.STDERR,
         add_previous_output_in_env=False,
         opts=pulumi.ResourceOptions.merge(

@@ -1,9 +1,6 @@
 """Templates, the quoting that each kind of file needs, and files that go to machines as they stand."""
 
-import base64
-import io
 import shlex
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +52,8 @@ def verbatim(file: str) -> str:
 
 
 def programs(*files: str) -> str:
-    """Programs of ``files/``, without their folders, as a tar archive in base64: equal text for equal programs."""
-    content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-        for file in files:
-            program = (FILES / file).read_bytes()
-            entry = tarfile.TarInfo(Path(file).name)
-            entry.mode, entry.size = 0o755, len(program)
-            archive.addfile(entry, io.BytesIO(program))
-    return base64.b64encode(content.getvalue()).decode()
+    """Programs of ``files/`` as one text, for templates/machine/tools.sh.j2: each after a line that has its name.
+
+    As text, so that a preview shows which lines of a program change.
+    """
+    return "".join(f"==> {Path(file).name} <==\n{verbatim(file)}" for file in files)

@@ -14,8 +14,10 @@ from components.interface import Interface
 class VirtualIpArgs:
     address: str
     subnet_id: pulumi.Input[str]
-    #: The load balancers' interfaces; the first one was created with the address.
+    #: The load balancers' interfaces.
     interfaces: Sequence[Interface]
+    #: ARN of an IAM policy.
+    permissions_boundary: str | None = None
 
 
 class VirtualIp(pulumi.ComponentResource):
@@ -39,6 +41,7 @@ class VirtualIp(pulumi.ComponentResource):
         role = aws.iam.Role(
             f"{name}-role",
             description="Load balancers: claim the virtual IP",
+            permissions_boundary=args.permissions_boundary,
             assume_role_policy=json.dumps(
                 {
                     "Version": "2012-10-17",

@@ -57,6 +57,32 @@ def outage(attempts: Iterable[Attempt], kind: str, fault: float) -> Outage:
 
 
 @dataclass(frozen=True)
+class Parts:
+    """Where the time between a fault and the first answer went, in seconds; each part begins where the one before ends.
+
+    ``detection``: until VRRP has a new master. ``call``: until the EC2 API has moved the VIP. ``effect``: until the
+    network delivers to the new master. ``answer``: until a client got an answer.
+    """
+
+    detection: float
+    call: float
+    effect: float
+    answer: float
+
+    @property
+    def total(self) -> float:
+        return self.detection + self.call + self.effect + self.answer
+
+
+def parts(attempts: Iterable[Attempt], fault: float, master: float, answered: float, in_force: float) -> Parts:
+    """All moments by CLOCK_MONOTONIC. Raises ValueError if the client had no success after the effect."""
+    first = min((a.end for a in attempts if a.error is None and a.end > in_force), default=None)
+    if first is None:
+        raise ValueError("nothing succeeded after the VIP had moved")
+    return Parts(master - fault, answered - master, in_force - answered, first - in_force)
+
+
+@dataclass(frozen=True)
 class Ledger:
     """Every write, by what its client was told and what the database has.
 

@@ -14,13 +14,14 @@ from typing import Any
 
 import pymysql
 
-from drills.analysis import Attempt, Ledger, Outage, ledger, outage
+from drills.analysis import Attempt, Ledger, Outage, Parts, ledger, outage, parts
 from drills.faults import Fault
 from drills.probe import TABLE, ProbeSettings
 from drills.stack import Stack
 from localregion.client import Region, wait_until
 
 CLIENT = "drill"
+_MASTER = "VRRP state: master"  # what files/keepalived/vrrp-notify logs
 Say = Callable[[str], None]
 
 
@@ -34,6 +35,7 @@ class Result:
     ledger: Ledger
     events: list[tuple[float, str]]  # seconds after the fault, what
     rejoined: float
+    parts: Parts | None  # None: the VIP has not moved
     attempts: list[Attempt] = field(repr=False, default_factory=list)
 
     def summary(self) -> dict[str, Any]:
@@ -127,11 +129,18 @@ def drill(region: Region, stack: Stack, fault: Fault, say: Say, *, settle: float
             say(f"the client carries on; {moved_to} holds the VIP")
             client.stop()
             events = _events(region, stack, moved_to, moment)
+            move = _move(region, stack, moved_to, moment)
         finally:
             fault.heal(region, instance)
     finally:
         client.stop()
     attempts = list(client.attempts)
+    found = None
+    masters = [moment + at for at, what in events if _MASTER in what]
+    if move and masters:
+        answered, in_force = move
+        found = parts(attempts, moment, masters[0], answered, in_force)
+        events = sorted([*events, (in_force - moment, f"network: packets for {stack.vip} go to {moved_to}")])
     rejoined = stack.wait_whole(region)
     say(f"{holder} is back and whole after {rejoined:.1f} s; {stack.holder(region)} holds the VIP")
     present = _sql(region, stack, f"SELECT n FROM {TABLE} WHERE run = '{run}'")  # noqa: S608
@@ -144,6 +153,7 @@ def drill(region: Region, stack: Stack, fault: Fault, say: Say, *, settle: float
         ledger=ledger(attempts, (int(row) for row in present)),
         events=events,
         rejoined=rejoined,
+        parts=found,
         attempts=attempts,
     )
     _sql(region, stack, f"DELETE FROM {TABLE} WHERE run = '{run}'")  # noqa: S608
@@ -164,6 +174,14 @@ def _sql(region: Region, stack: Stack, statement: str) -> list[str]:
             return done.stdout.split()
         errors.append(done.stderr.strip())
     raise pymysql.MySQLError("; ".join(errors))
+
+
+def _move(region: Region, stack: Stack, to: str, moment: float) -> tuple[float, float] | None:
+    """When the API had moved the VIP to this machine, and when that was in force; None if it has not."""
+    for move in region.moves(moment):
+        if move["address"] == stack.vip and move["eni"] == stack.machine(to)["eniId"]:
+            return move["answered"], move["in_force"]
+    return None
 
 
 def _events(region: Region, stack: Stack, machine: str, moment: float) -> list[tuple[float, str]]:

@@ -1,9 +1,9 @@
-"""The region's one endpoint: faults, then authentication, then authorisation, then moto."""
+"""The region's one endpoint: authentication, then faults, then authorisation, then moto."""
 
 import io
 import json
+import logging
 import random
-import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -14,9 +14,11 @@ from werkzeug import Request as HttpRequest
 from werkzeug import Response
 
 from localregion.auth import Credentials, Denied, Request, allowed, authenticate
-from localregion.ec2 import ACCOUNT, backend
+from localregion.ec2 import ACCOUNT, LOCK, backend
+from localregion.effects import EFFECT_DELAY_MS
 from localregion.imds import Keyring
 
+log = logging.getLogger("localregion")
 _READS = ("Describe", "Get", "List", "Lookup")
 #: Request parameters that name the resource an EC2 action is about (Service Authorization Reference, Amazon EC2).
 _RESOURCES = {
@@ -32,30 +34,58 @@ _RESOURCES = {
 
 @dataclass
 class ApiFaults:
-    """What is wrong with the API at the moment. ``actions`` None means all; ``roles_only`` spares the administrator."""
+    """What is wrong with the API at the moment.
+
+    Rates are probabilities. ``actions`` None means all; ``roles_only`` spares the administrator; after ``times``
+    requests that it has struck (None: no end) it is over.
+    """
 
     latency_ms: float = 0
     jitter_ms: float = 0
     error_rate: float = 0
     throttle_rate: float = 0
+    #: The connection is reset before the call takes effect.
+    reset_rate: float = 0
+    #: The call takes effect, and the connection is closed without an answer.
+    lost_rate: float = 0
     hang: bool = False
-    effect_delay_ms: float = 0
+    effect_delay_ms: float = EFFECT_DELAY_MS
     actions: list[str] | None = None
     roles_only: bool = False
+    times: int | None = None
 
     def strike(self, action: str, service: str, caller: Credentials) -> None:
-        if (self.actions and action not in self.actions) or (self.roles_only and caller.role is None):
+        """Before the call takes effect. Raises Denied, or ConnectionError for no answer at all."""
+        if not self._concerns(action, caller):
             return
-        if self.hang:
+        if self.hang and self._strikes(1):
             time.sleep(120)
             raise Denied(500, "InternalError", "An internal error has occurred")
         time.sleep((self.latency_ms + random.uniform(0, self.jitter_ms)) / 1000)  # noqa: S311
-        if random.random() < self.throttle_rate:  # noqa: S311
+        if self._strikes(self.reset_rate):
+            raise ConnectionResetError
+        if self._strikes(self.throttle_rate):
             if service == "ec2":
                 raise Denied(503, "RequestLimitExceeded", "Request limit exceeded.")
             raise Denied(400, "Throttling", "Rate exceeded")
-        if random.random() < self.error_rate:  # noqa: S311
+        if self._strikes(self.error_rate):
             raise Denied(500, "InternalError", "An internal error has occurred")
+
+    def lose(self, action: str, caller: Credentials) -> None:
+        """After the call took effect. Raises ConnectionError if its answer is lost."""
+        if self._concerns(action, caller) and self._strikes(self.lost_rate):
+            raise ConnectionAbortedError
+
+    def _concerns(self, action: str, caller: Credentials) -> bool:
+        return (not self.actions or action in self.actions) and not (self.roles_only and caller.role is None)
+
+    def _strikes(self, rate: float) -> bool:
+        with LOCK:
+            if random.random() >= rate or self.times == 0:  # noqa: S311
+                return False
+            if self.times:
+                self.times -= 1
+            return True
 
 
 @dataclass
@@ -66,12 +96,15 @@ class Api:
     keyring: Keyring
     changed: Callable[[], None]
     faults: ApiFaults = field(default_factory=ApiFaults)
+    #: What was called: the role (None: the administrator), the SDK, the action as IAM names it.
+    calls: set[tuple[str | None, str, str]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
         self._moto = DomainDispatcherApplication(create_backend_app)
-        self.lock = threading.RLock()
+        self.lock = LOCK
+        self._answered: dict[tuple[str, str, str], tuple[dict[str, str], Response]] = {}
         for service in ("ec2", "iam", "sts", "ssm"):  # importing them takes longer than a failover
             self._moto.app_instances[service] = create_backend_app(service)
 
@@ -89,10 +122,12 @@ class Api:
         try:
             caller, region, service = authenticate(request, self.keyring)
             action = _action(request)
+            self.calls.add((caller.role, _sdk(request), f"{service}:{action}"))
             self.faults.strike(action, service, caller)
             if service == "ec2" and region != self.region:
                 raise Denied(401, "AuthFailure", f"This is the region {self.region}; the request is for {region}")
-            self._authorize(caller, service, action, request)
+            with self.lock:
+                self._authorize(caller, service, action, request)
         except Denied as denied:
             return _error(denied, service)(environ, start_response)
         if (service, action) == ("sts", "GetCallerIdentity"):
@@ -100,10 +135,41 @@ class Api:
         environ["wsgi.input"] = io.BytesIO(body)
         environ["CONTENT_LENGTH"] = str(len(body))
         with self.lock:
-            answer = Response.from_app(self._moto.get_application(environ), environ, buffered=True)
-        if service == "ec2" and not action.startswith(_READS) and answer.status_code < 400:
-            self.changed()
+            try:
+                answer = self._once(request, caller, action, environ)
+            except Denied as denied:
+                return _error(denied, service)(environ, start_response)
+            if service == "ec2" and not action.startswith(_READS) and answer.status_code < 400:
+                self._follow(action)
+        if answer.status_code < 400:
+            self.faults.lose(action, caller)
         return answer(environ, start_response)
+
+    def _once(self, request: Request, caller: Credentials, action: str, environ: dict[str, Any]) -> Response:
+        """moto's answer; to a request with the ClientToken of an earlier one that one's, which moto does not know of.
+
+        Source: EC2 API Reference, "Ensuring idempotency". Raises Denied.
+        """
+        parameters = request.parameters
+        key = (caller.arn(ACCOUNT), action, parameters.get("ClientToken", ""))
+        if key in self._answered:
+            before, answer = self._answered[key]
+            if before != parameters:
+                message = f"The client token '{key[2]}' was used before, with other parameters."
+                raise Denied(400, "IdempotentParameterMismatch", message)
+            return answer
+        answer = Response.from_app(self._moto.get_application(environ), environ, buffered=True)
+        if key[2] and answer.status_code < 400:
+            self._answered[key] = (parameters, answer)
+        return answer
+
+    def _follow(self, action: str) -> None:
+        """The call has taken effect, so its answer goes out whatever becomes of the network: an error in its place
+        would have the caller repeat it."""
+        try:
+            self.changed()
+        except Exception:
+            log.exception("the network does not follow %s", action)
 
     def _authorize(self, caller: Credentials, service: str, action: str, request: Request) -> None:
         if caller.role is None:
@@ -113,7 +179,13 @@ class Api:
         role = next((r for r in iam_backends[ACCOUNT]["aws"].roles.values() if r.name == caller.role), None)
         documents = [] if role is None else list(role.policies.values())
         for policy in role.managed_policies.values() if role else ():
-            documents.append(policy.document)
+            documents.append(_in_force(policy))
+        principal = {f"aws:PrincipalTag/{tag['Key']}": tag["Value"] for tag in role.tags} if role else {}
+        # What a boundary does not allow is denied, whatever the role's own policies say.
+        bounds = {"identity-based policy": documents}
+        if role and role.permissions_boundary_arn:
+            boundary = iam_backends[ACCOUNT]["aws"].managed_policies.get(role.permissions_boundary_arn)
+            bounds["permissions boundary"] = [_in_force(boundary)] if boundary else []
         parameters = request.parameters
         resources = ["*"]
         if service == "ec2" and not action.startswith(_READS):
@@ -124,10 +196,13 @@ class Api:
             ]
             resources = named or ["*"]
         for resource in resources:
-            if not allowed(documents, f"{service}:{action}", resource, self._context(resource)):
+            context = {**self._context(resource), **principal}
+            for bound, policies in bounds.items():
+                if allowed(policies, f"{service}:{action}", resource, context):
+                    continue
                 message = (
                     f"User: {caller.arn(ACCOUNT)} is not authorized to perform: {service}:{action} on resource: "
-                    f"{resource} because no identity-based policy allows the {service}:{action} action"
+                    f"{resource} because no {bound} allows the {service}:{action} action"
                 )
                 if service == "ec2":
                     message = f"You are not authorized to perform this operation. {message}"
@@ -151,6 +226,17 @@ class Api:
                 "ec2:AvailabilityZone": eni.subnet.availability_zone,
             }
         return context
+
+
+def _in_force(policy: Any) -> str:
+    """The document of a managed policy's default version."""
+    return str(next(version.document for version in policy.versions if version.is_default))
+
+
+def _sdk(request: Request) -> str:
+    """By its user agent: Boto3 of Python's programs, aws-sdk-go-v2 of Pulumi's provider."""
+    agent = request.headers.get("user-agent", "")
+    return next((sdk for sdk in ("Boto3", "aws-sdk-go-v2") if sdk in agent), agent.partition("/")[0])
 
 
 def _action(request: Request) -> str:

@@ -193,6 +193,7 @@ def _condition(operator: str, key: str, values: list[str], context: Mapping[str,
     negated = "Not" in operator
     if have is None:
         return if_exists or negated
+    values = [filled for value in values if (filled := _filled(str(value), context)) is not None]
     tests: dict[str, Callable[[str], bool]] = {
         "StringEquals": lambda value: have == value,
         "StringEqualsIgnoreCase": lambda value: have.lower() == value.lower(),
@@ -206,6 +207,17 @@ def _condition(operator: str, key: str, values: list[str], context: Mapping[str,
         return False
     found = any(test(value) for value in values)
     return found != negated
+
+
+def _filled(value: str, context: Mapping[str, str]) -> str | None:
+    """A condition's value with its policy variables; None if one of them has no value, which matches nothing.
+
+    Source: IAM User Guide, "IAM policy elements: Variables and tags".
+    """
+    try:
+        return re.sub(r"\$\{([^}]+)\}", lambda match: context[match[1]], value)
+    except KeyError:
+        return None
 
 
 def _like(pattern: str, value: str) -> bool:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from localregion.client import Region, RegionError
+from localregion.effects import EFFECT_DELAY_MS
 
 app = typer.Typer(no_args_is_help=True, help="An AWS region in one machine.", add_completion=False)
 fault = typer.Typer(no_args_is_help=True, help="Break something while it runs.")
@@ -30,9 +31,13 @@ def main(name: Annotated[str, typer.Option(help="Which region; several can run b
 
 
 @app.command()
-def start() -> None:
+def start(
+    attached: Annotated[
+        bool, typer.Option("--attached", help="Attach this machine to every VPC, as it is made")
+    ] = False,
+) -> None:
     """Start the region; does nothing if it runs."""
-    _region.start(console.print)
+    _region.start(console.print, attached=attached)
     status = _region.status()
     console.print(f"local region '{_region.name}': {status['endpoint']} ({status['region']})")
 
@@ -67,6 +72,15 @@ def ps() -> None:
     Console(width=_UNCUT).print(table)
 
 
+@app.command("calls")
+def list_calls() -> None:
+    """What was asked of the API since the region's start: by whom, through which SDK, which action of IAM."""
+    table = Table("role", "SDK", "action")
+    for call in _region.calls():
+        table.add_row(call["role"] or "administrator", call["sdk"], call["action"])
+    Console(width=_UNCUT).print(table)
+
+
 @app.command("exec", context_settings={"ignore_unknown_options": True})
 def execute(
     target: Annotated[str, typer.Argument(help="NAME or STACK/NAME of a machine, its id or address, or a test host")],
@@ -80,6 +94,26 @@ def execute(
 def host(name: str, address: str) -> None:
     """Add a test host with an address of its own."""
     _region.add_host(name, address)
+
+
+Vpc = Annotated[str | None, typer.Argument(help="VPC id, or the stack that it belongs to; the only one if left out")]
+Source = Annotated[
+    str | None, typer.Option("--from", metavar="CIDR", help="A network outside, instead of this machine")
+]
+
+
+@app.command()
+def attach(vpc: Vpc = None, source: Source = None) -> None:
+    """Attach this machine to a VPC, as an administrator's VPN does: its private addresses can be used from here."""
+    vpc_id, cidr, network = _region.attach(vpc, source=source)
+    console.print(f"{network} is attached to {vpc_id} ({cidr})")
+
+
+@app.command()
+def detach(vpc: Vpc = None, source: Source = None) -> None:
+    """End an attachment."""
+    vpc_id, cidr, network = _region.detach(vpc, source=source)
+    console.print(f"{network} is no longer attached to {vpc_id} ({cidr})")
 
 
 @app.command("console")
@@ -130,10 +164,13 @@ def api(
     jitter_ms: float = 0,
     error_rate: float = 0,
     throttle_rate: float = 0,
+    reset_rate: Annotated[float, typer.Option(help="Reset the connection before the call takes effect")] = 0,
+    lost_rate: Annotated[float, typer.Option(help="Give no answer after the call took effect")] = 0,
     hang: bool = False,
-    effect_delay_ms: float = 0,
+    effect_delay_ms: float = EFFECT_DELAY_MS,
     action: Annotated[list[str] | None, typer.Option(help="Only these actions")] = None,
     roles_only: bool = False,
+    times: Annotated[int | None, typer.Option(help="End after so many requests that it struck")] = None,
 ) -> None:
     """What is wrong with the API; what is left out is right again."""
     faults: dict[str, Any] = {
@@ -141,10 +178,13 @@ def api(
         "jitter_ms": jitter_ms,
         "error_rate": error_rate,
         "throttle_rate": throttle_rate,
+        "reset_rate": reset_rate,
+        "lost_rate": lost_rate,
         "hang": hang,
         "effect_delay_ms": effect_delay_ms,
         "actions": action,
         "roles_only": roles_only,
+        "times": times,
     }
     print(json.dumps(_region.api(**faults)))
 

@@ -35,20 +35,22 @@ class Region:
 
     # -- start and stop -------------------------------------------------------------------------------------
 
-    def start(self, say: Callable[[str], None] = print) -> None:
-        """Start the region unless it runs. What a killed run or a reboot has left is removed first."""
+    def start(self, say: Callable[[str], None] = print, *, attached: bool = False) -> None:
+        """Start the region unless it runs. What a killed run or a reboot has left is removed first.
+
+        ``attached``: this machine is attached to every VPC as it is made.
+        """
         if os.geteuid() != 0:
             raise RegionError("the local region makes network namespaces and mounts: run it as root")
         if self.running():
             return
-        image.install_host_packages(say)
         image.ensure(say)
         self._sweep()
         self._state.mkdir(parents=True, mode=0o700)
         raise_limits(self._state.parent)
         with (self._state / "log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "localregion.daemon", self.name],
+                [sys.executable, "-m", "localregion.daemon", self.name, *(["--attached"] if attached else [])],
                 cwd=Path(__file__).parents[1],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -94,7 +96,7 @@ class Region:
             kill(pid, signal.SIGKILL)
             wait_until(lambda: self._pid() is None, "end of the region's process", 10)
         network = Network(self.name, self._state)
-        Machines(self.name, self._state, Path("/nonexistent"), network, ccache=Path("/nonexistent")).down()
+        Machines(self.name, self._state, lambda _: Path("/nonexistent"), network, ccache=Path("/nonexistent")).down()
         network.down()
         shutil.rmtree(self._state, ignore_errors=True)
         shutil.rmtree(self._control.parent, ignore_errors=True)
@@ -134,6 +136,10 @@ class Region:
         """Every instance that is not terminated: id, name, stack, state, powered, address, addresses, eni."""
         return list(self._call("ps"))
 
+    def calls(self) -> list[dict[str, Any]]:
+        """What the region's API was asked for since its start, each once: role (None: administrator), sdk, action."""
+        return list(self._call("calls"))
+
     def console(self, machine: str) -> str:
         return str(self._call("console", target=machine))
 
@@ -166,6 +172,27 @@ class Region:
     def remove_host(self, name: str) -> None:
         self._call("remove_host", name=name)
 
+    def attach(self, vpc: str | None = None, *, source: str | None = None) -> list[str]:
+        """Let this machine, or the network ``source`` outside, and a VPC use each other's private addresses: it plays
+        the VPN or peering of an administrator. ``vpc`` is an id or a stack's name; the only one if left out.
+
+        Returns the VPC's id and range, and the network. Raises RegionError if the range is in use.
+        """
+        return list(self._call("attach", vpc=vpc, source=source))
+
+    def detach(self, vpc: str | None = None, *, source: str | None = None) -> list[str]:
+        """End an attachment."""
+        return list(self._call("detach", vpc=vpc, source=source))
+
+    def moves(self, since: float) -> list[dict[str, Any]]:
+        """Addresses that the API has put on another interface from ``since`` (CLOCK_MONOTONIC, seconds) on: address,
+        eni, the moment when the call was answered, and the moment when the change was in_force (None: not yet)."""
+        return list(self._call("moves", since=since))
+
+    def settle(self) -> None:
+        """Wait until the network is as the API describes it at this moment."""
+        self._call("settle")
+
     # -- faults ---------------------------------------------------------------------------------------------
 
     def power_cut(self, machine: str) -> float:
@@ -192,8 +219,9 @@ class Region:
         self._call("undrop", fault=fault)
 
     def api(self, **faults: Any) -> dict[str, Any]:
-        """Set what is wrong with the API: latency_ms, jitter_ms, error_rate, throttle_rate, hang, effect_delay_ms,
-        actions (names, default all), roles_only. What is not given is right again."""
+        """Set what is wrong with the API: latency_ms, jitter_ms, error_rate, throttle_rate, reset_rate, lost_rate,
+        hang, effect_delay_ms, actions (names, default all), roles_only, times. What is not given is right again
+        (effect_delay_ms: as it was)."""
         return dict(self._call("api_faults", **faults))
 
     def imds(self, machine: str, *, down: bool = True) -> None:

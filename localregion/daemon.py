@@ -10,17 +10,18 @@ import time
 import uuid
 from dataclasses import asdict
 from datetime import timedelta
+from ipaddress import IPv4Network
 from typing import Any
 
-from localregion import ec2, image, imds, paths
+from localregion import ec2, image, imds, paths, resolver
 from localregion.api import Api, ApiFaults
 from localregion.auth import Credentials
 from localregion.control import serve_control
 from localregion.effects import Effects
 from localregion.machine import Machines
 from localregion.metadata import MetadataService
-from localregion.model import Layout, MachineSpec
-from localregion.network import METADATA, Drop, Network
+from localregion.model import Layout, MachineSpec, Vpc
+from localregion.network import METADATA, Drop, Network, NetworkError
 from localregion.serving import serve
 from localregion.targets import Target, resolve, stack_of
 
@@ -29,9 +30,14 @@ REGION = os.environ.get("MYCAT_HA_REGION_CODE", "eu-central-1")
 VERBS = (
     "status",
     "ps",
+    "calls",
     "command",
     "add_host",
     "remove_host",
+    "attach",
+    "detach",
+    "moves",
+    "settle",
     "console",
     "power_cut",
     "power_on",
@@ -51,15 +57,16 @@ log = logging.getLogger("localregion")
 class Daemon:
     """The region: its life, what its EC2 needs of it, and the verbs, which take and return plain values."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, attached: bool = False) -> None:
         self.name = name
+        self._attached = attached
         self._state = paths.state(name)
         self._state.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.network = Network(name, self._state)
         self.machines = Machines(
             name,
             self._state,
-            image.ensure(log.info),
+            lambda suite: image.ensure(log.info, suite),
             self.network,
             ccache=image.cache() / "ccache",
             on_exit=self._halted,
@@ -76,8 +83,8 @@ class Daemon:
         ec2.install(self)
         self.api = Api(REGION, self.keyring, self.changed)
         self.ec2 = ec2.backend(REGION)
-        self._metadata = MetadataService(REGION, self.keyring)
-        ec2.publish_image(REGION)
+        self._metadata = MetadataService(REGION, self.keyring, lambda: self.network.layout)
+        ec2.publish_images(REGION)
 
     def run(self) -> None:
         self.machines.down()
@@ -123,20 +130,35 @@ class Daemon:
         vpcs = self.network.vpcs()
         for vpc_id in vpcs - self._served:
             serve(self.network.namespace(vpc_id), METADATA, self._metadata.of_vpc(vpc_id))
+            vpc = next(vpc for vpc in layout.vpcs if vpc.id == vpc_id)
+            resolver.serve(self.network.namespace(vpc_id), vpc.resolver)
             self._served.add(vpc_id)
+            if self._attached:
+                self._attach_new(vpc_id)
         self._served &= vpcs
 
+    def _attach_new(self, vpc_id: str) -> None:
+        try:
+            self.network.attach_network(self._vpc(vpc_id), self._source(None))
+        except NetworkError as error:
+            log.warning("not attached: %s", error)
+
     # -- hypervisor of localregion.ec2 ----------------------------------------------------------------------
+
+    @property
+    def public_range(self) -> IPv4Network:
+        return self.network.public_range
 
     def boot(self, instance_id: str) -> None:
         self._settled()
         self.machines.boot(self._spec(instance_id))
 
     def _spec(self, instance_id: str) -> MachineSpec:
-        layout = ec2.layout(self.ec2)
+        with ec2.LOCK:
+            layout = ec2.layout(self.ec2)
         eni = next(eni for eni in layout.enis if eni.instance_id == instance_id)
         subnet = next(subnet for subnet in layout.subnets if subnet.id == eni.subnet_id)
-        return MachineSpec(instance_id, eni, subnet)
+        return MachineSpec(instance_id, eni, subnet, ec2.suite(self.ec2.get_instance(instance_id).image_id))
 
     def shutdown(self, instance_id: str) -> None:
         self.machines.shutdown(instance_id)
@@ -149,11 +171,12 @@ class Daemon:
 
     def _halted(self, instance_id: str) -> None:
         """The machine has powered itself off; EC2 calls that an instance-initiated shutdown."""
-        instance = self.ec2.get_instance(instance_id)
-        if instance.instance_initiated_shutdown_behavior == "terminate":
-            instance.terminate()
-        else:
-            ec2.set_state(instance, "stopped")
+        with ec2.LOCK:
+            instance = self.ec2.get_instance(instance_id)
+            if instance.instance_initiated_shutdown_behavior == "terminate":
+                instance.terminate()
+            else:
+                ec2.set_state(instance, "stopped")
 
     # -- verbs of the control socket ------------------------------------------------------------------------
 
@@ -163,6 +186,10 @@ class Daemon:
             "region": REGION,
             "endpoint": f"http://{self.network.endpoint}",
             "deployer": str(self.network.deployer),
+            "attachments": [
+                {"vpc": attachment.vpc.id, "cidr": str(attachment.vpc.cidr), "from": str(attachment.source)}
+                for attachment in self.network.attachments
+            ],
             "credentials": str(self._state / "credentials"),
             "machines": self.ps(),
             "hosts": {name: str(host.address) for name, host in self.network.hosts.items()},
@@ -171,7 +198,9 @@ class Daemon:
 
     def ps(self) -> list[dict[str, Any]]:
         found = []
-        for instance in self.ec2.all_instances():
+        with ec2.LOCK:
+            instances = list(self.ec2.all_instances())
+        for instance in instances:
             if instance.state == "terminated":
                 continue
             eni = instance.nics.get(0)
@@ -190,6 +219,11 @@ class Daemon:
             )
         return found
 
+    def calls(self) -> list[dict[str, Any]]:
+        """Each once, whatever became of it."""
+        named = ({"role": role, "sdk": sdk, "action": action} for role, sdk, action in self.api.calls.copy())
+        return sorted(named, key=lambda call: (call["role"] or "", call["sdk"], call["action"]))
+
     def _machine(self, name: str) -> str:
         """The instance id. Raises LookupError."""
         return resolve(name, (Target(m["id"], m["name"], m["stack"], tuple(m["addresses"])) for m in self.ps()))
@@ -206,6 +240,37 @@ class Daemon:
 
     def remove_host(self, name: str) -> None:
         self.network.remove_host(name)
+
+    def attach(self, vpc: str | None, source: str | None) -> list[str]:
+        """Returns the VPC's id and range, and the network that is attached to it now."""
+        self._settled()
+        found, network = self._vpc(vpc), self._source(source)
+        self.network.attach_network(found, network)
+        return [found.id, str(found.cidr), str(network)]
+
+    def detach(self, vpc: str | None, source: str | None) -> list[str]:
+        found, network = self._vpc(vpc), self._source(source)
+        self.network.detach_network(found, network)
+        return [found.id, str(found.cidr), str(network)]
+
+    def _vpc(self, name: str | None) -> Vpc:
+        """By id, or by the stack that it belongs to; the only one there is if not named. Raises NetworkError."""
+        known = {vpc.id: vpc for vpc in self.network.layout.vpcs if vpc.id in self.network.vpcs()}
+        stacks = {vpc_id: stack_of(self.ec2.tags.get(vpc_id, {}).items()) for vpc_id in known}
+        fits = [vpc for vpc_id, vpc in known.items() if name in {None, vpc_id, stacks[vpc_id]}]
+        if len(fits) == 1:
+            return fits[0]
+        there = ", ".join(f"{vpc_id} ({stacks[vpc_id] or known[vpc_id].cidr})" for vpc_id in known) or "none"
+        raise NetworkError(f"which VPC? {f'{name} is none of them' if name else 'name one of them'}: {there}")
+
+    def _source(self, network: str | None) -> IPv4Network:
+        return IPv4Network(network or self.network.deployer)
+
+    def moves(self, since: float) -> list[dict[str, Any]]:
+        return [asdict(move) | {"address": str(move.address)} for move in self._effects.moves(since)]
+
+    def settle(self) -> None:
+        self._settled()
 
     def console(self, target: str) -> str:
         """Of a machine; called with an instance id by the API."""
@@ -270,10 +335,11 @@ class Daemon:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("name", type=paths.check)
-    name = parser.parse_args().name
+    parser.add_argument("--attached", action="store_true")
+    arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    daemon = Daemon(name)
+    daemon = Daemon(arguments.name, attached=arguments.attached)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: daemon.finished.set())
     daemon.run()

@@ -1,4 +1,4 @@
-"""The image of all machines: Debian 12 as its AMI has it, made once with debootstrap."""
+"""The images of all machines: Debian as its AMIs have it, each made once with debootstrap."""
 
 import fcntl
 import hashlib
@@ -12,20 +12,22 @@ from pathlib import Path
 
 from localregion.kernel import run
 
-SUITE = "bookworm"
-#: debootstrap's minimal base and what the Debian AMI has that this project needs. cloud-init is not among it: its
-#: place is taken by first_boot.py, a stand-in that does the part of it that an EC2 instance of this project needs.
+SUITES = ("bookworm", "trixie")
+#: What Debian's EC2 image has (its recipe: minbase and these), but for kernel, boot loader, AWS's tools and what only
+#: serves a person who looks around; and ccache, see below.
 PACKAGES = (
-    "systemd,systemd-sysv,dbus,openssh-server,sudo,python3,python3-yaml,iproute2,iputils-ping,ca-certificates,curl,"
-    "procps,less,kmod,netbase,debian-archive-keyring,apt-utils,ccache"
+    *("apt-utils", "ca-certificates", "cloud-guest-utils", "cloud-init", "curl", "e2fsprogs", "init", "iproute2"),
+    *("iptables", "iputils-ping", "kmod", "less", "libnss-myhostname", "libpam-systemd", "logrotate", "netbase"),
+    *("netplan.io", "openssh-server", "polkitd", "sudo", "systemd-resolved", "udev", "unattended-upgrades", "ccache"),
 )
 HOST_PACKAGES = {
     "debootstrap": "debootstrap",
     "systemd-nspawn": "systemd-container",
     "nft": "nftables",
     "ip": "iproute2",
+    "dnsmasq": "dnsmasq-base",
 }
-_FIRST_BOOT = Path(__file__).with_name("first_boot.py")
+_FILES = Path(__file__).with_name("image_files")
 
 
 def cache() -> Path:
@@ -34,51 +36,68 @@ def cache() -> Path:
 
 
 def key() -> str:
-    recipe = Path(__file__).read_bytes() + _FIRST_BOOT.read_bytes()
-    return hashlib.sha256(recipe).hexdigest()[:16]
+    recipe = hashlib.sha256(Path(__file__).read_bytes())
+    for path in sorted(path for path in _FILES.rglob("*") if path.is_file()):
+        recipe.update(f"{path.relative_to(_FILES)}\n".encode() + path.read_bytes())
+    return recipe.hexdigest()[:16]
 
 
-def ensure(say: Callable[[str], None] = print) -> Path:
-    """The image's directory; made if it is not there (under a minute), under a lock and in one step."""
-    image = cache() / f"image-{SUITE}-{key()}"
+def ensure(say: Callable[[str], None] = print, suite: str = SUITES[0]) -> Path:
+    """The directory of a suite's image; made if it is not there (a minute or two), under a lock and in one step."""
+    install_host_packages(say)
+    image = cache() / f"image-{suite}-{key()}"
     if image.is_dir():
         return image
-    install_host_packages(say)
     cache().mkdir(parents=True, exist_ok=True)
     with (cache() / "image.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a second region that starts meanwhile waits for the first one's image
         if not image.is_dir():
-            _make(image, say)
+            _make(suite, image, say)
     return image
 
 
-def _make(image: Path, say: Callable[[str], None]) -> None:
-    say(f"making the machines' image: Debian {SUITE} (about a minute)")
+def _make(suite: str, image: Path, say: Callable[[str], None]) -> None:
+    say(f"making the machines' image: Debian {suite} (a minute or two)")
     work = Path(tempfile.mkdtemp(prefix=".image-", dir=cache()))
     work.chmod(0o755)
+    log = work.with_suffix(".log")
     try:
-        mirror, sources = debian_sources()
-        log = work.with_suffix(".log")
-        with log.open("wb") as output:
-            done = subprocess.run(
-                ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(work), mirror],
-                stdout=output,
-                stderr=output,
-                stdin=subprocess.DEVNULL,
-                check=False,
-            )
-        if done.returncode:
-            tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-            raise RuntimeError(f"debootstrap failed with {done.returncode}; the end of {log}:\n{tail}")
-        _configure(work, sources)
+        mirror, sources = debian_sources(suite)
+        _logged(log, "debootstrap", "--variant=minbase", suite, str(work), mirror)
+        (work / "etc/apt/sources.list").write_text(sources)
+        _install_packages(work, log)
+        _configure(work)
         log.unlink()
         work.rename(image)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
-    for old in cache().glob(f"image-{SUITE}-*"):
+    for old in cache().glob(f"image-{suite}-*"):
         if old != image and f"lowerdir={old}" not in Path("/proc/mounts").read_text():
             shutil.rmtree(old, ignore_errors=True)
+
+
+def _logged(log: Path, *argv: str) -> None:
+    with log.open("ab") as output:
+        code = subprocess.run(argv, stdout=output, stderr=output, stdin=subprocess.DEVNULL, check=False).returncode
+    if code:
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+        raise RuntimeError(f"{argv[0]} failed with {code}; the end of {log}:\n{tail}")
+
+
+def _install_packages(root: Path, log: Path) -> None:
+    """With the suite's own apt, so that updates and security fixes are in, as in a recent AMI; starts no service."""
+    policy = root / "usr/sbin/policy-rc.d"
+    policy.write_text("#!/bin/sh\nexit 101\n")
+    policy.chmod(0o755)
+    inside = ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", f"--directory={root}", "--console=pipe"]
+    inside += ["--resolv-conf=replace-host", "--setenv=DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet"]
+    _logged(log, *inside, "update")
+    _logged(log, *inside, "--yes", "--no-install-recommends", "dist-upgrade")
+    _logged(log, *inside, "--yes", "--no-install-recommends", "install", *PACKAGES)
+    _logged(log, *inside, "clean")
+    policy.unlink()
+    shutil.rmtree(root / "var/lib/apt/lists")
 
 
 def install_host_packages(say: Callable[[str], None]) -> None:
@@ -96,8 +115,11 @@ def install_host_packages(say: Callable[[str], None]) -> None:
         )
 
 
-def debian_sources() -> tuple[str, str]:
-    """The host's own Debian mirror, and the apt sources for the image: no address is written down here."""
+def debian_sources(suite: str) -> tuple[str, str]:
+    """The host's own Debian mirror, and the apt sources for the image: no address is written down here.
+
+    For a suite that the host does not use, those of the one that it uses, with the other name.
+    """
     entries: list[tuple[str, list[str]]] = []  # (address, suites)
     for path in [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*"))]:
         if not path.is_file():
@@ -112,58 +134,35 @@ def debian_sources() -> tuple[str, str]:
             for line in text.splitlines():
                 if match := re.match(r"deb\s+(?:\[[^\]]*\]\s+)?(\S+)\s+(\S+)", line.strip()):
                     entries.append((match[1], [match[2]]))
-    ours = [(uri.rstrip("/"), [s for s in suites if s.split("-")[0].split("/")[0] == SUITE]) for uri, suites in entries]
-    ours = [(uri, suites) for uri, suites in ours if suites]
-    mirror = next((uri for uri, suites in ours if SUITE in suites), None)
-    if not mirror:
+    own = next((s for s in (suite, *SUITES) if any(s in suites for _, suites in entries)), None)
+    if own is None:
         raise RuntimeError(
-            f"no apt source of this machine has Debian's suite {SUITE}; the local region builds its image from one "
-            "(add it under /etc/apt/sources.list.d)"
+            f"no apt source of this machine has one of Debian's suites {', '.join(SUITES)}; the local region builds "
+            "its image from one (add it under /etc/apt/sources.list.d)"
         )
+    ours = [(uri.rstrip("/"), s) for uri, suites in entries for s in suites if re.match(rf"{own}(?![^-/])", s)]
+    mirror = next(uri for uri, s in ours if s == own)
     keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
-    lines = [f"deb [signed-by={keyring}] {uri} {suite} main" for uri, suites in ours for suite in suites]
+    lines = [f"deb [signed-by={keyring}] {uri} {s.replace(own, suite, 1)} main" for uri, s in ours]
     return mirror, "\n".join(dict.fromkeys(lines)) + "\n"
 
 
-def _configure(root: Path, sources: str) -> None:
-    (root / "etc/apt/sources.list").write_text(sources)
-    # A machine that is thrown away after the test need not wait for the disk after every package.
-    (root / "etc/dpkg/dpkg.cfg.d/unsafe-io").write_text("force-unsafe-io\n")
-    (root / "etc/apt/apt.conf.d/90local").write_text('Acquire::Languages "none";\nAcquire::Retries "5";\n')
+def _configure(root: Path) -> None:
+    shutil.copytree(_FILES, root, dirs_exist_ok=True)
     # A second machine that builds the same source gets the objects from the first: the compiler's names lead to ccache.
     for name in ("cc", "c++", "gcc", "g++"):
         link = root / "usr/local/bin" / name
         link.write_text(f'#!/bin/sh\n[ -x /usr/bin/{name} ] || exit 127\nexec /usr/bin/ccache /usr/bin/{name} "$@"\n')
         link.chmod(0o755)
-    (root / "etc/ccache.conf").write_text(
-        "cache_dir = /var/cache/ccache\nmax_size = 1G\numask = 000\ncompiler_check = content\nhash_dir = false\n"
-    )
-    target = root / "usr/local/lib/first-boot"
-    target.write_bytes(_FIRST_BOOT.read_bytes())
-    target.chmod(0o755)
-    (root / "etc/systemd/system/first-boot.service").write_text(
-        "[Unit]\nDescription=Stand-in for cloud-init: user, key, host name and user data from the metadata service\n"
-        "Before=ssh.service\nAfter=network.target\n\n"
-        "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/usr/local/lib/first-boot\n"
-        "StandardOutput=journal+console\nStandardError=journal+console\n\n"
-        "[Install]\nWantedBy=multi-user.target\n"
-    )
-    run("systemctl", f"--root={root}", "enable", "first-boot.service")
-    # What a container has no use for, and what would wait for the network that the hypervisor has configured already.
-    for unit in (
-        "systemd-networkd.service",
-        "systemd-networkd-wait-online.service",
-        "apt-daily.timer",
-        "apt-daily-upgrade.timer",
-    ):
-        run("systemctl", f"--root={root}", "mask", unit)
-    for host_key in (root / "etc/ssh").glob("ssh_host_*"):
-        host_key.unlink()
-    (root / "etc/machine-id").write_text("")
-    (root / "etc/hostname").unlink(missing_ok=True)
-    (root / "etc/ssh/sshd_config.d/50-cloud.conf").write_text(
-        "PasswordAuthentication no\nPermitRootLogin no\nUseDNS no\nMaxStartups 100\nMaxSessions 100\n"
-    )
-    for leftover in (root / "var/cache/apt/archives").glob("*.deb"):
-        leftover.unlink()
     (root / "var/cache/ccache").mkdir(exist_ok=True)
+    run("systemctl", f"--root={root}", "enable", "systemd-networkd", "systemd-resolved", "local-region-sysfs")
+    for leftover in (*(root / "etc/ssh").glob("ssh_host_*"), root / "etc/hostname", root / "var/lib/dbus/machine-id"):
+        leftover.unlink(missing_ok=True)
+    (root / "etc/machine-id").write_text("")
+    resolver = root / "etc/resolv.conf"
+    resolver.unlink(missing_ok=True)
+    resolver.symlink_to("/run/systemd/resolve/resolv.conf")
+    # The recipe's own changes to sshd's settings; the rest is the package's.
+    sshd = root / "etc/ssh/sshd_config"
+    text = sshd.read_text().replace("#PasswordAuthentication yes", "PasswordAuthentication no")
+    sshd.write_text(f"{text.rstrip()}\nClientAliveInterval 120\n")

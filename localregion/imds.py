@@ -11,8 +11,15 @@ from typing import Any
 from werkzeug import Request, Response
 
 from localregion.auth import Credentials
+from localregion.model import Eni
 
-_ROOTS = ("latest", "2021-07-15", "2021-03-23", "2016-09-02", "2009-04-04")
+#: The versions that there are; all show the newest tree, as software asks for the version that has what it looks for.
+_ROOTS = (
+    *("1.0", "2007-01-19", "2007-03-01", "2007-08-29", "2007-10-10", "2007-12-15", "2008-02-01", "2008-09-01"),
+    *("2009-04-04", "2011-01-01", "2011-05-01", "2012-01-12", "2014-02-25", "2014-11-05", "2015-10-20", "2016-04-19"),
+    *("2016-06-30", "2016-09-02", "2018-03-28", "2018-08-17", "2018-09-24", "2019-10-01", "2020-10-27", "2021-01-03"),
+    *("2021-03-23", "2021-07-15", "2022-09-24", "2024-04-11", "latest"),
+)
 Tree = dict[str, Any]  # path -> text, or a function that gives it
 
 
@@ -33,6 +40,8 @@ class Metadata:
         if owner != instance_id or time.monotonic() > end:
             return Response("", 401, content_type="text/plain")
         root, _, path = request.path.strip("/").partition("/")
+        if not root:
+            return Response("\n".join(_ROOTS), content_type="text/plain")
         if root not in _ROOTS or request.method != "GET":
             return Response("", 404, content_type="text/plain")
         return _look_up(tree(), path)
@@ -60,8 +69,8 @@ class Metadata:
 
 def _look_up(tree: Tree, path: str) -> Response:
     path = path.strip("/")
-    if path in tree:
-        value = tree[path]
+    value = tree.get(path, tree.get(f"{path}/"))
+    if value is not None:
         text = value() if callable(value) else value
         if text is not None:
             return Response(text, content_type="text/plain")
@@ -108,34 +117,56 @@ class Keyring:
 
 
 def tree(
-    instance: Any, region: str, profile: Any | None, credentials: Callable[[str], Credentials], key: str | None
+    instance: Any,
+    in_force: Eni,
+    region: str,
+    profile: Any | None,
+    credentials: Callable[[str], Credentials],
+    key: str | None,
 ) -> Tree:
-    """The paths below ``latest/`` of one instance (a moto instance and its instance profile, if it has one)."""
+    """The paths below ``latest/`` of one instance (a moto instance and its instance profile, if it has one).
+
+    They have what cloud-init's EC2 data source reads (it walks the whole tree), and what programs commonly ask for.
+    ``in_force`` is its interface as the network has it.
+    """
     eni = instance.nics[0]
     mac = eni.mac_address
+    vpc = instance.ec2_backend.get_vpc(eni.vpc_id)
     nic = f"meta-data/network/interfaces/macs/{mac}"
-    addresses = "\n".join(a["PrivateIpAddress"] for a in eni.private_ip_addresses)
+    secondary = sorted(in_force.addresses - {in_force.primary})
     found: Tree = {
         "meta-data/ami-id": instance.image_id,
+        "meta-data/ami-launch-index": "0",
+        "meta-data/ami-manifest-path": "(unknown)",
+        "meta-data/block-device-mapping/ami": "/dev/xvda",
+        "meta-data/block-device-mapping/root": "/dev/xvda",
         "meta-data/hostname": instance.private_dns_name,
         "meta-data/local-hostname": instance.private_dns_name,
+        "meta-data/instance-action": "none",
         "meta-data/instance-id": instance.id,
+        "meta-data/instance-life-cycle": "on-demand",
         "meta-data/instance-type": instance.instance_type,
         "meta-data/local-ipv4": eni.private_ip_address,
         "meta-data/mac": mac,
         "meta-data/placement/availability-zone": eni.subnet.availability_zone,
         "meta-data/placement/region": region,
+        "meta-data/profile": "default-hvm",
         "meta-data/security-groups": "\n".join(sorted(group.name for group in eni.group_set)),
         "meta-data/services/domain": "amazonaws.com",
+        "meta-data/services/partition": "aws",
         f"{nic}/device-number": "0",
         f"{nic}/interface-id": eni.id,
-        f"{nic}/local-ipv4s": addresses,
+        f"{nic}/local-hostname": instance.private_dns_name,
+        f"{nic}/local-ipv4s": "\n".join(map(str, (in_force.primary, *secondary))),
         f"{nic}/mac": mac,
         f"{nic}/owner-id": eni.owner_id,
+        f"{nic}/security-groups": "\n".join(sorted(group.name for group in eni.group_set)),
         f"{nic}/security-group-ids": "\n".join(sorted(group.id for group in eni.group_set)),
         f"{nic}/subnet-id": eni.subnet.id,
         f"{nic}/subnet-ipv4-cidr-block": eni.subnet.cidr_block,
         f"{nic}/vpc-id": eni.vpc_id,
+        f"{nic}/vpc-ipv4-cidr-block": vpc.cidr_block,
+        f"{nic}/vpc-ipv4-cidr-blocks": vpc.cidr_block,
         "dynamic/instance-identity/document": json.dumps(
             {
                 "accountId": instance.owner_id,
@@ -152,7 +183,8 @@ def tree(
         ),
     }
     if key:
-        found |= {"meta-data/public-keys/0/openssh-key": key}
+        # The one list that does not name what is below it: by number, with the key pair's name.
+        found |= {"meta-data/public-keys/": f"0={instance.key_name}", "meta-data/public-keys/0/openssh-key": key}
     if instance.user_data:
         found["user-data"] = (
             instance.user_data.decode() if hasattr(instance.user_data, "decode") else instance.user_data

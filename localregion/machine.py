@@ -7,6 +7,7 @@ import signal
 import subprocess
 import threading
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -36,13 +37,17 @@ class Running:
 
 
 class Machines:
-    """Boots, stops and loses machines. ``on_exit`` is called with the id of one that has halted by itself."""
+    """Boots, stops and loses machines.
+
+    ``image`` gives the directory of a suite's image, and may make it. ``on_exit`` is called with the id of a machine
+    that has halted by itself.
+    """
 
     def __init__(
         self,
         region: str,
         state: Path,
-        image: Path,
+        image: Callable[[str], Path],
         network: Network,
         *,
         ccache: Path,
@@ -64,9 +69,11 @@ class Machines:
         for name in ("root", "upper", "work"):
             (directory / name).mkdir(parents=True, exist_ok=True)
         if not os.path.ismount(root):
-            layers = f"lowerdir={self._image},upperdir={directory / 'upper'},workdir={directory / 'work'}"
+            layers = f"lowerdir={self._image(spec.suite)},upperdir={directory / 'upper'},workdir={directory / 'work'}"
             run("mount", "-t", "overlay", f"mh-{self._region}", "-o", layers, str(root))
-        shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf", follow_symlinks=True)
+        hypervisor = directory / "hypervisor-uuid"
+        if not hypervisor.exists():
+            hypervisor.write_text(f"ec2{str(uuid.uuid4())[3:]}\n")
         namespace = self._network.attach(spec.id, spec.eni, spec.subnet)
         with (directory / "console").open("ab") as console:
             nspawn = subprocess.Popen(
@@ -107,6 +114,8 @@ class Machines:
             "--console=read-only",
             "--capability=CAP_NET_ADMIN,CAP_SYS_NICE,CAP_SYS_RESOURCE",
             f"--bind={self._ccache}:/var/cache/ccache",
+            # By this cloud-init knows that it is on EC2, as on a Xen instance (EC2 User Guide, "Identify instances").
+            f"--bind-ro={root.parent / 'hypervisor-uuid'}:/sys/hypervisor/uuid",
             "--link-journal=no",
         ]
 

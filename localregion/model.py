@@ -32,15 +32,22 @@ class Vpc:
     id: str
     cidr: IPv4Network
 
+    @property
+    def resolver(self) -> IPv4Address:
+        """The name resolver, at the base address plus two, as on AWS."""
+        return self.cidr.network_address + 2
+
 
 @dataclass(frozen=True)
 class Subnet:
     id: str
     vpc_id: str
     cidr: IPv4Network
-    #: Where 0.0.0.0/0 leads by the subnet's route table: ``nat`` (every machine gets out), ``igw`` (only an ENI with
-    #: a public address gets out) or ``None`` (nobody gets out; the region's own services are outside too).
-    default_route: str | None = None
+    #: Its route table has 0.0.0.0/0 to the VPC's internet gateway: who has a public address is on the internet with it.
+    internet: bool = False
+    #: Its route table has 0.0.0.0/0 to a NAT gateway with this public address: everybody gets out, and is seen as that.
+    #: Without either nobody gets out; the region's own services are outside too.
+    nat: IPv4Address | None = None
 
     @property
     def router(self) -> IPv4Address:
@@ -57,7 +64,7 @@ class Eni:
     addresses: frozenset[IPv4Address]  # the primary one included
     groups: tuple[str, ...]
     source_dest_check: bool = True
-    public: bool = False  # has a public address (EIP or assigned): only matters behind an internet gateway
+    public: IPv4Address | None = None  # of the primary address (EIP or assigned); only with an internet gateway
     instance_id: str | None = None  # None: attached to nothing, reachable nowhere
 
 
@@ -78,3 +85,4 @@ class MachineSpec:
     id: str  # i-...
     eni: Eni
     subnet: Subnet
+    suite: str  # Debian's name for what its AMI has, such as bookworm

@@ -22,6 +22,19 @@ def read(directory: Path) -> dict[str, str]:
     return found
 
 
+def health_passwords(directory: Path) -> list[str]:
+    """The passwords of the health checks' user in server.xml; there should be one. Empty if it cannot be read."""
+    try:
+        return _passwords(ET.parse(directory / "server.xml").getroot())
+    except (OSError, ET.ParseError):
+        return []
+
+
+def _passwords(server: ET.Element) -> list[str]:
+    found = server.findall(f"./user[@name='{HEALTH_USER}']/property[@name='password']")
+    return [(password.text or "").strip() for password in found]
+
+
 def problems(directory: Path, health_password: str) -> Iterator[str]:
     """What is wrong with the files, as far as it can be seen without Mycat, as ``mycat.files: FILE: reason``."""
     key = "mycat.files"
@@ -41,7 +54,5 @@ def problems(directory: Path, health_password: str) -> Iterator[str]:
             yield f"{key}: {name}: {error}"
     if "schema.xml" in roots:
         yield from (f"{key}: schema.xml: {problem}" for problem in backends.parse(files["schema.xml"])[1])
-    if "server.xml" in roots:
-        passwords = roots["server.xml"].findall(f"./user[@name='{HEALTH_USER}']/property[@name='password']")
-        if [(password.text or "").strip() for password in passwords] != [health_password]:
-            yield f"{key}: server.xml needs a user {HEALTH_USER} whose password is secrets.{HEALTH_USER}"
+    if "server.xml" in roots and _passwords(roots["server.xml"]) != [health_password]:
+        yield f"{key}: server.xml needs a user {HEALTH_USER} whose password is secrets.{HEALTH_USER}"

@@ -95,8 +95,9 @@ class Statistics(Section):
 class Haproxy(SourceArchive):
     """HAProxy on the machines of role `lb`, built from its source archive."""
 
-    max_connections: Annotated[int, Field(ge=10)] = 4096
-    """Connections of the whole process (`maxconn` in `global`)."""
+    max_connections: Annotated[int, Field(ge=10)] | None = None
+    """Connections of the whole process (`maxconn` in `global`). Default: the recipe's 4096, or what the frontends' own
+    limits add up to if that is more, so that no frontend can take the others' connections."""
     default_max_connections: Annotated[int, Field(ge=10)] = 2000
     """Connections of each frontend (`maxconn` in `defaults`)."""
     retries: Annotated[int, Field(ge=0, le=100)] = 3

@@ -219,5 +219,10 @@ class VirtualIp(Section):
     ec2_endpoint: Url | None = None
     """The EC2 API as the load balancers reach it, for example a VPC interface endpoint. Default: `AWS_ENDPOINT_URL_EC2`
     or `AWS_ENDPOINT_URL` of the deployer, else the region's own."""
+    permissions_boundary: (
+        Annotated[str, StringConstraints(pattern=r"^arn:aws[a-z-]*:iam::\d{12}:policy/[\w+=,.@/-]+$")] | None
+    ) = None
+    """ARN of the IAM policy that bounds what the load balancers' role may do, whatever its own policy says; see
+    `.github/policies/boundary.json`. Default: none."""
     reconcile_interval: Seconds = 15
     """Seconds between checks, on each balancer, that the network and VRRP agree on who holds the address."""

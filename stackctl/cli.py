@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from stackctl import life, listing, sweep, teststack
-from stackctl.project import StackError, console, output
+from stackctl import changes, life, listing, rendering, sweep, teststack
+from stackctl.project import Stack, StackError, console, output
 from toolchain.progress import ToolchainError
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -151,6 +151,33 @@ def sweep_stacks(region_env: RegionEnv = None) -> None:
 def leftovers(stack: StackName, region_env: RegionEnv = None) -> None:
     """List everything in the region that carries the stack's tag (exit code 3 if anything)."""
     raise typer.Exit(life.leftovers(life.pulumi_of(stack, region_env)))
+
+
+@app.command()
+def render(
+    stack: StackName,
+    machine: Annotated[str | None, typer.Argument(metavar="[MACHINE]", help="only this machine's")] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", metavar="DIR", file_okay=False, help="write them to this folder, which is new or empty"),
+    ] = None,
+) -> None:
+    """Show every file of every machine as the stack's settings make it, secrets by name. Connects to nothing."""
+    files = rendering.render(Stack(stack), machine)
+    if to:
+        rendering.write(files, to)
+    else:
+        sys.stdout.write(rendering.text(files))
+
+
+@app.command("changes")
+def rendered_changes(
+    stack: StackName,
+    base: Annotated[Path, typer.Argument(help="what `render --to` wrote for the base of a pull request")],
+    head: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="and for its head")],
+) -> None:
+    """What differs between two folders that `render` has written, as a comment on a pull request (Markdown)."""
+    sys.stdout.write(changes.comment(stack, rendering.read(base) if base.exists() else None, rendering.read(head)))
 
 
 @app.command()

@@ -9,9 +9,6 @@ from dataclasses import dataclass
 
 from stackctl.project import StackError
 
-#: A state backend to share, e.g. s3://BUCKET: `toolchain exec` points Pulumi to the work tree's own state.
-SHARED_BACKEND = "MYCAT_HA_BACKEND_URL"
-
 
 class NotRunningError(StackError):
     """The local region is not running, so nothing that stood in it exists any more."""
@@ -36,8 +33,6 @@ def environment(local_region: str | None = None) -> Environment:
     Raises NotRunningError if there is no such local region.
     """
     variables = dict(os.environ)
-    if shared := variables.get(SHARED_BACKEND):
-        variables["PULUMI_BACKEND_URL"] = shared
     if local_region:
         region = _of_region(local_region)
         # Nothing of the user's own account may win over the region or leak into it.

@@ -16,7 +16,7 @@ from toolchain.paths import ROOT
 #: What a preview depends on, besides the stack's own settings.
 PROGRAM = frozenset(
     {
-        *("__main__.py", "constants.py", "resource_types.py", "Pulumi.yaml", "requirements.lock"),
+        *("__main__.py", "constants.py", "resource_types.py", "Pulumi.yaml", "requirements.txt"),
         *("components", "settings", "templates", "files"),
     }
 )

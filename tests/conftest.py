@@ -18,6 +18,7 @@ from stackctl.pulumi import Pulumi, stack_names
 ROOT = Path(__file__).parents[1]
 REGION = "e2e"
 NAME, NET = "test-check", "192.168.107"
+OFFICE = "10.20.0.0/24"
 Stackctl = Callable[..., str]
 
 
@@ -57,9 +58,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def region() -> Iterator[Region]:
     if "PULUMI_BACKEND_URL" not in os.environ:
         pytest.fail("run the tests behind `python3 -m toolchain exec --`, as `make test` does", pytrace=False)
+    if not os.environ["PULUMI_BACKEND_URL"].startswith("file://"):
+        pytest.fail("unset PULUMI_BACKEND_URL: a shared backend is no place for the tests' stacks", pytrace=False)
     region = Region(REGION)
     region.stop()
-    region.start()
+    region.start(attached=True)
     yield region
     (ROOT / ".local/test-region.log").write_text(region.log())
     region.stop()
@@ -88,6 +91,7 @@ def stack(region: Region, stackctl: Stackctl) -> Iterator[Stack]:
         region.add_host("client", f"{NET}.41")
         region.add_host("office", "10.20.0.10")
         region.add_host("outsider", "10.66.0.10")
+        region.attach(NAME, source="10.66.0.0/24")  # what keeps it out is the firewall
         yield stack
 
 
@@ -97,6 +101,8 @@ def created(name: str, net: str, region: Region, stackctl: Stackctl, *words: str
     forget(name)
     stackctl("create", *create_words(name, net), *words)
     try:
+        region.attach(name)
+        region.attach(name, source=OFFICE)
         yield Stack.read(name)
     finally:
         region.clear_faults()

@@ -160,6 +160,8 @@ class Metadata(_Service):
     asked: list[str] = field(default_factory=list)
     tokens: set[str] = field(default_factory=set)
     mac: str = "02:00:00:00:00:01"
+    #: The interface's addresses, as the machine sees them.
+    addresses: Callable[[], list[str]] = list
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -177,6 +179,8 @@ class Metadata(_Service):
             return Answer(200, token)
         if headers.get("X-aws-ec2-metadata-token") not in self.tokens:
             return Answer(401)
+        if name == f"network/interfaces/macs/{self.mac}/local-ipv4s":
+            return Answer(200, "\n".join(self.addresses()))
         known = {
             "mac": self.mac,
             f"network/interfaces/macs/{self.mac}/interface-id": self.interface,

@@ -7,20 +7,20 @@ the list of service packages, and the list of API clients. What stays follows
 from the Terraform names in aws-bridge/provider/provider.go.
 """
 
-import json
 import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from toolchain import golang, venv
+from toolchain import golang, gomodule, venv
+from toolchain.gomodule import unexpected
 from toolchain.paths import ROOT, digest
 from toolchain.progress import ToolchainError, run, say
 from toolchain.store import entry, obtain
 
 BRIDGE = ROOT / "toolchain" / "aws-bridge"
-FLAGS = ("-trimpath", "-ldflags", f"-s -w -X aws-bridge/provider.version={venv.locked_version('pulumi-aws')}")
+FLAGS = (*gomodule.FLAGS, "-ldflags", f"-s -w -X aws-bridge/provider.version={venv.locked_version('pulumi-aws')}")
 
 MODULE = "github.com/hashicorp/terraform-provider-aws"
 #: What the build needs of the provider's module.
@@ -34,7 +34,7 @@ OWN_CLIENT = "S3"
 
 def build(go: Callable[[], str]) -> Path:
     """The folder with the bridged provider and the schema that it serves from beside itself."""
-    key = digest(BRIDGE, Path(__file__), repr(FLAGS))
+    key = digest(BRIDGE, Path(__file__), Path(gomodule.__file__), repr(FLAGS))
     if not entry("aws", key).is_dir():
         say("aws", "building the Terraform AWS provider behind Pulumi's bridge; the first time takes some minutes")
     return obtain("aws", key, lambda part: _build(part, go()))
@@ -43,12 +43,11 @@ def build(go: Callable[[], str]) -> Path:
 def _build(part: Path, go: str) -> None:
     program = part / "pulumi-resource-aws"
     env = {**golang.environment(go), "GOGC": "400"}
-    listed = run("aws", "fetching the provider's module", [go, "mod", "download", "-json", MODULE], cwd=BRIDGE, env=env)
-    module = Path(json.loads(listed)["Dir"])
+    module = gomodule.download("aws", MODULE, go, BRIDGE, env)
     with tempfile.TemporaryDirectory(prefix=".aws-build-", dir=part.parent) as scratch:
         bridge, provider = Path(scratch) / "bridge", Path(scratch) / "provider"
         shutil.copytree(BRIDGE, bridge)
-        link_tree(module, provider)
+        gomodule.link_tree(module, provider, PARTS)
         kept = reduce(provider, mapped_types((bridge / "provider" / "provider.go").read_text()))
         say("aws", f"of the provider's service packages: {', '.join(sorted(kept))}")
         replace = f"-replace={MODULE}={provider}"
@@ -67,33 +66,12 @@ def mapped_types(source: str) -> set[str]:
     return set(re.findall(r'"(aws_\w+)":', source))
 
 
-def link_tree(module: Path, copy: Path) -> None:
-    """A copy of the needed parts by hard links, which are not to be written through: the originals are Go's cache.
-
-    Folders are made anew, because those in Go's cache are read-only.
-    """
-    for part in PARTS:
-        source = module / part
-        if not source.exists():
-            raise _unexpected(part, "is not there")
-        for file in source.rglob("*") if source.is_dir() else [source]:
-            target = copy / file.relative_to(module)
-            if file.is_dir():
-                target.mkdir(parents=True, exist_ok=True)
-                continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                target.hardlink_to(file)
-            except OSError:  # another file system, or another owner
-                shutil.copyfile(file, target)
-
-
 def reduce(provider: Path, types: Iterable[str]) -> set[str]:
     """Shortens both lists in the copy to what `types` need; the service packages that stay."""
     packages = service_packages(provider, types)
-    _rewrite(provider, PACKAGES_LIST, lambda text: keep_packages(text, packages))
+    gomodule.rewrite(provider, PACKAGES_LIST, lambda text: keep_packages(text, packages))
     clients = {OWN_CLIENT, *called_clients(provider, packages)}
-    _rewrite(provider, CLIENTS_LIST, lambda text: keep_clients(text, clients))
+    gomodule.rewrite(provider, CLIENTS_LIST, lambda text: keep_clients(text, clients))
     return packages
 
 
@@ -107,7 +85,7 @@ def service_packages(provider: Path, types: Iterable[str]) -> set[str]:
             packages.add(file.parent.name)
             missing -= registered
     if missing:
-        raise _unexpected(SERVICES / "*/service_package_gen.go", f"none registers {', '.join(sorted(missing))}")
+        raise unexpected(SERVICES / "*/service_package_gen.go", f"none registers {', '.join(sorted(missing))}")
     return packages
 
 
@@ -135,7 +113,7 @@ def keep_packages(text: str, packages: set[str]) -> str:
     for pattern in (imported, named):
         absent = packages - set(pattern.findall(text))
         if absent:
-            raise _unexpected(PACKAGES_LIST, f"does not name {', '.join(sorted(absent))}")
+            raise unexpected(PACKAGES_LIST, f"does not name {', '.join(sorted(absent))}")
         text = pattern.sub(lambda line: line.group() if line.group(1) in packages else "", text)
     return text
 
@@ -145,26 +123,10 @@ def keep_clients(text: str, clients: set[str]) -> str:
     method = re.compile(r"^func \(c \*AWSClient\) (\w+)Client\(ctx .*?^}\n", re.MULTILINE | re.DOTALL)
     # The names that were found in the packages are not all clients of this list: that one is missing, Go will say.
     if OWN_CLIENT not in method.findall(text):
-        raise _unexpected(CLIENTS_LIST, f"has no {OWN_CLIENT}Client")
+        raise unexpected(CLIENTS_LIST, f"has no {OWN_CLIENT}Client")
     text = method.sub(lambda function: function.group() if function.group(1) in clients else "", text)
     body = text.partition("\n)\n")[2]
     imported = re.compile(r'^\t(?:(\w+) )?"github\.com/aws/aws-sdk-go-v2/service/([\w/]+)"\n', re.MULTILINE)
     return imported.sub(
         lambda line: line.group() if f"*{line.group(1) or line.group(2).rsplit('/')[-1]}.Client" in body else "", text
-    )
-
-
-def _rewrite(provider: Path, name: Path, change: Callable[[str], str]) -> None:
-    file = provider / name
-    if not file.is_file():
-        raise _unexpected(name, "is not there")
-    text = change(file.read_text())
-    file.unlink()  # it may be a hard link into Go's cache
-    file.write_text(text)
-
-
-def _unexpected(name: str | Path, what: str) -> ToolchainError:
-    return ToolchainError(
-        f"aws: the provider's module is not as expected: {name} {what}. "
-        f"Compare {MODULE} in {BRIDGE / 'go.mod'} and the types in {BRIDGE / 'provider' / 'provider.go'} with it"
     )

@@ -21,10 +21,11 @@ def _passphrase() -> str:
 
 
 def environment() -> dict[str, str]:
-    """This process's environment plus the toolchain's."""
+    """This process's environment plus the toolchain's. State is kept in the work tree unless it names a backend."""
     folder = venv.path()
     if not (folder / venv.DONE).exists():
         raise ToolchainError("the Python environment is not there: run `python3 -m toolchain install`")
+    venv.link(folder)
     LOCAL.mkdir(mode=0o700, exist_ok=True)
     for link in BIN.glob("*"):
         if link.is_symlink():  # to a tool in the cache, which removes what is not used
@@ -32,14 +33,15 @@ def environment() -> dict[str, str]:
     state = LOCAL / "state"
     state.mkdir(exist_ok=True)
     variables = dict(os.environ)
-    # Python's own bin comes first: the language host runs the `python` that it finds on PATH.
     variables["PATH"] = os.pathsep.join([str(folder / "bin"), str(BIN), variables.get("PATH", os.defpath)])
     variables["VIRTUAL_ENV"] = str(folder)
     variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), variables.get("PYTHONPATH")]))
     variables["PULUMI_HOME"] = str(plugins.home())
-    variables["PULUMI_BACKEND_URL"] = state.as_uri()
-    variables["PULUMI_CONFIG_PASSPHRASE_FILE"] = _passphrase()
+    # A backend and a passphrase that are set are the user's choice; an empty passphrase is one, an empty address is not.
+    if not variables.get("PULUMI_BACKEND_URL"):
+        variables["PULUMI_BACKEND_URL"] = state.as_uri()
+    if not variables.keys() & {"PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE"}:
+        variables["PULUMI_CONFIG_PASSPHRASE_FILE"] = _passphrase()
     variables["PULUMI_SKIP_UPDATE_CHECK"] = "true"
-    variables.pop("PULUMI_CONFIG_PASSPHRASE", None)  # an inherited one would win over the file
     variables.pop("PYTHONHOME", None)
     return variables

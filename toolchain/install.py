@@ -26,6 +26,7 @@ def install(only: Sequence[str] = (), meanwhile: str | None = None) -> None:
 
     def environment() -> Path:
         folder = venv.install()
+        venv.link(folder)
         say("venv", str(folder))
         return folder
 

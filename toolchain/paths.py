@@ -8,6 +8,8 @@ ROOT = Path(__file__).resolve().parent.parent
 LOCAL = ROOT / ".local"
 BIN = LOCAL / "bin"
 LOCK = ROOT / "requirements.lock"
+#: The virtual environment that Pulumi.yaml names.
+VENV = ROOT / "venv"
 
 
 def cache() -> Path:

@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from toolchain.paths import LOCK, cache, digest
+from toolchain.paths import LOCK, VENV, cache, digest
 from toolchain.progress import ToolchainError, run, say
 from toolchain.store import lock
 
@@ -35,6 +35,19 @@ def install() -> Path:
         _install_packages(folder / "bin" / "python")
         (folder / DONE).touch()
     return folder
+
+
+def link(folder: Path) -> None:
+    """Lets Pulumi.yaml's virtual environment be this one, unless `pulumi install` has made one there."""
+    if VENV.is_symlink() and VENV.readlink() == folder:
+        return
+    if VENV.exists() and not VENV.is_symlink():
+        return
+    with lock("bin"):
+        new = VENV.with_name(f".{VENV.name}.new")
+        new.unlink(missing_ok=True)
+        new.symlink_to(folder)
+        new.rename(VENV)
 
 
 def _install_packages(python: Path) -> None:

@@ -8,12 +8,23 @@ Importing this package does not import moto, because moto reads its environment 
 imported; :func:`install` does.
 """
 
-from localregion.ec2.account import ACCOUNT, backend, set_state
+from localregion.ec2.account import ACCOUNT, LOCK, backend, set_state
 from localregion.ec2.hypervisor import Hypervisor
-from localregion.ec2.images import publish_image, write_amis
+from localregion.ec2.images import publish_images, suite, write_amis
 from localregion.ec2.network_layout import layout
 
-__all__ = ["ACCOUNT", "Hypervisor", "backend", "install", "layout", "publish_image", "set_state", "write_amis"]
+__all__ = [
+    "ACCOUNT",
+    "LOCK",
+    "Hypervisor",
+    "backend",
+    "install",
+    "layout",
+    "publish_images",
+    "set_state",
+    "suite",
+    "write_amis",
+]
 
 
 def install(hypervisor: Hypervisor) -> None:

@@ -1,8 +1,11 @@
 """The one account, and its EC2 in moto."""
 
+import threading
 from typing import Any
 
 ACCOUNT = "123456789012"
+#: Held by whoever changes what moto knows, or reads more than one thing of it: moto itself has no lock.
+LOCK = threading.RLock()
 _STATES = {"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "stopping": 64, "stopped": 80}
 
 

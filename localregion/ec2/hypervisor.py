@@ -1,10 +1,15 @@
-"""What instances need of the machines."""
+"""What the API needs of the machines and their network."""
 
+from ipaddress import IPv4Network
 from typing import Protocol
 
 
 class Hypervisor(Protocol):
     """Every call returns when it has happened."""
+
+    @property
+    def public_range(self) -> IPv4Network:
+        """Where public addresses come from."""
 
     def boot(self, instance_id: str) -> None: ...
     def shutdown(self, instance_id: str) -> None: ...

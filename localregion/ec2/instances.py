@@ -11,7 +11,7 @@ from moto.ec2.models.instances import Instance, InstanceState
 from moto.ec2.responses.general import General
 from moto.ec2.utils import Base64EncodedString
 
-from localregion.ec2.account import set_state
+from localregion.ec2.account import LOCK, set_state
 from localregion.ec2.correction import Correction, refuse
 from localregion.ec2.hypervisor import Hypervisor
 
@@ -81,13 +81,14 @@ def corrections(hypervisor: Hypervisor) -> list[Correction]:
 
         def work() -> None:
             hypervisor.delete(self.id)
-            for eni in interfaces:
-                if eni.instance is self:
-                    self.detach_eni(eni)
-            for eni in doomed:
-                self.ec2_backend.delete_network_interface(eni.id)
-            set_state(self, "terminated")
-            hypervisor.changed()
+            with LOCK:
+                for eni in interfaces:
+                    if eni.instance is self:
+                        self.detach_eni(eni)
+                for eni in doomed:
+                    self.ec2_backend.delete_network_interface(eni.id)
+                set_state(self, "terminated")
+                hypervisor.changed()
 
         _later(work)
         return previous

@@ -1,6 +1,6 @@
 """The network that the API describes, as values that :mod:`localregion.network` understands."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
@@ -10,8 +10,15 @@ from localregion.model import Eni, Layout, Rule, SecurityGroup, Subnet, Vpc
 def layout(ec2: Any) -> Layout:
     """The network as the API describes it at this moment."""
     vpcs = tuple(Vpc(vpc.id, IPv4Network(vpc.cidr_block)) for vpc in ec2.vpcs.values())
+    elastic = {address.eni.id: address.public_ip for address in list(ec2.addresses) if address.eni}
     subnets = tuple(
-        Subnet(subnet.id, subnet.vpc_id, IPv4Network(subnet.cidr_block), _default_route(ec2, subnet))
+        Subnet(
+            subnet.id,
+            subnet.vpc_id,
+            IPv4Network(subnet.cidr_block),
+            internet=_has_internet(ec2, subnet),
+            nat=_nat_address(ec2, subnet, elastic),
+        )
         for zone in ec2.subnets.values()
         for subnet in zone.values()
     )
@@ -24,7 +31,7 @@ def layout(ec2: Any) -> Layout:
             addresses=frozenset(IPv4Address(a["PrivateIpAddress"]) for a in eni.private_ip_addresses),
             groups=tuple(sorted(group.id for group in eni.group_set)),
             source_dest_check=str(eni.source_dest_check).lower() == "true",
-            public=bool(eni.public_ip),
+            public=_public_address(ec2, eni, elastic),
             instance_id=eni.instance.id if eni.instance else None,
         )
         for eni in list(ec2.enis.values())
@@ -51,15 +58,33 @@ def _rules(rules: Any) -> Iterator[Rule]:
             )
 
 
-def _default_route(ec2: Any, subnet: Any) -> str | None:
+def _public_address(ec2: Any, eni: Any, elastic: Mapping[str, str]) -> IPv4Address | None:
+    """An Elastic IP, or one that came with the instance; moto leaves the former on an interface that it has left."""
+    if eni.id in elastic:
+        return IPv4Address(elastic[eni.id])
+    assigned = eni.public_ip and not any(address.public_ip == eni.public_ip for address in list(ec2.addresses))
+    return IPv4Address(eni.public_ip) if assigned else None
+
+
+def _has_internet(ec2: Any, subnet: Any) -> bool:
+    route = _default_route(ec2, subnet)
+    gateway = route.gateway if route else None
+    attached = getattr(gateway, "vpc", None)
+    return attached is not None and attached.id == subnet.vpc_id
+
+
+def _nat_address(ec2: Any, subnet: Any, elastic: Mapping[str, str]) -> IPv4Address | None:
+    """Of the NAT gateway that the subnet's route leads to; it needs a way to the internet itself."""
+    route = _default_route(ec2, subnet)
+    nat = route.nat_gateway if route else None
+    if nat is None or nat.state != "available" or nat._eni.id not in elastic:
+        return None
+    return IPv4Address(elastic[nat._eni.id]) if _has_internet(ec2, nat._eni.subnet) else None
+
+
+def _default_route(ec2: Any, subnet: Any) -> Any | None:
     tables = [table for table in ec2.route_tables.values() if table.vpc_id == subnet.vpc_id]
     own = [table for table in tables if subnet.id in table._associations.values()]
     main = [table for table in tables if table.main_association_id]
-    for table in own or main:
-        for route in table.routes:
-            if route.destination_cidr_block == "0.0.0.0/0":
-                if route.nat_gateway is not None:
-                    return "nat" if route.nat_gateway.state == "available" else None
-                if route.gateway is not None:
-                    return "igw"
-    return None
+    routes = (route for table in own or main for route in table.routes)
+    return next((route for route in routes if route.destination_cidr_block == "0.0.0.0/0"), None)

@@ -1,39 +1,23 @@
 """VPCs, NAT gateways and reservations in subnets."""
 
-from contextlib import suppress
-from ipaddress import IPv4Network
 from typing import Any
 
 from moto.ec2.models import EC2Backend, nat_gateways
 from moto.ec2.responses.subnets import Subnets
 
-from localregion.ec2.correction import Correction, refuse
+from localregion.ec2.correction import Correction
 
-_create = EC2Backend.create_vpc
 _delete_nat = EC2Backend.delete_nat_gateway
 _reserve = Subnets.create_subnet_cidr_reservation
 
 
 def corrections() -> list[Correction]:
     return [
-        Correction(EC2Backend, "create_vpc", create_vpc),
         Correction(EC2Backend, "delete_nat_gateway", delete_nat_gateway),
         # moto gives a NAT gateway any address; without one its interface gets a free one of the subnet.
         Correction(nat_gateways, "random_private_ip", lambda: None),
         Correction(Subnets, "create_subnet_cidr_reservation", create_subnet_cidr_reservation),
     ]
-
-
-def create_vpc(self: Any, cidr_block: str, *args: Any, **kwargs: Any) -> Any:
-    with suppress(ValueError):
-        for vpc in self.vpcs.values():
-            if IPv4Network(cidr_block, strict=False).overlaps(IPv4Network(vpc.cidr_block)):
-                refuse(
-                    "VpcLimitExceeded",
-                    f"{cidr_block} overlaps with {vpc.id} ({vpc.cidr_block}): in the local region, unlike on AWS, "
-                    "all VPCs are reached from one machine and need ranges of their own",
-                )
-    return _create(self, cidr_block, *args, **kwargs)
 
 
 def delete_nat_gateway(self: Any, nat_gateway_id: str) -> Any:

@@ -2,8 +2,8 @@
 
 from ipaddress import IPv4Address, IPv4Network
 
-from localregion.kernel import CommandError, ip, ip_batch, sysctl
-from localregion.model import Eni, Subnet
+from localregion.kernel import ip, ip_batch, sysctl
+from localregion.model import Eni, Subnet, Vpc
 
 METADATA = IPv4Address("169.254.169.254")
 #: The two ends of every link between routers; they never leave their link.
@@ -47,8 +47,10 @@ def make_router(namespace: str) -> None:
     ip(namespace, "link", "set", "lo", "up")
 
 
-def connect_backbone(namespace: str, uplink: str, addresses: IPv4Network, deployer: IPv4Address) -> None:
-    """The first router, with the host (``deployer``) at the other end of its uplink."""
+def connect_backbone(
+    namespace: str, uplink: str, addresses: IPv4Network, deployer: IPv4Address, public: IPv4Network
+) -> None:
+    """The first router, with the host (``deployer``) at the other end of its uplink; it has all public addresses."""
     make_router(namespace)
     ip(None, "link", "add", uplink, "type", "veth", "peer", "name", UPLINK, "netns", namespace)
     ip(None, "address", "add", f"{deployer}/24", "dev", uplink)
@@ -59,13 +61,15 @@ def connect_backbone(namespace: str, uplink: str, addresses: IPv4Network, deploy
             f"address add {addresses[2]}/24 dev {UPLINK}",
             f"link set {UPLINK} up",
             f"route add default via {deployer}",
+            f"route add blackhole {public}",
         ],
     )
+    ip(None, "route", "add", str(public), "via", str(addresses[2]), "dev", uplink)
 
 
-def connect_vpc(namespace: str, backbone: str, vpc_id: str, cidr: IPv4Network) -> None:
+def connect_vpc(namespace: str, backbone: str, vpc: Vpc) -> None:
     """A VPC's router, on a link to the backbone."""
-    link = vpc_link(vpc_id)
+    link, cidr = vpc_link(vpc.id), vpc.cidr
     make_router(namespace)
     ip(backbone, "link", "add", link, "type", "veth", "peer", "name", UPLINK, "netns", namespace)
     ip_batch(
@@ -73,46 +77,30 @@ def connect_vpc(namespace: str, backbone: str, vpc_id: str, cidr: IPv4Network) -
         [
             f"address add {_INNER}/32 dev {UPLINK}",
             f"address add {METADATA}/32 dev lo",
+            f"address add {vpc.resolver}/32 dev lo",
             f"link set {UPLINK} up",
             f"route add default via {_OUTER} dev {UPLINK} onlink",
             # What no ENI holds is nowhere, and nobody answers ARP for it.
             f"route add blackhole {cidr}",
         ],
     )
-    ip_batch(
-        backbone,
-        [
-            f"address add {_OUTER}/32 dev {link}",
-            f"link set {link} up",
-            f"route add {cidr} via {_INNER} dev {link} onlink",
-        ],
-    )
+    ip_batch(backbone, [f"address add {_OUTER}/32 dev {link}", f"link set {link} up"])
 
 
-def route_from_host(cidr: IPv4Network, via: IPv4Address, uplink: str) -> None:
-    """Let the host reach a VPC. Raises NetworkError if its range is in use already."""
-    try:
-        ip(None, "route", "add", str(cidr), "via", str(via), "dev", uplink)
-    except CommandError as error:
-        raise NetworkError(f"this machine has a route for {cidr} already: choose another range ({error})") from error
+def route_to_vpc(destination: str, vpc_id: str) -> str:
+    """The backbone's route, as a line of ``ip -batch``."""
+    return f"route replace {destination} via {_INNER} dev {vpc_link(vpc_id)} onlink"
 
 
 def connect_machine(namespace: str, router: str, eni: Eni, subnet: Subnet) -> None:
-    """A machine's namespace with its device ens5."""
+    """A machine's namespace with its device ens5, which the machine itself sets up."""
     link = eni_link(eni.id)
     pair = f"link add {link} type veth peer name ens5 address {eni.mac} netns {namespace}"
     ip(None, "netns", "add", namespace)
     ip(router, *pair.split())
     ip_batch(router, [f"address add {subnet.router}/32 dev {link}", f"link set {link} up", _no_delay(link)])
-    ip_batch(
-        namespace,
-        [
-            "link set lo up",
-            f"address add {eni.primary}/{subnet.cidr.prefixlen} broadcast + dev ens5",
-            "link set ens5 up",
-            f"route add default via {subnet.router} dev ens5",
-        ],
-    )
+    # As the initramfs of Debian's EC2 image does, so that nothing waits for it.
+    sysctl(namespace, ipv6__conf__all__accept_dad=0, ipv6__conf__default__accept_dad=0)
 
 
 def connect_host(namespace: str, router: str, name: str, address: IPv4Address) -> None:

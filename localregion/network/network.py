@@ -2,6 +2,7 @@
 
 import json
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, ip_address
@@ -10,7 +11,9 @@ from pathlib import Path
 from localregion.kernel import CommandError, ip, ip_batch, nft, run
 from localregion.model import Eni, Layout, Subnet, Vpc
 from localregion.network import links, rules
+from localregion.network.dhcp import Dhcp, kill_all
 from localregion.network.links import NetworkError, eni_link, host_link, vpc_link
+from localregion.network.outside import Attachment, Outside
 from localregion.network.rules import Drop
 
 _FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
@@ -35,8 +38,10 @@ class Network:
         self._state = state / "network.json"
         self._lock = threading.RLock()
         self._layout = Layout()
-        self._rules: dict[str, str] = {}
+        self._outside = Outside(self.backbone)
+        self._rules: dict[str, tuple[str, ...]] = {}  # VPC -> what its router has loaded
         self._routes: dict[str, dict[str, set[IPv4Address]]] = {}  # VPC -> link -> addresses
+        self._dhcp: dict[str, Dhcp] = {}  # by VPC
         self._attached: dict[str, Eni] = {}  # link -> ENI as attached
         self._drops: dict[str, Drop] = {}
         self._hosts: dict[str, Host] = {}
@@ -48,6 +53,11 @@ class Network:
     def range(self) -> IPv4Network:
         """The uplink's range, out of the shared address space (RFC 6598)."""
         return IPv4Network((int(IPv4Address("100.64.0.0")) + 256 * self.index, 24))
+
+    @property
+    def public_range(self) -> IPv4Network:
+        """Elastic IPs and other public addresses, out of what is kept for tests (RFC 2544): nobody's."""
+        return IPv4Network((int(IPv4Address("198.18.0.0")) + 256 * self.index, 24))
 
     @property
     def deployer(self) -> IPv4Address:
@@ -69,11 +79,11 @@ class Network:
         self.index = next(i for i in range(256) if f"mh{i}up" not in present)
         before = _FORWARD.read_text().strip()
         self._state.write_text(json.dumps({"index": self.index, "ip_forward": before}))
-        links.connect_backbone(self.backbone, self.uplink, self.range, self.deployer)
+        links.connect_backbone(self.backbone, self.uplink, self.range, self.deployer, self.public_range)
         ip(self.backbone, "address", "add", f"{self.endpoint}/32", "dev", "lo")
         _FORWARD.write_text("1")
         nft(None, rules.host_rules(self._table, self.uplink))
-        nft(self.backbone, rules.backbone_rules(self._rules))
+        self._apply_outside(())
 
     def down(self) -> None:
         """Remove everything that carries the region's prefix, also what a killed daemon left behind."""
@@ -85,6 +95,8 @@ class Network:
             for line in ip(None, "netns", "list", check=False).splitlines():
                 name = line.split()[0]
                 if name.startswith(self.prefix):
+                    if name.startswith(self.namespace("vpc-")):
+                        kill_all(name)
                     ip(None, "netns", "delete", name, check=False)
             if "index" in saved:
                 ip(None, "link", "delete", f"mh{saved['index']}up", check=False)
@@ -103,6 +115,11 @@ class Network:
         """The VPCs that have a router."""
         return set(self._rules)
 
+    @property
+    def layout(self) -> Layout:
+        """What is in force, which the API may be ahead of."""
+        return self._layout
+
     def apply(self, layout: Layout) -> None:
         """Make the network match ``layout``. Idempotent; calls run one after the other."""
         with self._lock:
@@ -113,7 +130,9 @@ class Network:
             self._layout = layout
             for vpc_id in used.keys() - present:
                 self._add_vpc(used[vpc_id])
+            self._apply_outside(list(used.values()))
             for vpc in used.values():
+                self._apply_dhcp(vpc)
                 self._apply_routes(vpc)
                 self._apply_rules(vpc)
 
@@ -129,36 +148,44 @@ class Network:
         """Wholly or not at all, so that the next try fails with the same error and not with a remnant of this one."""
         namespace = self.namespace(vpc.id)
         try:
-            links.connect_vpc(namespace, self.backbone, vpc.id, vpc.cidr)
-            links.route_from_host(vpc.cidr, self.range[2], self.uplink)
-        except (CommandError, NetworkError):
+            links.connect_vpc(namespace, self.backbone, vpc)
+        except CommandError:
             links.remove(namespace, self.backbone, vpc_link(vpc.id))
             raise
-        self._rules[vpc.id] = ""
+        self._rules[vpc.id] = ()
         self._routes[vpc.id] = {}
-        nft(self.backbone, rules.backbone_rules(self._rules))
+        self._dhcp[vpc.id] = Dhcp(vpc, namespace, self._state.parent)
 
     def _remove_vpc(self, vpc_id: str) -> None:
-        vpc = next((vpc for vpc in self._layout.vpcs if vpc.id == vpc_id), None)
-        if vpc:
-            ip(None, "route", "delete", str(vpc.cidr), "dev", self.uplink, check=False)
+        for attachment in self.attachments:
+            if attachment.vpc.id == vpc_id:
+                self._outside.detach(attachment.vpc, attachment.source, self.deployer, self.uplink)
         for host in [host for host in self._hosts.values() if host.router == self.namespace(vpc_id)]:
             self.remove_host(host.name)
+        self._dhcp[vpc_id].stop()
         links.remove(self.namespace(vpc_id), self.backbone, vpc_link(vpc_id))
-        del self._rules[vpc_id], self._routes[vpc_id]
-        nft(self.backbone, rules.backbone_rules(self._rules))
+        del self._rules[vpc_id], self._routes[vpc_id], self._dhcp[vpc_id]
+
+    def _apply_outside(self, vpcs: Sequence[Vpc]) -> None:
+        public = {address: vpc.id for vpc in vpcs for address in rules.public_addresses(self._layout, vpc.id)}
+        self._outside.apply(vpcs, public, self.public_range)
+
+    def _apply_dhcp(self, vpc: Vpc) -> None:
+        subnets = [subnet for subnet in self._layout.subnets if subnet.vpc_id == vpc.id]
+        self._dhcp[vpc.id].serve(subnets, [eni for eni, _ in rules.enis_of(self._layout, vpc.id)])
 
     def _apply_routes(self, vpc: Vpc) -> None:
         """An address is where its ENI's machine is; it goes to the machine whether its system has it or not."""
         attached = {eni_link(eni.id): eni for eni, _ in rules.enis_of(self._layout, vpc.id)}
         attached = {link: eni for link, eni in attached.items() if link in self._attached}
         known = self._routes[vpc.id]
+        held = {address for eni in attached.values() for address in eni.addresses}
         lines = []
         for link, addresses in list(known.items()):
             keep = attached[link].addresses if link in attached else frozenset()
-            gone = addresses - keep
-            lines += [f"route delete {address}/32 dev {link}" for address in gone]
-            known[link] = addresses - gone
+            # One that moves is replaced below, in one step: it is never nowhere.
+            lines += [f"route delete {address}/32 dev {link}" for address in addresses - keep - held]
+            known[link] = addresses & keep
         ip_batch(self.namespace(vpc.id), lines, force=True)
         lines = []
         for link, eni in attached.items():
@@ -170,10 +197,36 @@ class Network:
         ip_batch(self.namespace(vpc.id), lines)
 
     def _apply_rules(self, vpc: Vpc) -> None:
-        text = rules.vpc_rules(vpc, self._layout, self._drops.values())
-        if text != self._rules[vpc.id]:
-            nft(self.namespace(vpc.id), text)
-            self._rules[vpc.id] = text
+        attached = self._outside.sources(vpc.id)
+        texts = (
+            rules.vpc_rules(vpc, self._layout, self._drops.values(), attached),
+            rules.nat_rules(vpc, self._layout, attached),
+        )
+        for text in texts:
+            if text not in self._rules[vpc.id]:
+                nft(self.namespace(vpc.id), text)
+        self._rules[vpc.id] = texts
+
+    # -- networks outside -----------------------------------------------------------------------------------
+
+    @property
+    def attachments(self) -> list[Attachment]:
+        return self._outside.attachments
+
+    def attach_network(self, vpc: Vpc, source: IPv4Network) -> None:
+        """Let a network outside and a VPC use each other's private addresses. Raises NetworkError."""
+        with self._lock:
+            if vpc.id not in self._rules:
+                raise NetworkError(f"{vpc.id} has no subnet yet: there is nothing to attach to")
+            self._outside.attach(vpc, source, self.deployer, self.uplink, self.range[2])
+            self.apply(self._layout)
+
+    def detach_network(self, vpc: Vpc, source: IPv4Network) -> None:
+        """Raises NetworkError if it is not attached."""
+        with self._lock:
+            self._outside.detach(vpc, source, self.deployer, self.uplink)
+            if vpc.id in self._rules:
+                self.apply(self._layout)
 
     # -- machines and hosts ---------------------------------------------------------------------------------
 

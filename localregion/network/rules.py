@@ -1,11 +1,11 @@
 """nftables rules of the routers: security groups, source/destination check, ways out, and lost packets."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, collapse_addresses
 
 from localregion.model import Eni, Layout, Rule, SecurityGroup, Subnet, Vpc
-from localregion.network.links import UPLINK, eni_link, vpc_link
+from localregion.network.links import UPLINK, eni_link, host_link, vpc_link
 
 
 @dataclass(frozen=True)
@@ -43,17 +43,45 @@ table ip {table} {{
 """
 
 
-def backbone_rules(vpc_ids: Iterable[str]) -> str:
-    """VPCs do not see each other."""
-    links = ", ".join(f'"{vpc_link(vpc_id)}"' for vpc_id in vpc_ids)
-    rules = ["type filter hook forward priority 0; policy accept;"]
-    if links:
-        rules.append(f"iifname {{ {links} }} oifname {{ {links} }} drop")
+def backbone_rules(vpcs: Sequence[Vpc], public: IPv4Network, attachments: Iterable[tuple[Vpc, IPv4Network]]) -> str:
+    """Into a VPC go answers, packets to public addresses, and what comes from a network that is attached to it.
+
+    Nobody further out knows a VPC's private addresses.
+    """
+    rules = ["type filter hook forward priority 0; policy accept;", "ct state established,related accept"]
+    rules += [
+        f'oifname "{vpc_link(vpc.id)}" ip saddr {source} ip daddr {vpc.cidr} accept' for vpc, source in attachments
+    ]
+    rules += [f'oifname "{vpc_link(vpc.id)}" ip daddr != {public} drop' for vpc in vpcs]
+    if vpcs:
+        rules.append(f'oifname "{UPLINK}" ip daddr {_set(collapse_addresses(vpc.cidr for vpc in vpcs))} drop')
     return _replace("backbone", [_chain("forward", rules)])
 
 
-def vpc_rules(vpc: Vpc, layout: Layout, drops: Iterable[Drop]) -> str:
+def public_addresses(layout: Layout, vpc_id: str) -> dict[IPv4Address, IPv4Address]:
+    """Private address by public one, as the VPC's internet gateway translates them."""
+    return {eni.public: eni.primary for eni, subnet in enis_of(layout, vpc_id) if eni.public and subnet.internet}
+
+
+def nat_rules(vpc: Vpc, layout: Layout, attached: Sequence[IPv4Network]) -> str:
+    """The internet gateway (one public address for one private one) and NAT gateways (one for a subnet)."""
+    public = public_addresses(layout, vpc.id)
+    into = ["type nat hook prerouting priority dstnat; policy accept;"]
+    into += [f'iifname "{UPLINK}" ip daddr {address} dnat to {private}' for address, private in public.items()]
+    out = ["type nat hook postrouting priority srcnat; policy accept;"]
+    if attached:
+        out.append(f'oifname "{UPLINK}" ip daddr {_set(attached)} accept')
+    out += [f'oifname "{UPLINK}" ip saddr {private} snat to {address}' for address, private in public.items()]
+    for subnet in layout.subnets:
+        if subnet.vpc_id == vpc.id and subnet.nat:
+            out.append(f'oifname "{UPLINK}" ip saddr {subnet.cidr} snat to {subnet.nat}')
+    return _replace("nat", [_chain("into", into), _chain("out", out)])
+
+
+def vpc_rules(vpc: Vpc, layout: Layout, drops: Iterable[Drop], attached: Sequence[IPv4Network]) -> str:
     """Everything that a VPC's router drops."""
+    # Networks that are attached are reached without a way to the internet.
+    elsewhere = f'oifname "{UPLINK}" {f"ip daddr != {_set(attached)} " if attached else ""}'
     enis = list(enis_of(layout, vpc.id))
     groups = {group.id: group for group in layout.groups}
     members: dict[str, set[IPv4Address]] = {}
@@ -66,15 +94,17 @@ def vpc_rules(vpc: Vpc, layout: Layout, drops: Iterable[Drop]) -> str:
         if eni.source_dest_check:
             source_checks.append(f'iifname "{link}" ip saddr != {_set(eni.addresses)} drop')
         ways_out.append(f'iifname "{link}" jump out_{link}')
-        if not (subnet.default_route == "nat" or (subnet.default_route == "igw" and eni.public)):
-            ways_out.append(f'iifname "{link}" oifname "{UPLINK}" drop')
+        if not subnet.nat:
+            public = f"ip saddr != {eni.primary} " if subnet.internet and eni.public else ""
+            ways_out.append(f'iifname "{link}" {elsewhere}{public}drop')
         entries.append(f'oifname "{link}" jump in_{link}')
         own = [groups[group] for group in eni.groups if group in groups]
-        chains.append(_chain(f"out_{link}", _resolver_rules("return") + _matches(own, "egress", members, "return")))
+        chains.append(_chain(f"out_{link}", _matches(own, "egress", members, "return")))
         chains.append(_chain(f"in_{link}", _matches(own, "ingress", members, "accept")))
     source = [
         "type filter hook prerouting priority -150; policy accept;",
         f'iifname "{UPLINK}" ip saddr {vpc.cidr} drop',
+        "ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept",  # a machine without an address asks for one
         *source_checks,
     ]
     forward = [
@@ -83,6 +113,7 @@ def vpc_rules(vpc: Vpc, layout: Layout, drops: Iterable[Drop]) -> str:
         "ct state established,related accept",
         "ct state invalid drop",
         *ways_out,
+        f'iifname "{host_link("*")}" {elsewhere}drop',
         *entries,
     ]
     return _replace("vpc", [*chains, _chain("source", source), _chain("forward", forward)])
@@ -99,11 +130,6 @@ def _set(values: Iterable[IPv4Address | IPv4Network]) -> str:
 
 def _chain(name: str, lines: Iterable[str]) -> str:
     return f"    chain {name} {{\n" + "".join(f"        {line}\n" for line in lines) + "    }"
-
-
-def _resolver_rules(verdict: str) -> list[str]:
-    """The VPC's name resolver is not subject to security groups."""
-    return [f"udp dport 53 {verdict}", f"tcp dport 53 {verdict}"]
 
 
 def _matches(

@@ -367,6 +367,16 @@ def test_secrets_in_the_state(stack: Stack, server: Server) -> None:
     assert stack.changes(program) == {}
 
 
+def test_a_mark_of_secrecy_that_goes_is_a_change(stack: Stack, server: Server, host: Path) -> None:
+    def program(text: pulumi.Input[str]) -> None:
+        remote.Command("reader", connection=connect(server), create="cat; echo run >>log", stdin=text)
+
+    stack.up(lambda: program(pulumi.Output.secret("text")))
+    assert stack.changes(lambda: program("text")) == {"update": 1}
+    assert log(host / "log") == ["run", "run"]
+    assert stack.changes(lambda: program("text")) == {}
+
+
 def test_preview_with_unknown_inputs_runs_nothing(stack: Stack, server: Server, host: Path, tmp_path: Path) -> None:
     def program(text: str = "text", copied: str = "copied") -> None:
         first = remote.Command("first", connection=connect(server), create=f"echo first >>log; echo {text}")

@@ -27,6 +27,8 @@ class World:
     key: Path
     vpc: str = ""
     subnet: str = ""
+    public: str = ""  # the subnet with the internet gateway
+    nat: str = ""  # the NAT gateway's public address
     group: str = ""
     ami: str = ""
     enis: list[str] = field(default_factory=list)
@@ -63,6 +65,10 @@ class World:
         return str(found["Reservations"][0]["Instances"][0]["State"]["Name"])
 
     def ssh(self, number: int, command: str) -> str:
+        return self.ssh_to(self.address(number), command)
+
+    def ssh_to(self, address: str, command: str) -> str:
+        """What the command prints; nothing if the machine cannot be reached."""
         options = [
             "-o",
             "StrictHostKeyChecking=no",
@@ -72,7 +78,7 @@ class World:
             "ConnectTimeout=2",
             "-q",
         ]
-        argv = ["ssh", "-i", str(self.key), *options, f"admin@{self.address(number)}", command]
+        argv = ["ssh", "-i", str(self.key), *options, f"admin@{address}", command]
         return subprocess.run(
             argv, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
         ).stdout.strip()
@@ -86,7 +92,7 @@ class World:
         return str(made["NetworkInterface"]["NetworkInterfaceId"])
 
     def rule(self, direction: str, protocol: str, ports: tuple[int, int] | None, peer: str) -> Callable[[], None]:
-        """Allow something in the group of all machines; returns what takes it back."""
+        """Allow something in the group of all machines; returns what takes it back. Both are in force on return."""
         permission: dict[str, Any] = {"IpProtocol": protocol}
         if ports:
             permission |= {"FromPort": ports[0], "ToPort": ports[1]}
@@ -96,8 +102,14 @@ class World:
             permission["IpRanges"] = [{"CidrIp": peer, "Description": "test"}]
         call = getattr(self.ec2, f"authorize_security_group_{direction}")
         call(GroupId=self.group, IpPermissions=[permission])
+        self.region.settle()
         revoke = getattr(self.ec2, f"revoke_security_group_{direction}")
-        return lambda: revoke(GroupId=self.group, IpPermissions=[permission])
+
+        def take_back() -> None:
+            revoke(GroupId=self.group, IpPermissions=[permission])
+            self.region.settle()
+
+        return take_back
 
 
 @pytest.fixture(scope="package")
@@ -128,14 +140,22 @@ def _build(region: Region, directory: Path) -> World:
 
     world.vpc = ec2.create_vpc(CidrBlock="10.77.0.0/24")["Vpc"]["VpcId"]
     zone = f"{env['AWS_REGION']}a"
-    public = ec2.create_subnet(VpcId=world.vpc, CidrBlock="10.77.0.0/28", AvailabilityZone=zone)["Subnet"]["SubnetId"]
+    world.public = ec2.create_subnet(VpcId=world.vpc, CidrBlock="10.77.0.0/28", AvailabilityZone=zone)["Subnet"][
+        "SubnetId"
+    ]
     world.subnet = ec2.create_subnet(VpcId=world.vpc, CidrBlock="10.77.0.128/25", AvailabilityZone=zone)["Subnet"][
         "SubnetId"
     ]
     gateway = ec2.create_internet_gateway()["InternetGateway"]["InternetGatewayId"]
     ec2.attach_internet_gateway(InternetGatewayId=gateway, VpcId=world.vpc)
-    allocation = ec2.allocate_address(Domain="vpc")["AllocationId"]
-    nat = ec2.create_nat_gateway(SubnetId=public, AllocationId=allocation)["NatGateway"]["NatGatewayId"]
+    table = ec2.create_route_table(VpcId=world.vpc)["RouteTable"]["RouteTableId"]
+    ec2.create_route(RouteTableId=table, DestinationCidrBlock="0.0.0.0/0", GatewayId=gateway)
+    ec2.associate_route_table(RouteTableId=table, SubnetId=world.public)
+    address = ec2.allocate_address(Domain="vpc")
+    world.nat = address["PublicIp"]
+    nat = ec2.create_nat_gateway(SubnetId=world.public, AllocationId=address["AllocationId"])["NatGateway"][
+        "NatGatewayId"
+    ]
     table = ec2.create_route_table(VpcId=world.vpc)["RouteTable"]["RouteTableId"]
     ec2.create_route(RouteTableId=table, DestinationCidrBlock="0.0.0.0/0", NatGatewayId=nat)
     ec2.associate_route_table(RouteTableId=table, SubnetId=world.subnet)
@@ -151,7 +171,7 @@ def _build(region: Region, directory: Path) -> World:
     images = ec2.describe_images(Owners=["136693071363"], Filters=[{"Name": "name", "Values": ["debian-12-*"]}])
     world.ami = images["Images"][0]["ImageId"]
 
-    world.enis = [world.interface(world.address(i), *([VIP] if i == 0 else [])) for i in range(3)]
+    world.enis = [world.interface(world.address(i)) for i in range(3)]
     arns = [f"arn:aws:ec2:{env['AWS_REGION']}:123456789012:network-interface/{eni}" for eni in world.enis[:2]]
     policy = {
         "Version": "2012-10-17",
@@ -164,8 +184,14 @@ def _build(region: Region, directory: Path) -> World:
     data = "#!/bin/sh\necho user data ran as $(id -un) >/root/user-data\n"
     profile = {"Name": "mover"}
     world.machines = [world.boot(eni, IamInstanceProfile=profile, UserData=data) for eni in world.enis]
+    region.attach(world.vpc)
+    region.attach(world.vpc, source="10.20.0.0/24")
     for number in range(3):
         wait_until(partial(_answers, world, number), f"machine {number} over SSH", 60)
+        world.shell(number, "cloud-init status --wait")
+    # Not earlier: cloud-init would write it into the first machine's network configuration (test_boot.py).
+    ec2.assign_private_ip_addresses(NetworkInterfaceId=world.enis[0], PrivateIpAddresses=[VIP])
+    region.settle()
     region.add_host("inside", "10.77.0.40")
     region.add_host("outside", "10.20.0.10")
     return world
@@ -180,5 +206,6 @@ def _whole(world: World) -> Iterator[None]:
         world.ec2.assign_private_ip_addresses(
             NetworkInterfaceId=world.enis[0], PrivateIpAddresses=[VIP], AllowReassignment=True
         )
+        world.region.settle()
     except RegionError:
         pass

@@ -64,3 +64,16 @@ def test_faults_take_the_same_names(stacks: World) -> None:
         assert stacks.ssh(0, "echo up") == "up"
     finally:
         undo()
+
+
+def test_a_network_is_attached_and_detached(world: World) -> None:
+    network = "10.30.0.0/24"
+    for command, said in (("attach", "is attached to"), ("detach", "is no longer attached to")):
+        done = localregion(world, command, world.vpc, "--from", network)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert f"{network} {said} {world.vpc} (10.77.0.0/24)" in " ".join(done.stdout.split())
+        attached = [a["from"] for a in world.region.status()["attachments"] if a["vpc"] == world.vpc]
+        assert (network in attached) is (command == "attach")
+    done = localregion(world, "detach", "--from", network)
+    assert done.returncode == 1
+    assert f"{network} is not attached to {world.vpc}" in " ".join(done.stderr.split())

@@ -56,6 +56,7 @@ def start_with_a_machine() -> Region:
     image = ec2.describe_images(Owners=["136693071363"])["Images"][0]["ImageId"]
     ec2.run_instances(ImageId=image, MinCount=1, MaxCount=1, SubnetId=subnet)
     region.add_host("guest", "10.79.0.200")
+    region.attach()
     wait_until(lambda: [m["powered"] for m in region.machines()] == [True], "the machine", 60)
     return region
 

@@ -8,6 +8,7 @@ from localregion.client import Region, wait_until
 from stackctl import inventory
 from stackctl.pulumi import stack_names
 from tests.conftest import NAME, Stackctl
+from tests.stack import policies
 
 
 @pytest.mark.destroys("stack")
@@ -23,3 +24,5 @@ def test_destroy_leaves_nothing_even_after_a_failover_and_with_a_machine_down(
     assert not machines & {machine["id"] for machine in region.machines()}
     assert inventory.scan(aws, NAME) == []
     assert NAME not in stack_names()
+    # From its making to its end now: what the deploying roles need, and no more.
+    assert policies.problems(region.calls(), policies.DEPLOY.read_text()) == []

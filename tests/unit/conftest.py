@@ -1,10 +1,7 @@
 """The program under Pulumi's mocks: what it registers is recorded, nothing is created."""
 
-import asyncio
 import json
-import runpy
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,9 +9,8 @@ from typing import Any
 import pulumi
 import pytest
 from pulumi.runtime.mocks import MockMonitor
-from pulumi.runtime.settings import set_root_resource
-from pulumi.runtime.stack import run_in_stack
 
+import dry_run
 from tests import example
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +21,12 @@ class Recorded:
     type: str
     name: str
     inputs: dict[str, Any]
+
+    @property
+    def stdin(self) -> str:
+        """Of a command; in plain text, also if it is a secret."""
+        given = self.inputs["stdin"]
+        return str(given["value"] if isinstance(given, dict) else given)
 
 
 @dataclass
@@ -102,7 +104,8 @@ def run_program(monkeypatch: pytest.MonkeyPatch, recorded: dict[str, Recorder]) 
     register: Callable[[Any, Any], Any] = MockMonitor.RegisterResource
 
     def register_and_keep(monitor: Any, request: Any) -> Any:
-        monitor.mocks.keep_options(request)
+        if isinstance(monitor.mocks, Recorder):
+            monitor.mocks.keep_options(request)
         return register(monitor, request)
 
     monkeypatch.setattr(MockMonitor, "RegisterResource", register_and_keep)
@@ -120,25 +123,5 @@ def run_program(monkeypatch: pytest.MonkeyPatch, recorded: dict[str, Recorder]) 
 
 
 def _run(raw: dict[str, Any], recorder: Recorder) -> Recorder:
-    """In a thread of its own: Pulumi walks the stack for every resource, and pytest's is deep."""
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(_run_here, raw, recorder).result()
-
-
-def _run_here(raw: dict[str, Any], recorder: Recorder) -> Recorder:
-    pulumi.runtime.set_all_config({f"mycat-ha:{key}": json.dumps(value) for key, value in raw.items()})
-    loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)
-    pulumi.runtime.set_mocks(recorder, project="mycat-ha", stack="test", preview=False)
-    # set_mocks makes a root stack; this run makes its own, with its own transformations.
-    set_root_resource(None)  # type: ignore[arg-type]
-
-    async def program() -> None:
-        runpy.run_path(str(ROOT / "__main__.py"), run_name="__main__")
-
-    try:
-        loop.run_until_complete(run_in_stack(program))
-    finally:
-        loop.close()
-        pulumi.runtime.set_all_config({})
+    dry_run.run({f"mycat-ha:{key}": json.dumps(value) for key, value in raw.items()}, recorder, "test")
     return recorder

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from components import cluster
+from components import cluster, database
 from components.template import render, verbatim
 from settings import Settings
 from tests import example
@@ -106,6 +106,10 @@ KEEPALIVED = {
 Change = Callable[[dict[str, Any]], Any]
 
 
+def many_for_each(raw: dict[str, Any]) -> None:
+    raw["haproxy"]["defaultMaxConnections"] = 30000
+
+
 def haproxy_cfg(change: Change = example.with_mycat) -> str:
     settings = Settings.parse(example.settings(change))
     return cluster.haproxy_cfg(settings, settings.machines[0], "secret-statistics")
@@ -160,6 +164,19 @@ def test_a_setting_changes_its_line(changed: dict[str, Any], place: str, line: s
         raw["haproxy"].update(changed)
 
     assert line in section(haproxy_cfg(change), place)
+
+
+@pytest.mark.parametrize("change", [lambda raw: None, example.with_mycat, example.static_and_dynamic, many_for_each])
+def test_no_frontend_can_take_the_others_connections(change: Change) -> None:
+    limits: dict[str, int] = {}
+    name = ""
+    for line in haproxy_cfg(change).splitlines():
+        if line and not line.startswith((" ", "#")):
+            name = line
+        elif line.strip().startswith("maxconn "):
+            limits[name] = int(line.split()[1])
+    names = [line for line in haproxy_cfg(change).splitlines() if line.startswith(("frontend ", "listen "))]
+    assert sum(limits.get(name, limits["defaults common"]) for name in names) <= limits["global"]
 
 
 def test_a_single_writer_has_the_others_behind_it() -> None:
@@ -261,7 +278,30 @@ def test_each_file_is_judged_and_put_in_force(run_program: Run) -> None:
 
 
 def test_keepalived_is_on_the_device_that_the_machine_named(run_program: Run) -> None:
-    assert "\n    interface ens5\n" in run_program().named("node1-keepalived-config-file").inputs["stdin"]["value"]
+    assert "\n    interface ens5\n" in run_program().named("node1-keepalived-config-file").stdin
+
+
+def test_a_machine_that_is_gone_without_a_word_is_noticed_within_a_minute() -> None:
+    """Whatever a balancer, a Mycat or a database has open to it, silent or with something on its way (tcp(7))."""
+    for file in ("haproxy/sysctl.conf", "mycat/sysctl.conf"):
+        known = dict(re.findall(r"^net\.ipv4\.(tcp_\w+) = (\d+)$", verbatim(file), re.MULTILINE))
+        assert _silent(known, "tcp_keepalive_intvl") < 60
+        assert _on_its_way(known) < 60
+    settings = Settings.parse(example.settings())
+    galera_cnf = database.configuration(
+        "node1", "10.0.0.1", addresses=["10.0.0.1"], cluster="test", galera=settings.database.galera, mycat=False
+    )
+    assert _silent(dict(re.findall(r"^(tcp_\w+) = (\d+)$", galera_cnf, re.MULTILINE)), "tcp_keepalive_interval") < 60
+    assert _on_its_way(dict(re.findall(r"(tcp_\w+) = (\d+)$", verbatim("mariadb/sysctl.conf"), re.MULTILINE))) < 60
+
+
+def _silent(known: dict[str, str], interval: str) -> int:
+    return int(known["tcp_keepalive_time"]) + int(known["tcp_keepalive_probes"]) * int(known[interval])
+
+
+def _on_its_way(known: dict[str, str]) -> float:
+    """The first try is repeated after 0.2 s, and each time after twice as long."""
+    return 0.2 * (2 ** (int(known["tcp_retries2"]) + 1) - 1)
 
 
 def test_haproxy_is_a_supervised_service() -> None:
@@ -298,8 +338,10 @@ class Machine:
         for software in BUILDS:
             (root / "opt" / software).mkdir(parents=True)
             (root / f"etc/systemd/system/{software}.service").touch()
-        for command in ("curl", "journalctl", "logger", "sleep", "systemctl"):
-            stub = root / "bin" / command
+        (root / "usr/local/lib/mycat-ha").mkdir(parents=True)
+        library = ("usr/local/lib/mycat-ha/claim-vip", "usr/local/lib/mycat-ha/vrrp-state")
+        for command in ("bin/curl", "bin/journalctl", "bin/logger", "bin/sleep", "bin/systemctl", *library):
+            stub = root / command
             stub.write_text(STUB.format(root=root))
             stub.chmod(0o755)
         self.refuse()
@@ -329,7 +371,7 @@ def machine(tmp_path: Path) -> Machine:
 
 
 def start(software: str, build: str) -> str:
-    return render(f"{software}/start.sh.j2", prefix=f"/opt/{software}/{build}", health_port=8889)
+    return render(f"{software}/start.sh.j2", prefix=f"/opt/{software}/{build}", health_port=8889, seconds=3)
 
 
 @pytest.mark.parametrize("software", BUILDS)
@@ -360,3 +402,14 @@ def test_a_keepalived_that_does_not_run_is_a_failure(machine: Machine) -> None:
     done = machine.run(start("keepalived", "1"))
     assert done.returncode == 1
     assert "keepalived does not run; its last words:" in done.stderr
+
+
+def test_up_waits_until_the_master_has_the_vip_and_fails_if_that_does_not_come_to_pass(machine: Machine) -> None:
+    machine.refuse("claim-vip settled")
+    done = machine.run(start("keepalived", "1"))
+    assert done.returncode == 1
+    assert "the virtual IP is nobody's or not the master's" in done.stderr
+    assert machine.calls("claim-vip") == ["settled"] * 4
+    machine.refuse()
+    assert machine.run(start("keepalived", "1")).returncode == 0
+    assert machine.calls("claim-vip") == ["settled"] * 2

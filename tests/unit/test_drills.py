@@ -1,18 +1,22 @@
 """What a drill says of its observations."""
 
 import gc
+import io
 import json
+import re
 import subprocess
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import astuple
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from drills import stack
-from drills.analysis import Attempt, Ledger, ledger, outage
-from drills.drill import Client
+from drills import report, stack
+from drills.analysis import Attempt, Ledger, Parts, ledger, outage, parts
+from drills.drill import Client, Result
 from drills.stack import Stack
 from localregion.client import Region
 from stackctl.project import StackError
@@ -67,6 +71,38 @@ def test_a_client_that_never_succeeds_again_is_no_measurement() -> None:
 def test_the_ledger_tells_lost_rows_from_unanswered_ones() -> None:
     writes = [Attempt("write", n, 0, 1, error) for n, error in enumerate((None, None, "timeout", "timeout"))]
     assert ledger([*writes, Attempt("read", 9, 0, 1, None)], [0, 2]) == Ledger(2, lost=(1,), unknown=(2,))
+
+
+def test_the_parts_of_a_failover_follow_each_other_from_the_fault_to_the_first_answer() -> None:
+    seen = attempts((9.9, 9.95, None), (10.1, 11.6, "timeout"), (11.25, 11.45, None), (11.3, 11.35, None))
+    found = parts(seen, 10, master=10.7, answered=10.8, in_force=11.3)
+    assert astuple(found) == pytest.approx((0.7, 0.1, 0.5, 0.05))
+    assert found.total == pytest.approx(1.35)
+
+
+def test_a_failover_that_nobody_saw_the_end_of_has_no_parts() -> None:
+    with pytest.raises(ValueError, match="nothing succeeded"):
+        parts(attempts((9.9, 9.95, None), (10.1, 11.6, "timeout")), 10, master=10.7, answered=10.8, in_force=11.3)
+
+
+def test_a_report_has_each_drills_parts_and_their_median() -> None:
+    results = [
+        Result("power-cut", machine, other, 0, {}, Ledger(0, (), ()), [], 0, found)
+        for machine, other, found in (
+            ("node1", "node2", Parts(0.6, 0.05, 0.5, 0.03)),
+            ("node2", "node1", Parts(0.7, 0.07, 0.51, 0.05)),
+            ("node1", "node1", None),
+        )
+    ]
+    console = Console(width=160, file=io.StringIO())
+    report.show_parts(results, console)
+    assert isinstance(console.file, io.StringIO)
+    rows = [re.findall(r"node. to node.|median|[0-9.]+ s", line) for line in console.file.getvalue().splitlines()]
+    assert [row for row in rows if row] == [
+        ["node1 to node2", "0.600 s", "0.050 s", "0.500 s", "0.030 s", "1.180 s"],
+        ["node2 to node1", "0.700 s", "0.070 s", "0.510 s", "0.050 s", "1.330 s"],
+        ["median", "0.650 s", "0.060 s", "0.505 s", "0.040 s", "1.255 s"],
+    ]
 
 
 class TestStack:

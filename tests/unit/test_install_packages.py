@@ -317,15 +317,17 @@ def test_wrong_words_are_refused(machine: Machine, arguments: list[str]) -> None
 
 
 def test_every_machine_gets_the_programs_that_other_commands_call(run_program: Run, tmp_path: Path) -> None:
-    tools = run_program().named("node1-tools").inputs
-    script = shlex.split(tools["create"])[-1]
+    tools = run_program().named("node1-tools")
+    script = shlex.split(tools.inputs["create"])[-1]
     assert LIBRARY in script
-    script = script.replace(LIBRARY, str(tmp_path))
-    stdin = tools["stdin"]["value"]
+    programs, root = tmp_path / "programs", tmp_path / "root"
+    programs.mkdir()
+    script = script.replace(LIBRARY, str(programs))
+    env = {**os.environ, "MYCAT_HA_ROOT": str(root)}
     for _ in range(2):  # also over those of an earlier run
-        subprocess.run(["bash", "-euo", "pipefail", "-c", script], input=stdin, text=True, check=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["install-file", "install-packages"]
-    for path in tmp_path.iterdir():
+        subprocess.run(["bash", "-euo", "pipefail", "-c", script], input=tools.stdin, text=True, check=True, env=env)
+    assert sorted(path.name for path in programs.iterdir()) == ["install-file", "install-packages", "own-addresses"]
+    for path in programs.iterdir():
         assert stat.S_IMODE(path.stat().st_mode) == 0o755
         assert path.read_bytes() == (FILES / "machine" / path.name).read_bytes()
 

@@ -7,6 +7,7 @@ registered for is left out. When it passes all the same, moto has been mended, a
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
+from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 import boto3
@@ -26,6 +27,7 @@ class Machines:
     """A hypervisor whose machines do at once what they are told; keeps what that was."""
 
     calls: list[tuple[str, str]] = field(default_factory=list)
+    public_range: IPv4Network = field(default_factory=lambda: IPv4Network("198.18.0.0/24"))
 
     def boot(self, instance_id: str) -> None:
         self.calls.append(("boot", instance_id))
@@ -63,7 +65,7 @@ class Account:
         made = self.ec2.create_subnet(VpcId=self.vpc, CidrBlock="10.9.0.0/24", AvailabilityZone="eu-central-1b")
         self.subnet = made["Subnet"]["SubnetId"]
         self.group = self.new_group("first")
-        self.image = images.ami()["ami_id"]
+        self.image = images.RELEASES[0].ami
 
     def new_group(self, name: str) -> str:
         return str(self.ec2.create_security_group(GroupName=name, Description="x", VpcId=self.vpc)["GroupId"])
@@ -285,12 +287,6 @@ def a_group_that_another_one_refers_to_cannot_be_deleted(account: Account) -> No
 # -- VPCs ------------------------------------------------------------------------------------------------------
 
 
-@needs("EC2Backend.create_vpc")
-def vpcs_do_not_overlap(account: Account) -> None:
-    """Not so on AWS: here one machine reaches them all."""
-    refused("VpcLimitExceeded", account.ec2.create_vpc, CidrBlock="10.9.128.0/24")
-
-
 def nat_gateway(account: Account) -> tuple[str, str, str]:
     """Its id, its interface and its public address's allocation."""
     allocation = account.ec2.allocate_address(Domain="vpc")["AllocationId"]
@@ -318,6 +314,23 @@ def a_deleted_nat_gateway_leaves_its_public_address_free(account: Account) -> No
     nat, _, allocation = nat_gateway(account)
     account.ec2.delete_nat_gateway(NatGatewayId=nat)
     assert "AssociationId" not in account.ec2.describe_addresses(AllocationIds=[allocation])["Addresses"][0]
+
+
+def is_free_and_public(account: Account, address: str) -> bool:
+    others = account.ec2.allocate_address(Domain="vpc")["PublicIp"]
+    return IPv4Address(address) in account.machines.public_range and address != others
+
+
+@needs("elastic_ip_addresses.random_ip")
+def an_elastic_address_can_be_delivered_to(account: Account) -> None:
+    assert is_free_and_public(account, account.ec2.allocate_address(Domain="vpc")["PublicIp"])
+
+
+@needs("elastic_network_interfaces.random_public_ip")
+def an_assigned_public_address_can_be_delivered_to(account: Account) -> None:
+    device = {"DeviceIndex": 0, "SubnetId": account.subnet, "AssociatePublicIpAddress": True}
+    instance = account.run(NetworkInterfaces=[device])["InstanceId"]
+    assert is_free_and_public(account, account.instance(instance)["PublicIpAddress"])
 
 
 @needs("Subnets.create_subnet_cidr_reservation")
@@ -447,13 +460,13 @@ def the_console_is_the_machines(account: Account) -> None:
 
 
 def short(name: str) -> str:
-    return name.removeprefix("moto.ec2.models.nat_gateways.")
+    return name.removeprefix("moto.ec2.models.").removeprefix("nat_gateways.")
 
 
 @pytest.fixture
 def open_account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Account]]:
     """An account on moto with all corrections but the one that is named; afterwards moto is as it was."""
-    monkeypatch.setattr(amis, "AMIS", [images.ami()])
+    monkeypatch.setattr(amis, "AMIS", images.amis())
     monkeypatch.setenv("MOTO_AMIS_PATH", "read already")  # else moto adds its own 1250, for each test
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     with mock_aws():

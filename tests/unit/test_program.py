@@ -18,12 +18,12 @@ from tests.unit.conftest import Recorder, Run
 COMMAND = "command:remote:Command"
 
 
-def test_the_vip_starts_on_the_first_balancer_and_its_order_is_kept(run_program: Run) -> None:
+def test_no_interface_has_the_vip_before_its_machine_has_booted(run_program: Run) -> None:
     recorded = run_program()
-    first = recorded.named("node1-eni").inputs
-    assert first["privateIpLists"] == ["192.168.106.251", "192.168.106.249"]
-    assert first["privateIpListEnabled"] is True
-    assert recorded.named("node2-eni").inputs["privateIpLists"] == ["192.168.106.252"]
+    for machine, address in (("node1", "192.168.106.251"), ("node2", "192.168.106.252")):
+        interface = recorded.named(f"{machine}-eni").inputs
+        assert interface["privateIpLists"] == [address]
+        assert interface["privateIpListEnabled"] is True
 
 
 def test_instances_demand_imdsv2_encrypt_and_keep_their_interface(run_program: Run) -> None:
@@ -126,12 +126,13 @@ def test_external_mycat_is_let_out_to_and_nothing_is_installed(run_program: Run)
 
 def test_mycats_configuration_goes_in_by_standard_input_in_one_piece(run_program: Run) -> None:
     recorded = run_program(example.settings(example.with_mycat))
-    command = recorded.named("node1-mycat-configuration").inputs
-    assert command["create"] == "sudo -n /usr/local/lib/mycat-ha/mycat-apply /opt/software/prefix 192.168.106.251"
-    bundle = json.loads(command["stdin"]["value"])
+    command = recorded.named("node1-mycat-configuration")
+    create = command.inputs["create"]
+    assert create == "sudo -n /usr/local/lib/mycat-ha/mycat-apply /opt/software/prefix 192.168.106.251"
+    bundle = json.loads(command.stdin)
     assert sorted(bundle) == ["log4j2.xml", "rule.xml", "schema.xml", "server.xml"]
     assert ">192.168.106.251<" in bundle["server.xml"]
-    other = json.loads(recorded.named("node2-mycat-configuration").inputs["stdin"]["value"])
+    other = json.loads(recorded.named("node2-mycat-configuration").stdin)
     assert bundle["schema.xml"] == other["schema.xml"]
     assert ">192.168.106.252<" in other["server.xml"]
     assert not [r for r in recorded.of_type(COMMAND) if r.name.startswith("node3-mycat")]
@@ -141,13 +142,13 @@ def test_mycat_is_asked_for_where_it_runs(run_program: Run) -> None:
     recorded = run_program(example.settings(example.with_mycat))
 
     def asked(node: str) -> set[str]:
-        return set(json.loads(recorded.named(f"{node}-health-credentials-file").inputs["stdin"]["value"]))
+        return set(json.loads(recorded.named(f"{node}-health-credentials-file").stdin))
 
     assert (asked("node1"), asked("node3")) == ({"/mysql", "/mycat"}, {"/mysql"})
-    sql = recorded.named("node1-mariadb-users").inputs["stdin"]["value"]
+    sql = recorded.named("node1-mariadb-users").stdin
     assert "CREATE USER IF NOT EXISTS 'mycat'@'%' IDENTIFIED VIA mysql_native_password" in sql
     assert "GRANT ALL PRIVILEGES ON `app2`.* TO 'mycat'@'%'" in sql
-    config = recorded.named("node3-mariadb-config-file").inputs["stdin"]["value"]
+    config = recorded.named("node3-mariadb-config-file").stdin
     assert "lower_case_table_names = 1" in config
 
 

@@ -22,6 +22,7 @@ from toolchain import (
     download,
     environment,
     golang,
+    gomodule,
     jdbc,
     lint,
     mycat,
@@ -171,6 +172,7 @@ def test_a_work_trees_environment_keeps_what_it_links_to(monkeypatch: pytest.Mon
     monkeypatch.setattr(environment, "BIN", links)
     monkeypatch.setattr(plugins, "LOCAL", tmp_path / ".local")
     monkeypatch.setattr(venv, "path", lambda: tmp_path / "venv")
+    monkeypatch.setattr(venv, "VENV", tmp_path / "clone")
     (tmp_path / "venv").mkdir()
     (tmp_path / "venv" / venv.DONE).touch()
     linked, other = (store.obtain("aws", key, lambda part: (part / "program").touch()) for key in "12")
@@ -308,7 +310,9 @@ def test_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(environment, "LOCAL", tmp_path / ".local")
     monkeypatch.setattr(plugins, "LOCAL", tmp_path / ".local")
     monkeypatch.setattr(venv, "path", lambda: tmp_path / "venv")
-    monkeypatch.setenv("PULUMI_CONFIG_PASSPHRASE", "inherited")
+    monkeypatch.setattr(venv, "VENV", tmp_path / "clone")
+    for name in ("PULUMI_BACKEND_URL", "PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE"):
+        monkeypatch.delenv(name, raising=False)
     with pytest.raises(ToolchainError, match="python3 -m toolchain install"):
         environment.environment()
     (tmp_path / "venv").mkdir()
@@ -316,18 +320,67 @@ def test_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     variables = environment.environment()
     assert variables["PATH"].split(os.pathsep)[:2] == [str(tmp_path / "venv/bin"), str(paths.BIN)]
     assert variables["PULUMI_BACKEND_URL"] == (tmp_path / ".local/state").as_uri()
-    assert "PULUMI_CONFIG_PASSPHRASE" not in variables
     passphrase = Path(variables["PULUMI_CONFIG_PASSPHRASE_FILE"])
     assert stat.S_IMODE(passphrase.stat().st_mode) == 0o600
     assert len(passphrase.read_text()) >= 32
     assert environment.environment()["PULUMI_CONFIG_PASSPHRASE_FILE"] == str(passphrase)
     assert passphrase.read_text() == Path(variables["PULUMI_CONFIG_PASSPHRASE_FILE"]).read_text()
+    assert (tmp_path / "clone").resolve() == tmp_path / "venv"
 
 
-def test_every_locked_package_has_hashes() -> None:
-    lines = paths.LOCK.read_text().splitlines()
+@pytest.mark.parametrize("passphrase", ["PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE"])
+def test_a_backend_and_a_passphrase_that_are_set_stay(
+    passphrase: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(environment, "LOCAL", tmp_path / ".local")
+    monkeypatch.setattr(plugins, "LOCAL", tmp_path / ".local")
+    monkeypatch.setattr(venv, "path", lambda: tmp_path)
+    monkeypatch.setattr(venv, "VENV", tmp_path / "clone")
+    (tmp_path / venv.DONE).touch()
+    mine = {"PULUMI_BACKEND_URL": "s3://state", passphrase: ""}
+    for name in ("PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in mine.items():
+        monkeypatch.setenv(name, value)
+    variables = environment.environment()
+    assert {name: value for name, value in variables.items() if name in mine or "PASSPHRASE" in name} == mine
+    monkeypatch.setenv("PULUMI_BACKEND_URL", "")  # as a workflow passes a variable that nobody has set
+    assert environment.environment()["PULUMI_BACKEND_URL"] == (tmp_path / ".local/state").as_uri()
+
+
+def test_pulumis_virtual_environment_is_the_toolchains_unless_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(venv, "VENV", tmp_path / "clone")
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        venv.link(tmp_path / name)
+        assert (tmp_path / "clone").readlink() == tmp_path / name
+    (tmp_path / "clone").unlink()
+    (tmp_path / "clone").mkdir()  # by `pulumi install`
+    venv.link(tmp_path / "new")
+    assert not (tmp_path / "clone").is_symlink()
+
+
+def test_the_program_runs_on_the_packages_that_it_was_tested_with() -> None:
+    """requirements.txt, which `pulumi install` reads, is a part of requirements.lock and written from the same list."""
+
+    def pinned(file: Path) -> dict[str, str]:
+        # What only another Python or system needs has a marker, and is not in the lock, which is for this one.
+        lines = [line for line in file.read_text().splitlines() if "==" in line and not line.startswith((" ", "#"))]
+        return dict(line.rstrip(" \\").split("==") for line in lines if ";" not in line)
+
+    program, everything = pinned(paths.ROOT / "requirements.txt"), pinned(paths.LOCK)
+    assert {"pulumi", "pulumi-aws", "pulumi-command", "jinja2", "pydantic", "pyyaml"} <= program.keys()
+    assert program.items() <= everything.items()
+    assert not {"pytest", "moto", "boto3"} & program.keys()
+
+
+@pytest.mark.parametrize(("file", "least"), [("requirements.lock", 50), ("requirements.txt", 20)])
+def test_every_locked_package_has_hashes(file: str, least: int) -> None:
+    lines = (paths.ROOT / file).read_text().splitlines()
     pinned = [index for index, line in enumerate(lines) if "==" in line and not line.startswith((" ", "#"))]
-    assert len(pinned) > 50
+    assert len(pinned) > least
     for index in pinned:
         assert "--hash=sha256:" in lines[index + 1], lines[index]
     assert not any("://" in line for line in lines), "where packages come from is the machine's own affair"
@@ -336,7 +389,7 @@ def test_every_locked_package_has_hashes() -> None:
 def test_pulumis_version_is_the_locked_packages() -> None:
     """requirements.in says it; what cannot follow from it by itself, because Go pins sums beside it, is held to it."""
     wanted = dict(
-        line.split("==") for line in (paths.ROOT / "requirements.in").read_text().splitlines() if "pulumi" in line
+        line.split("==") for line in (paths.ROOT / "requirements.in").read_text().splitlines() if "==" in line
     )
     assert {
         "pulumi": pulumi_cli.VERSION,
@@ -414,7 +467,7 @@ def test_the_providers_packages_follow_from_the_mapped_types(provider: Path) -> 
 
 def test_the_reduced_provider_has_what_its_packages_use(provider: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
-    aws_bridge.link_tree(provider, copy)
+    gomodule.link_tree(provider, copy, aws_bridge.PARTS)
     before = {name: (provider / name).read_text() for name in (aws_bridge.PACKAGES_LIST, aws_bridge.CLIENTS_LIST)}
     assert aws_bridge.reduce(copy, {"aws_net_one"}) == {"net"}
     packages = (copy / aws_bridge.PACKAGES_LIST).read_text()
@@ -452,7 +505,7 @@ def test_a_provider_without_its_lists_is_refused(provider: Path, tmp_path: Path)
         aws_bridge.reduce(provider, {"aws_net_one"})
     (provider / "go.sum").unlink()
     with pytest.raises(ToolchainError, match=r"go\.sum is not there"):
-        aws_bridge.link_tree(provider, tmp_path / "copy")
+        gomodule.link_tree(provider, tmp_path / "copy", aws_bridge.PARTS)
 
 
 def test_shell_scripts_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

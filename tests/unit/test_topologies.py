@@ -70,18 +70,13 @@ def test_more_balancers_than_two(run_program: Run) -> None:
     statements = json.loads(recorded.named("cluster-vip-policy").inputs["policy"])["Statement"]
     write = next(s for s in statements if "Assign" in s["Action"])
     assert {arn.rsplit("/", 1)[1] for arn in write["Resource"]} == {f"{balancer.name}-eni" for balancer in balancers}
-    floating = [
-        r.name
-        for r in recorded.of_type("aws:ec2/networkInterface:NetworkInterface")
-        if "192.168.106.249" in r.inputs["privateIpLists"]
-    ]
-    assert floating == ["node1-eni"]
-    ranks = {
-        found[1]
+    better = [
+        found[1].split()
         for r in recorded.of_type("command:remote:Command")
-        if (found := re.search(r"RANK=(\d)", str(r.inputs.get("stdin"))))
-    }
-    assert ranks == {"0", "1", "2", "3"}
+        if (found := re.search(r"BETTER='?([^'\\]*)", str(r.inputs.get("stdin"))))
+    ]
+    interfaces = [f"{balancer.name}-eni-id" for balancer in balancers]
+    assert sorted(better, key=len) == [[], interfaces[:1], interfaces[:2], interfaces[:3]]
 
 
 def test_eleven_balancers_have_eleven_priorities() -> None:
