@@ -49,4 +49,6 @@ pulumi.export("subnetId", network.subnet_id)
 if network.route_table_id:
     pulumi.export("routeTableId", network.route_table_id)
 pulumi.export("securityGroupIds", firewall.group_ids)
+if cluster.bastion:
+    pulumi.export("bastion", cluster.bastion.address)
 pulumi.export("machines", [cluster.describe(machine) for machine in settings.machines])

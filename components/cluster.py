@@ -6,8 +6,10 @@ from typing import Any
 
 import pulumi
 import pulumi_aws as aws
+from pulumi_command import remote
 
 from components import haproxy, keepalived, mycat_files
+from components.bastion import Bastion, BastionArgs
 from components.database import Database, DatabaseArgs, MycatUser
 from components.firewall import Firewall
 from components.health import Health, HealthArgs
@@ -34,6 +36,9 @@ class Cluster(pulumi.ComponentResource):
 
     The one component that gets all settings: it hands each of the others its sections and its secrets.
     """
+
+    #: The bastion, if one is created.
+    bastion: Bastion | None = None
 
     def __init__(self, name: str, args: ClusterArgs, opts: pulumi.ResourceOptions | None = None):
         super().__init__("mycat-ha:cluster:Cluster", name, {}, opts)
@@ -63,7 +68,7 @@ class Cluster(pulumi.ComponentResource):
             ),
             self._child,
         )
-        self.machines = self._boot(name, virtual_ip)
+        self.machines = self._boot(name, args, virtual_ip)
 
         ready: list[pulumi.Resource] = []
         if databases := settings.of_role(Role.MYSQL):
@@ -81,7 +86,7 @@ class Cluster(pulumi.ComponentResource):
             ready = [self._load_balancer(balancer, args.network, virtual_ip, after=ready).running]
         self.register_outputs({})
 
-    def _boot(self, name: str, virtual_ip: VirtualIp) -> dict[str, Machine]:
+    def _boot(self, name: str, args: ClusterArgs, virtual_ip: VirtualIp) -> dict[str, Machine]:
         settings = self._settings
         image = settings.instances.image
         ami = aws.ec2.get_ami(
@@ -93,6 +98,7 @@ class Cluster(pulumi.ComponentResource):
             ],
         )
         key = aws.ec2.KeyPair(f"{name}-key", public_key=settings.access.ssh_public_key, opts=self._child)
+        proxy = self._proxy(name, args, ami.id, key.key_name)
         return {
             machine.name: Machine(
                 machine.name,
@@ -104,13 +110,44 @@ class Cluster(pulumi.ComponentResource):
                     ami=ami.id,
                     key_name=key.key_name,
                     private_key=self._secret("sshPrivateKey"),
-                    bastion=settings.access.bastion,
+                    proxy=proxy,
                     instance_profile=virtual_ip.instance_profile if Role.LB in machine.roles else None,
                 ),
                 self._child,
             )
             for machine in settings.machines
         }
+
+    def _proxy(
+        self, name: str, args: ClusterArgs, ami: pulumi.Input[str], key_name: pulumi.Input[str]
+    ) -> remote.ProxyConnectionArgs | None:
+        """The way to the machines: a bastion that is made here, one that exists, or none."""
+        settings, private_key = self._settings, self._secret("sshPrivateKey")
+        bastion = settings.access.bastion
+        if bastion is None:
+            return None
+        if args.firewall.bastion is None or args.network.public_subnet_id is None:
+            return remote.ProxyConnectionArgs(
+                host=str(bastion.host),
+                port=bastion.port,
+                user=bastion.user,
+                host_key=bastion.host_key,
+                private_key=private_key,
+            )
+        self.bastion = Bastion(
+            f"{name}-bastion",
+            BastionArgs(
+                subnet_id=args.network.public_subnet_id,
+                security_group=args.firewall.bastion.id,
+                instance_type=bastion.instance_type,
+                instances=settings.instances,
+                ami=ami,
+                key_name=key_name,
+                private_key=private_key,
+            ),
+            self._child,
+        )
+        return self.bastion.proxy
 
     def _database(self, name: str, nodes: Sequence[MachineSettings]) -> Database:
         settings, mycat = self._settings, self._settings.mycat

@@ -11,7 +11,7 @@ from settings import MachineSettings, Role
 from settings.http import Http
 from settings.mycat import Mycat
 from settings.services import ExternalServer, Haproxy, Mail
-from settings.topology import Access
+from settings.topology import Access, Bastion
 
 #: Galera's ports: group communication, incremental state transfer, state snapshot transfer.
 GALERA_PORTS = (("tcp", 4567), ("udp", 4567), ("tcp", 4568), ("tcp", 4444))
@@ -39,6 +39,9 @@ class Firewall(pulumi.ComponentResource):
     other. DNS, time and metadata services of AWS are link-local and not subject to security groups.
     """
 
+    #: The group of a bastion that is created.
+    bastion: aws.ec2.SecurityGroup | None = None
+
     def __init__(self, name: str, args: FirewallArgs, opts: pulumi.ResourceOptions | None = None):
         super().__init__("mycat-ha:firewall:Firewall", name, {}, opts)
         self._name = name
@@ -48,6 +51,9 @@ class Firewall(pulumi.ComponentResource):
         self._groups = {role: self._group(role, f"Machines of role {role}") for role in roles}
 
         self._machine_rules(args.access)
+        if args.access.bastion and args.access.bastion.create:
+            self.bastion = self._group("bastion", "Bastion: SSH from the deployer, and on to the machines")
+            self._bastion_rules(self.bastion, args.access.bastion)
         if Role.LB in self._groups:
             self._balancer_rules(args)
         if Role.MYCAT in self._groups:
@@ -59,7 +65,8 @@ class Firewall(pulumi.ComponentResource):
     @property
     def group_ids(self) -> dict[str, pulumi.Output[str]]:
         """By role; `machine` is every machine's."""
-        return {"machine": self._base.id, **{str(role): group.id for role, group in self._groups.items()}}
+        bastion = {"bastion": self.bastion.id} if self.bastion else {}
+        return {"machine": self._base.id, **bastion, **{str(role): group.id for role, group in self._groups.items()}}
 
     def groups_of(self, machine: MachineSettings) -> list[pulumi.Output[str]]:
         return [self._base.id, *(self._groups[role].id for role in machine.roles)]
@@ -67,10 +74,17 @@ class Firewall(pulumi.ComponentResource):
     def _machine_rules(self, access: Access) -> None:
         for cidr in access.deployer:
             self._from_range(self._base, "ssh-from-deployer", "SSH from the deployer", 22, str(cidr))
-        if access.bastion:
+        if access.bastion and access.bastion.address:
             self._from_range(self._base, "ssh-from-bastion", "SSH from the bastion", 22, f"{access.bastion.address}/32")
         for port in (80, 443):
             self._to_range(self._base, f"web-{port}", "Package archives and the EC2 API", port, "0.0.0.0/0")
+
+    def _bastion_rules(self, group: aws.ec2.SecurityGroup, bastion: Bastion) -> None:
+        for cidr in bastion.cidrs:
+            self._from_range(group, "ssh-to-bastion", "SSH to the bastion", 22, str(cidr))
+        self._between(group, self._base, "bastion-ssh", "SSH from the bastion to the machines", port=22)
+        for port in (80, 443):
+            self._to_range(group, "bastion-updates", "Security updates of the bastion", port, "0.0.0.0/0")
 
     def _balancer_rules(self, args: FirewallArgs) -> None:
         lb = self._groups[Role.LB]

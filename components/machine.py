@@ -14,7 +14,7 @@ from components.interface import Interface
 from components.remote import run
 from components.template import programs, render, verbatim
 from constants import LIBRARY
-from settings.topology import Bastion, Instances
+from settings.topology import Instances
 
 
 @dataclass
@@ -26,7 +26,8 @@ class MachineArgs:
     ami: pulumi.Input[str]
     key_name: pulumi.Input[str]
     private_key: pulumi.Input[str]
-    bastion: Bastion | None
+    #: The bastion to connect through; None connects directly.
+    proxy: remote.ProxyConnectionArgs | None
     instance_profile: pulumi.Input[str] | None = None
 
 
@@ -175,18 +176,12 @@ class Machine(pulumi.ComponentResource):
 
 
 def _connection(args: MachineArgs, host_key: pulumi.Input[str] | None = None) -> remote.ConnectionArgs:
-    private_key = pulumi.Output.secret(args.private_key)
-    proxy = None
-    if bastion := args.bastion:
-        proxy = remote.ProxyConnectionArgs(
-            host=bastion.host, port=bastion.port, user=bastion.user, host_key=bastion.host_key, private_key=private_key
-        )
     return remote.ConnectionArgs(
         host=args.address,
         user=args.instances.image.user,
-        private_key=private_key,
+        private_key=pulumi.Output.secret(args.private_key),
         host_key=host_key,
-        proxy=proxy,
+        proxy=args.proxy,
         # Unlimited: the resource's own timeout ends the wait, the default of ten dials is over in eleven seconds.
         dial_error_limit=-1,
         per_dial_timeout=5,

@@ -9,7 +9,6 @@ import pulumi_aws as aws
 
 from settings import MachineSettings, SettingsError, topology
 
-
 ANYWHERE = "0.0.0.0/0"
 
 
@@ -22,7 +21,7 @@ class NetworkArgs:
 
 
 class Network(pulumi.ComponentResource):
-    """A VPC with a private subnet for the machines and a public one for the NAT gateway; or an existing subnet.
+    """A VPC with a private subnet for the machines and a public one for NAT gateway and bastion; or an existing subnet.
 
     Machines have no public address. They reach package archives and the EC2 API through the NAT gateway (or, in an
     existing subnet, through whatever that subnet's route table has).
@@ -30,7 +29,9 @@ class Network(pulumi.ComponentResource):
 
     vpc_id: pulumi.Output[str]
     subnet_id: pulumi.Output[str]
-    #: The subnet's route table; None in a subnet that exists already, whose routes are its owner's.
+    #: The subnet of the NAT gateway, with a route to the internet; None where the machines' subnet existed already.
+    public_subnet_id: pulumi.Output[str] | None = None
+    #: The machines' route table; None in a subnet that existed already, whose routes are its owner's.
     route_table_id: pulumi.Output[str] | None = None
 
     def __init__(self, name: str, args: NetworkArgs, opts: pulumi.ResourceOptions | None = None):
@@ -103,6 +104,8 @@ class Network(pulumi.ComponentResource):
         )
         self.vpc_id = vpc.id
         self.route_table_id = routes.id
+        ready = [public_association.id, public_route.id]
+        self.public_subnet_id = pulumi.Output.all(public.id, *ready).apply(lambda ids: str(ids[0]))
         # Not before its routes: a machine that boots without a way out fails its package installation.
         ready = [association.id, default.id, *(route.id for route in attached)]
         self.subnet_id = pulumi.Output.all(subnet.id, *ready).apply(lambda ids: str(ids[0]))

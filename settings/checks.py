@@ -56,6 +56,15 @@ def _virtual_ip(settings: "Settings") -> Iterator[str]:
             yield f"vip.address: {address} is the address of machine {machine.name}; the VIP needs one of its own"
 
 
+def _access(settings: "Settings") -> Iterator[str]:
+    bastion, network = settings.access.bastion, settings.network
+    if bastion and bastion.create and network.subnet_id:
+        yield (
+            f"access.bastion.create: {network.subnet_id} is an existing subnet, which has no public one beside it that "
+            "this project knows; name an existing bastion (host, address), or connect directly (access.deployer)"
+        )
+
+
 def _database(settings: "Settings") -> Iterator[str]:
     nodes = len(settings.of_role(Role.MYSQL))
     if settings.database.external and nodes:
@@ -138,6 +147,7 @@ def _secrets(settings: "Settings") -> Iterator[str]:
 _CHECKS: tuple[Callable[["Settings"], Iterator[str]], ...] = (
     _topology,
     _virtual_ip,
+    _access,
     _database,
     _mycat,
     _ports,

@@ -4,6 +4,7 @@ from enum import StrEnum
 from typing import Annotated, Self
 
 from pydantic import Field, StringConstraints, model_validator
+from pydantic.alias_generators import to_camel
 
 from settings.base import IPv4Address, IPv4Network, Name, Port, Seconds, Section, Url
 
@@ -135,18 +136,50 @@ class Instances(Section):
 
 
 class Bastion(Section):
-    """A host through which `pulumi up` connects to the machines."""
+    """A host through which `pulumi up` connects to the machines: one to create, or one that exists."""
 
-    host: str
-    """Its name or address, as the deployer reaches it."""
+    create: bool = False
+    """Whether to create one: a small machine with a public address in the public subnet, which forwards SSH to the
+    machines and does nothing else. Needs `cidrs` and `network.vpcCidr`."""
+    cidrs: tuple[IPv4Network, ...] = ()
+    """From where its SSH port may be opened, as public addresses: your office's, your runners'. Of a created one."""
+    open_to_everybody: bool = False
+    """Has to be true if `cidrs` has 0.0.0.0/0."""
+    instance_type: str = "t3.micro"
+    """EC2 instance type of a created one. The default has 1 GiB; each of the commands of one `pulumi up` keeps a
+    connection of its own open, which takes about 2 MiB."""
+    host: str | None = None
+    """Of an existing one: its name or address, as the deployer reaches it."""
     port: Port = 22
     """Its SSH port."""
     user: str = "admin"
-    """The user to log in as, with the same key as on the machines."""
+    """The user to log in as, with the same key as on the machines. Of a created one it is the image's."""
     host_key: str | None = None
-    """Its public host key (`ssh-ed25519 AAAA...`). Without it, whoever answers at `host` is taken for the bastion."""
-    address: IPv4Address
+    """Its public host key (`ssh-ed25519 AAAA...`). Without it, whoever answers at `host` is taken for the bastion. A
+    created one's is learned at the first connection, and demanded from then on."""
+    address: IPv4Address | None = None
     """Its address as the machines see it; they let it in to SSH."""
+
+    @model_validator(mode="after")
+    def _created_or_existing(self) -> Self:
+        if not self.create:
+            for key in ("cidrs", "open_to_everybody", "instance_type"):
+                if key in self.model_fields_set:
+                    raise ValueError(f"{to_camel(key)}: only of a bastion to create (create: true)")
+            if self.host is None or self.address is None:
+                raise ValueError("give host and address of an existing bastion, or create: true and cidrs")
+            return self
+        for key in ("host", "port", "user", "host_key", "address"):
+            if key in self.model_fields_set:
+                raise ValueError(f"{to_camel(key)}: only of an existing bastion; this one is created (create: true)")
+        if not self.cidrs:
+            raise ValueError("cidrs: name the ranges from which it is used; nobody could connect to it")
+        if not self.open_to_everybody and any(cidr.prefixlen == 0 for cidr in self.cidrs):
+            raise ValueError(
+                "cidrs: 0.0.0.0/0 opens its SSH port to everybody; name the ranges that need it, "
+                "or say so once more with openToEverybody: true"
+            )
+        return self
 
 
 class Access(Section):
@@ -157,7 +190,8 @@ class Access(Section):
     administrators: Ranges
     """May open the statistics pages and the HTTP health check of the load balancers."""
     deployer: tuple[IPv4Network, ...] = ()
-    """From where `pulumi up` connects over SSH; a bastion's own address is let in besides."""
+    """From where `pulumi up` connects over SSH; an existing bastion's own address is let in besides. Not with a bastion
+    that is created, which is then the only way."""
     bastion: Bastion | None = None
     """The way of `pulumi up` to the machines. Default: it connects to them directly."""
     ssh_public_key: Annotated[str, StringConstraints(pattern=r"^(ssh-|ecdsa-)\S+ \S+")]
@@ -167,6 +201,10 @@ class Access(Section):
     def _reachable(self) -> Self:
         if not self.deployer and self.bastion is None:
             raise ValueError("give deployer ranges or a bastion: without either nothing can configure the machines")
+        if self.deployer and self.bastion and self.bastion.create:
+            raise ValueError(
+                "deployer: the created bastion is the only way to the machines; its ranges are bastion.cidrs"
+            )
         for key in ("clients", "administrators", "deployer"):
             if any(cidr.prefixlen == 0 for cidr in getattr(self, key)):
                 raise ValueError(f"{key}: 0.0.0.0/0 would open the port to everybody; name the ranges that need it")

@@ -1,6 +1,6 @@
 """Stacks whose route tables had their default route inline: the route becomes the resource that it is now.
 
-The provider refuses to create a route that its table has already, and one that were deleted first would cut the machines
+The provider refuses to create a route that its table has already, and to delete that one first would cut the machines
 off. So the state is told that the route there is the resource that the program declares.
 """
 

@@ -97,6 +97,11 @@ def mail(raw: dict[str, Any]) -> None:
     }
 
 
+def created_bastion(raw: dict[str, Any]) -> None:
+    del raw["access"]["deployer"]
+    raw["access"]["bastion"] = {"create": True, "cidrs": ["203.0.113.0/24"]}
+
+
 def seed_mode(raw: dict[str, Any]) -> None:
     raw["keepalived"]["mode"] = "seed"
     raw["secrets"]["vrrp"] = "1111"

@@ -47,12 +47,14 @@ class Recorder(pulumi.runtime.Mocks):
             outputs["stdout"] = "/opt/software/prefix\n"
             if args.name.endswith("-ready"):
                 outputs["stdout"] = json.dumps({"device": "ens5", "hostKey": "ssh-ed25519 AAAAhostkey"})
+            if args.name.endswith("-bastion-ready"):
+                outputs["stdout"] = "ssh-ed25519 AAAAbastion root@ip-10-0-0-5\n"
         if args.typ == "aws:ec2/networkInterface:NetworkInterface":
             outputs["arn"] = f"arn:aws:ec2:eu-central-1:1:network-interface/{args.name}"
         if args.typ.startswith("aws:iam/"):
             outputs.setdefault("name", args.name)
         if args.typ == "aws:ec2/eip:Eip":
-            outputs["allocationId"] = "eipalloc-1"
+            outputs |= {"allocationId": "eipalloc-1", "publicIp": "203.0.113.9"}
         return f"{args.name}-id", outputs
 
     def call(self, args: pulumi.runtime.MockCallArgs) -> Any:

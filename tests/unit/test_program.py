@@ -6,7 +6,9 @@ from importlib import import_module
 from typing import Any
 
 import pytest
+import yaml
 
+from components import bastion
 from resource_types import INSTANCE, TAGGED
 from settings import SettingsError
 from tests import example
@@ -268,3 +270,57 @@ def test_routes_are_resources_of_their_own_so_that_those_of_others_stay(run_prog
         ("network-routes-id", "10.21.0.0/16", "tgw-0a1b"),
         ("network-routes-id", "172.20.0.0/16", "pcx-0c2d"),
     }
+
+
+def test_a_bastion_is_the_only_way_in_and_leads_to_ssh_of_the_machines_only(run_program: Run) -> None:
+    without, recorded = run_program(), run_program(example.settings(example.created_bastion))
+    machine, bastion = "firewall-machine-id", "firewall-bastion-id"
+    assert opened(recorded, INGRESS) - opened(without, INGRESS) == {
+        ("bastion", 22, "203.0.113.0/24"),
+        ("machine", 22, bastion),
+    }
+    assert opened(without, INGRESS) - opened(recorded, INGRESS) == {("machine", 22, "100.64.0.0/10")}
+    assert {rule for rule in opened(recorded, EGRESS) if rule[0] == "bastion"} == {
+        ("bastion", 22, machine),
+        ("bastion", 80, "0.0.0.0/0"),
+        ("bastion", 443, "0.0.0.0/0"),
+    }
+    made = recorded.named("cluster-bastion-instance").inputs
+    assert "iamInstanceProfile" not in made
+    assert made["metadataOptions"]["httpTokens"] == "required"
+    assert made["rootBlockDevice"]["encrypted"] is True
+    eni = recorded.named("cluster-bastion-eni").inputs
+    assert eni["subnetId"] == "network-nat-subnet-id"
+    assert eni["securityGroups"] == [bastion]
+    assert recorded.named("cluster-bastion-address").inputs["networkInterface"] == "cluster-bastion-eni-id"
+
+
+def test_every_command_goes_through_the_bastion_and_demands_its_host_key(run_program: Run) -> None:
+    for command in run_program(example.settings(example.created_bastion)).of_type(COMMAND):
+        connection = command.inputs["connection"]["value"]
+        if command.name == "cluster-bastion-ready":
+            assert connection["host"] == "203.0.113.9"
+            assert "proxy" not in connection
+            continue
+        proxy = connection["proxy"]
+        assert (proxy["host"], proxy["hostKey"]) == ("203.0.113.9", "ssh-ed25519 AAAAbastion"), command.name
+        assert proxy["dialErrorLimit"] == -1, command.name
+
+
+def test_an_existing_bastion_is_used_as_its_settings_say(run_program: Run) -> None:
+    def change(raw: dict[str, Any]) -> None:
+        raw["access"]["bastion"] = {"host": "b.example.com", "user": "ops", "address": "10.0.0.2", "hostKey": "ssh-x A"}
+
+    recorded = run_program(example.settings(change))
+    assert ("machine", 22, "10.0.0.2/32") in opened(recorded, INGRESS)
+    proxy = recorded.named("node3-tools").inputs["connection"]["value"]["proxy"]
+    assert (proxy["host"], proxy["port"], proxy["user"], proxy["hostKey"]) == ("b.example.com", 22, "ops", "ssh-x A")
+
+
+def test_the_bastions_sshd_is_configured_before_it_starts() -> None:
+    """cloud-init writes files before sshd starts, and runs scripts after."""
+    config = yaml.safe_load(bastion.user_data().removeprefix("#cloud-config"))
+    (file,) = config.pop("write_files")
+    assert file["path"] == "/etc/ssh/sshd_config.d/10-mycat-ha.conf"
+    assert "\nPermitOpen *:22\n" in file["content"]
+    assert not config

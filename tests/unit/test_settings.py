@@ -54,6 +54,19 @@ def attached(*ranges: str) -> list[dict[str, Any]]:
     return [{"id": "pcx-0123", "destinations": list(ranges)}]
 
 
+def bastion(network: dict[str, Any] | None = None, **keys: Any) -> Change:
+    def change(raw: dict[str, Any]) -> None:
+        raw["access"] |= {"deployer": [], "bastion": keys}
+        raw["network"] = network or raw["network"]
+
+    return change
+
+
+def test_a_bastion_for_everybody_has_to_be_said_twice() -> None:
+    raw = example.settings(bastion(create=True, cidrs=["0.0.0.0/0"], openToEverybody=True))
+    assert Settings.parse(raw).access.bastion is not None
+
+
 def test_the_example_is_accepted() -> None:
     settings = Settings.parse(example.settings())
     assert [settings.priority(machine) for machine in settings.of_role(Role.LB)] == [150, 100]
@@ -98,6 +111,16 @@ def test_the_example_is_accepted() -> None:
         (put("network/subnetCidr", "192.168.107.0/25"), ["network", "subnetCidr", "vpcCidr"]),
         (put("network/subnetCidr", "192.168.106.0/25"), ["network", "overlap"]),
         (put("network/subnetId", "subnet-0123"), ["network", "subnetId"]),
+        (bastion(), ["access.bastion", "host and address", "create"]),
+        (bastion(host="b", address="10.0.0.2", cidrs=["10.0.0.0/8"]), ["access.bastion", "cidrs", "create"]),
+        (bastion(create=True), ["access.bastion", "cidrs"]),
+        (bastion(create=True, cidrs=["198.51.100.0/24"], host="b"), ["access.bastion", "host", "existing"]),
+        (bastion(create=True, cidrs=["0.0.0.0/0"]), ["access.bastion", "0.0.0.0/0", "openToEverybody"]),
+        (
+            put("access/bastion", {"create": True, "cidrs": ["198.51.100.0/24"]}),
+            ["access", "deployer", "bastion.cidrs"],
+        ),
+        (bastion(network=ADOPTED, create=True, cidrs=["198.51.100.0/24"]), ["access.bastion.create", "subnet-0abc"]),
         (put("network/attachments", [{"id": "vpn-1", "destinations": ["10.9.0.0/16"]}]), ["network.attachments[0].id"]),
         (put("network/attachments", [{"id": "tgw-1", "destinations": []}]), ["network.attachments[0].destinations"]),
         (put("network/attachments", attached("0.0.0.0/0")), ["network", "attachments", "0.0.0.0/0", "NAT"]),
