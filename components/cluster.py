@@ -111,11 +111,12 @@ class Cluster(pulumi.ComponentResource):
                     key_name=key.key_name,
                     private_key=self._secret("sshPrivateKey"),
                     proxy=proxy,
+                    upgrade_hour=number % 24,
                     instance_profile=virtual_ip.instance_profile if Role.LB in machine.roles else None,
                 ),
                 self._child,
             )
-            for machine in settings.machines
+            for number, machine in enumerate(settings.machines)
         }
 
     def _proxy(

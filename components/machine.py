@@ -28,6 +28,8 @@ class MachineArgs:
     private_key: pulumi.Input[str]
     #: The bastion to connect through; None connects directly.
     proxy: remote.ProxyConnectionArgs | None
+    #: When it installs security updates, UTC: 0 to 23, another one for each machine.
+    upgrade_hour: int
     instance_profile: pulumi.Input[str] | None = None
 
 
@@ -88,6 +90,11 @@ class Machine(pulumi.ComponentResource):
             stdin=programs("machine/install-file", "machine/install-packages", "machine/own-addresses"),
             triggers=[self.instance_id],
             opts=pulumi.ResourceOptions(parent=self, deleted_with=self._instance),
+        )
+        self.run(
+            f"{name}-upgrades",
+            render("machine/upgrades.sh.j2", hour=args.upgrade_hour),
+            opts=pulumi.ResourceOptions(parent=self),
         )
         self.register_outputs({"instanceId": self.instance_id, "device": self.device})
 

@@ -1,11 +1,13 @@
-"""Clients of AWS's API that follow an Environment, as Pulumi's provider does."""
+"""Clients of AWS's API that follow an Environment and a stack's settings, as Pulumi's provider does."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import boto3
 import botocore.session
+from botocore import exceptions
 from botocore.config import Config
 from botocore.configprovider import BOTOCORE_DEFAUT_SESSION_VARIABLES
 
@@ -29,14 +31,84 @@ class _LocalClients:
         return self.session.client(service_name, **self.options)
 
 
-def connect(environment: Environment, region: str | None) -> Clients:
-    """Clients for ``region``, or for the environment's one. Raises StackError if neither is known."""
+#: What AWS answers to credentials that it does not take, and what that means.
+REFUSED = {
+    "ExpiredToken": "have expired: log in again",
+    "ExpiredTokenException": "have expired: log in again",
+    "RequestExpired": "have expired, or this machine's clock is wrong",
+    "InvalidClientTokenId": "are not known to AWS, or not in this region",
+    "AuthFailure": "are not known to AWS, or not in this region",
+    "UnrecognizedClientException": "are not known to AWS, or not in this region",
+    "SignatureDoesNotMatch": "have a secret that does not belong to their id",
+}
+
+
+@contextmanager
+def _in_words(region: str) -> Iterator[None]:
+    """What goes wrong before AWS looks at a request, as a StackError of one sentence."""
+    try:
+        yield
+    except exceptions.ClientError as error:
+        code = error.response["Error"]["Code"]
+        if code in REFUSED:
+            raise StackError(f"the AWS credentials {REFUSED[code]} ({code}, region {region})") from None
+        raise StackError(f"AWS refused: {error}") from None
+    except exceptions.NoCredentialsError:
+        raise StackError("no AWS credentials: log in, or set AWS_PROFILE or `aws:profile`") from None
+    except exceptions.EndpointConnectionError as error:
+        raise StackError(f"AWS does not answer, or there is no region '{region}' (`aws:region`): {error}") from None
+    except (exceptions.BotoCoreError, ValueError) as error:
+        raise StackError(f"AWS (region {region}): {error}") from None
+
+
+def check_account(clients: Clients, region: str, allowed: Sequence[str]) -> None:
+    """Raises StackError, in a sentence, if AWS does not take the credentials or they are another account's."""
+    with _in_words(region):
+        account = clients.client("sts").get_caller_identity()["Account"]
+    if allowed and account not in allowed:
+        raise StackError(
+            f"wrong account: the AWS credentials are for {account}, the stack is for {', '.join(allowed)} "
+            "(`aws:allowedAccountIds`)"
+        )
+
+
+def assume(session: boto3.Session, roles: Sequence[Mapping[str, Any]], region: str) -> boto3.Session:
+    """A session in the last of the roles, each assumed by the one before it: `aws:assumeRoles` of the provider.
+
+    Raises StackError if one of them may not be assumed.
+    """
+    for role in roles:
+        request = {"RoleArn": role["roleArn"], "RoleSessionName": role.get("sessionName", "stackctl")}
+        for theirs, its in (("externalId", "ExternalId"), ("policy", "Policy"), ("policyArns", "PolicyArns")):
+            if theirs in role:
+                request[its] = role[theirs] if its != "PolicyArns" else [{"arn": arn} for arn in role[theirs]]
+        with _in_words(region):
+            given = session.client("sts").assume_role(**request)["Credentials"]
+        session = boto3.Session(
+            aws_access_key_id=given["AccessKeyId"],
+            aws_secret_access_key=given["SecretAccessKey"],
+            aws_session_token=given["SessionToken"],
+            region_name=region,
+        )
+    return session
+
+
+def connect(environment: Environment, region: str | None, settings: Mapping[str, Any] | None = None) -> Clients:
+    """Clients for ``region``, or for the environment's one; on AWS with profile and roles of a stack's ``settings``.
+
+    Raises StackError if no region is known, or AWS does not let them in.
+    """
     variables = environment.variables
     chosen = region or variables.get("AWS_REGION") or variables.get("AWS_DEFAULT_REGION")
     if not chosen:
         raise StackError("no AWS region: set `aws:region` in the stack's settings, or AWS_REGION")
     if environment.local_region is None:
-        return boto3.Session(region_name=chosen)  # by this process's own variables, and all that botocore knows
+        settings = settings or {}
+        with _in_words(chosen):  # by this process's own variables, and all that botocore knows
+            own = boto3.Session(region_name=chosen, profile_name=settings.get("aws:profile"))
+        assumed = assume(own, settings.get("aws:assumeRoles") or (), chosen)
+        check_account(assumed, chosen, [str(one) for one in settings.get("aws:allowedAccountIds") or ()])
+        return assumed
     session = boto3.Session(
         botocore_session=_session(variables),
         region_name=chosen,
@@ -49,10 +121,11 @@ def connect(environment: Environment, region: str | None) -> Clients:
 def connect_stack(pulumi: Pulumi) -> Clients:
     """Clients for the region of a stack: the one in its settings, else in its state, else in the environment."""
     file = pulumi.stack.config_file
-    configured = read_yaml(file).get("config", {}).get("aws:region") if file.exists() else None
+    settings = read_yaml(file).get("config", {}) if file.exists() else {}
+    configured = settings.get("aws:region")
     if configured is None and pulumi.exists():
         configured = _region_of(pulumi.state())
-    return connect(pulumi.environment, configured)
+    return connect(pulumi.environment, configured, settings)
 
 
 def _region_of(state: Mapping[str, Any]) -> str | None:

@@ -32,6 +32,8 @@ def existing(stack: str, local_region: str | None = None) -> Pulumi:
 def prepare(pulumi: Pulumi, archives: Path | None) -> None:
     """Complete the stack's settings. In a local region archives and Mycat are the toolchain's, unless given."""
     local = pulumi.environment.local_region is not None
+    if not local:
+        connect_stack(pulumi)  # credentials that AWS does not take are refused in a sentence, before anything is done
     configuration.prepare(
         pulumi,
         archives or (sources() if local else None),

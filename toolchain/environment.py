@@ -37,7 +37,7 @@ def environment() -> dict[str, str]:
     variables["VIRTUAL_ENV"] = str(folder)
     variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), variables.get("PYTHONPATH")]))
     variables["PULUMI_HOME"] = str(plugins.home())
-    # A backend and a passphrase that are set are the user's choice; an empty passphrase is one, an empty address not.
+    # What is set is the user's choice; an empty passphrase is one, an empty address is not.
     if not variables.get("PULUMI_BACKEND_URL"):
         variables["PULUMI_BACKEND_URL"] = state.as_uri()
     if not variables.keys() & {"PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE"}:
