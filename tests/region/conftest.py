@@ -50,13 +50,12 @@ class World:
     def boot(self, eni: str, **options: Any) -> str:
         """Run an instance on an interface and wait until it answers over SSH."""
         reservation = self.ec2.run_instances(
-            ImageId=self.ami,
             InstanceType="t3.small",
             MinCount=1,
             MaxCount=1,
             KeyName="key",
             NetworkInterfaces=[{"DeviceIndex": 0, "NetworkInterfaceId": eni}],
-            **options,
+            **{"ImageId": self.ami, **options},
         )
         return str(reservation["Instances"][0]["InstanceId"])
 

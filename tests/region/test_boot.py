@@ -14,6 +14,13 @@ from tests.region.conftest import World
 PROGRAM = (Path(__file__).parents[2] / "files/machine/own-addresses").read_text()
 USER_DATA = f"#cloud-boothook\n{PROGRAM}"
 SECONDARY = "10.77.0.240"
+#: The first two show that networkd has read its configuration at the first boot already.
+CHANGES = (
+    "networkctl reconfigure ens5",
+    "networkctl renew ens5",
+    "netplan apply",
+    "systemctl restart systemd-networkd",
+)
 CLOUD_INIT = "cloud-init status --wait >/dev/null; cloud-init status"
 
 
@@ -89,6 +96,7 @@ def terminate(machine: Machine) -> None:
 
 def test_the_machine_has_what_debians_image_has(machine: Machine) -> None:
     assert machine.shell("systemctl --failed --no-legend --plain") == ""
+    assert machine.shell("grep -E 'execution error|Traceback' /var/log/cloud-init.log") == ""
     assert machine.shell("cloud-init query cloud_name; cloud-init query platform") == "aws\nec2"
     for unit in ("systemd-networkd", "systemd-resolved", "unattended-upgrades", "apt-daily.timer", "ssh"):
         assert machine.shell(f"systemctl is-active {unit}") == "active", unit
@@ -104,17 +112,18 @@ def test_cloud_init_has_seen_what_the_interface_has_and_told_the_network_nothing
     assert machine.settled() == {machine.primary}
 
 
-@pytest.mark.parametrize(
-    "change",
-    ["systemctl restart systemd-networkd", "networkctl renew ens5", "networkctl reconfigure ens5", "netplan apply"],
-)
+@pytest.mark.parametrize("change", CHANGES)
 def test_networkd_keeps_to_its_own_address(machine: Machine, change: str) -> None:
-    machine.shell(change)
+    keeps_to_its_own_address(machine, change)
+
+
+def keeps_to_its_own_address(machine: Machine, change: str) -> None:
+    assert machine.shell(f"{change} >/dev/null 2>&1 && echo done") == "done"
     assert machine.settled() == {machine.primary}
     machine.keepalived()
     machine.shell(change)
-    assert machine.settled() == {machine.primary, f"{SECONDARY}/32"}
-    machine.shell(f"ip address delete {SECONDARY}/32 dev ens5")
+    assert machine.settled() == {machine.primary, f"{machine.secondary}/32"}
+    machine.shell(f"ip address delete {machine.secondary}/32 dev ens5")
 
 
 def test_a_lease_is_renewed(machine: Machine) -> None:
@@ -157,4 +166,24 @@ def test_without_the_projects_user_data_the_secondary_address_becomes_the_machin
         assert bare.settled() == {bare.primary, f"{other}/32"}
     finally:
         terminate(bare)
+        world.ec2.delete_network_interface(NetworkInterfaceId=eni)
+
+
+def test_debian_13_does_the_same(world: World) -> None:
+    """Booted by the name of its AMI; its image is made here if it is not there."""
+    images = world.ec2.describe_images(Owners=["136693071363"], Filters=[{"Name": "name", "Values": ["debian-13-*"]}])
+    address = "10.77.0.242"
+    eni = world.interface(world.address(17), address)
+    machine = Machine(world, 17, eni, held=True, id="", secondary=address)
+    machine.id = world.boot(eni, UserData=USER_DATA, ImageId=images["Images"][0]["ImageId"])
+    try:
+        wait_until(lambda: world.state(machine.id) == "running", "the machine, and perhaps its image", 900)
+        machine.wait()
+        assert machine.shell("grep -E 'execution error|Traceback' /var/log/cloud-init.log") == ""
+        assert "Debian GNU/Linux 13" in machine.shell("cat /etc/os-release")
+        assert machine.settled() == {machine.primary}
+        for change in CHANGES:
+            keeps_to_its_own_address(machine, change)
+    finally:
+        terminate(machine)
         world.ec2.delete_network_interface(NetworkInterfaceId=eni)

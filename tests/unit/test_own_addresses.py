@@ -65,6 +65,13 @@ def test_what_cloud_init_has_written_is_taken_out(machine: Machine, written: str
     assert machine.stubs.calls("networkctl") == ["reload"]
 
 
+def test_networkd_reads_its_configuration_anew_without_a_bus(machine: Machine) -> None:
+    machine.stubs.add("networkctl", "exit 1")
+    machine.stubs.add("systemctl")
+    machine.run()
+    assert machine.stubs.calls("systemctl") == ["try-restart systemd-networkd"]
+
+
 def test_a_second_run_changes_nothing(machine: Machine) -> None:
     machine.addresses.write_text("- 10.0.0.9/24\n")
     machine.run()

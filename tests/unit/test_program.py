@@ -33,6 +33,7 @@ def test_instances_demand_imdsv2_encrypt_and_keep_their_interface(run_program: R
         assert instance.inputs["metadataOptions"]["httpTokens"] == "required"
         assert instance.inputs["rootBlockDevice"]["encrypted"] is True
         assert instance.inputs["primaryNetworkInterface"]["networkInterfaceId"].endswith("-eni-id")
+        assert instance.inputs["userData"].startswith("#cloud-boothook\n#!/bin/sh\n# own-addresses")
 
 
 def test_only_balancers_have_a_role_and_it_reaches_exactly_their_interfaces(run_program: Run) -> None:
