@@ -279,7 +279,7 @@ def test_each_file_is_judged_and_put_in_force(run_program: Run) -> None:
 
 
 def test_keepalived_is_on_the_device_that_the_machine_named(run_program: Run) -> None:
-    assert "\n    interface ens5\n" in run_program().named("node1-keepalived-config-file").stdin
+    assert "\n    interface ens5\n" in run_program().named("node1-keepalived-config-file").inputs["stdin"]["value"]
 
 
 def test_a_machine_that_is_gone_without_a_word_is_noticed_within_a_minute() -> None:
@@ -302,7 +302,7 @@ def _silent(known: dict[str, str], interval: str) -> int:
 
 def _on_its_way(known: dict[str, str]) -> float:
     """The first try is repeated after 0.2 s, and each time after twice as long."""
-    return 0.2 * ((2 << int(known["tcp_retries2"])) - 1)
+    return 0.2 * sum(2**n for n in range(int(known["tcp_retries2"]) + 1))
 
 
 def test_haproxy_is_a_supervised_service() -> None:
