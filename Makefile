@@ -16,8 +16,9 @@ help: ## List the targets
 
 .PHONY: up
 up: install ## Local region, stack, and a failover to watch
-	$(in_env) python -m localregion start --attached
+	$(in_env) python -m localregion start
 	$(in_env) python -m stackctl up local --region-env local
+	$(in_env) python -m localregion attach local
 	$(in_env) python -m drills demo
 
 .PHONY: drill

@@ -31,13 +31,9 @@ def main(name: Annotated[str, typer.Option(help="Which region; several can run b
 
 
 @app.command()
-def start(
-    attached: Annotated[
-        bool, typer.Option("--attached", help="Attach this machine to every VPC, as it is made")
-    ] = False,
-) -> None:
+def start() -> None:
     """Start the region; does nothing if it runs."""
-    _region.start(console.print, attached=attached)
+    _region.start(console.print)
     status = _region.status()
     console.print(f"local region '{_region.name}': {status['endpoint']} ({status['region']})")
 

@@ -35,11 +35,8 @@ class Region:
 
     # -- start and stop -------------------------------------------------------------------------------------
 
-    def start(self, say: Callable[[str], None] = print, *, attached: bool = False) -> None:
-        """Start the region unless it runs. What a killed run or a reboot has left is removed first.
-
-        ``attached``: this machine is attached to every VPC as it is made.
-        """
+    def start(self, say: Callable[[str], None] = print) -> None:
+        """Start the region unless it runs. What a killed run or a reboot has left is removed first."""
         if os.geteuid() != 0:
             raise RegionError("the local region makes network namespaces and mounts: run it as root")
         if self.running():
@@ -50,7 +47,7 @@ class Region:
         raise_limits(self._state.parent)
         with (self._state / "log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "localregion.daemon", self.name, *(["--attached"] if attached else [])],
+                [sys.executable, "-m", "localregion.daemon", self.name],
                 cwd=Path(__file__).parents[1],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -57,9 +57,8 @@ log = logging.getLogger("localregion")
 class Daemon:
     """The region: its life, what its EC2 needs of it, and the verbs, which take and return plain values."""
 
-    def __init__(self, name: str, *, attached: bool = False) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        self._attached = attached
         self._state = paths.state(name)
         self._state.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.network = Network(name, self._state)
@@ -133,15 +132,7 @@ class Daemon:
             vpc = next(vpc for vpc in layout.vpcs if vpc.id == vpc_id)
             resolver.serve(self.network.namespace(vpc_id), vpc.resolver)
             self._served.add(vpc_id)
-            if self._attached:
-                self._attach_new(vpc_id)
         self._served &= vpcs
-
-    def _attach_new(self, vpc_id: str) -> None:
-        try:
-            self.network.attach_network(self._vpc(vpc_id), self._source(None))
-        except NetworkError as error:
-            log.warning("not attached: %s", error)
 
     # -- hypervisor of localregion.ec2 ----------------------------------------------------------------------
 
@@ -335,11 +326,10 @@ class Daemon:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("name", type=paths.check)
-    parser.add_argument("--attached", action="store_true")
-    arguments = parser.parse_args()
+    name = parser.parse_args().name
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    daemon = Daemon(arguments.name, attached=arguments.attached)
+    daemon = Daemon(name)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: daemon.finished.set())
     daemon.run()

@@ -62,7 +62,7 @@ def region() -> Iterator[Region]:
         pytest.fail("unset PULUMI_BACKEND_URL: a shared backend is no place for the tests' stacks", pytrace=False)
     region = Region(REGION)
     region.stop()
-    region.start(attached=True)
+    region.start()
     yield region
     (ROOT / ".local/test-region.log").write_text(region.log())
     region.stop()

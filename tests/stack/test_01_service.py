@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
 import boto3
@@ -14,6 +13,7 @@ import pytest
 
 from drills.stack import Stack
 from localregion.client import Region, RegionError, wait_until
+from stackctl.pulumi import stack_outputs
 from tests.conftest import ROOT
 from tests.stack.clients import administrator, connects, curl, login, mariadb, servers
 
@@ -100,19 +100,29 @@ def test_the_outsider_is_kept_out_by_the_firewall_alone(region: Region, stack: S
     wait_until(lambda: not connects(region, "outsider", stack.vip, 3306), "the rule to be gone", 10)
 
 
-def test_the_deployer_reaches_ssh_and_nothing_else_but_the_statistics(region: Region, stack: Stack) -> None:
-    """The local stack's administrators include the deployer's range."""
+def test_from_outside_only_the_bastion_answers(region: Region, stack: Stack) -> None:
+    """This machine deploys through it. While it is attached to the VPC, it is one of the administrators."""
 
-    def connects(port: int, address: str) -> bool:
-        with socket.socket() as attempt:
-            attempt.settimeout(1)
-            return attempt.connect_ex((address, port)) == 0
+    def reached(address: str) -> set[int]:
+        def connects(port: int) -> bool:
+            with socket.socket() as attempt:
+                attempt.settimeout(1)
+                return attempt.connect_ex((address, port)) == 0
 
-    for machine in stack.machines:
         with ThreadPoolExecutor(len(PORTS)) as pool:
-            answers = pool.map(partial(connects, address=machine["address"]), PORTS)
-            found = {port for port, answer in zip(PORTS, answers, strict=True) if answer}
-        assert found == {22} | ({8888} if "lb" in machine["roles"] else set()), machine["name"]
+            answers = pool.map(connects, PORTS)
+            return {port for port, answer in zip(PORTS, answers, strict=True) if answer}
+
+    assert reached(stack_outputs(stack.name)["bastion"]) == {22}
+    addresses = {machine["address"]: "lb" in machine["roles"] for machine in stack.machines}
+    assert {address: reached(address) for address in addresses} == {
+        address: {8888} if balancer else set() for address, balancer in addresses.items()
+    }
+    region.detach(stack.name)
+    try:
+        assert [reached(address) for address in addresses] == [set()] * len(addresses)
+    finally:
+        region.attach(stack.name)
 
 
 def test_between_machines_only_what_the_roles_need(region: Region, stack: Stack) -> None:
