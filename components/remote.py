@@ -7,9 +7,18 @@ import pulumi
 from pulumi_command import remote
 
 
-def as_root(script: str) -> str:
-    """A command line that runs ``script`` with bash as root and leaves stdin to it. Never put a secret in it."""
-    return f"sudo -n bash -euo pipefail -c {shlex.quote(script)}"
+def as_root(command: str, timeout: str) -> str:
+    """A command line that runs another one as root, at most for ``timeout``, and leaves stdin to it.
+
+    Ended by timeout(1) on the machine, which says so: the command provider's own timeout bounds its dialling only.
+    Never put a secret in it.
+    """
+    return f"sudo -n timeout --verbose --kill-after=30 {timeout} {command}"
+
+
+def bash(script: str) -> str:
+    """The command line that runs ``script``."""
+    return f"bash -euo pipefail -c {shlex.quote(script)}"
 
 
 def run(
@@ -27,7 +36,7 @@ def run(
     return remote.Command(
         name,
         connection=connection,
-        create=pulumi.Output.from_input(script).apply(as_root if shell else "sudo -n {}".format),
+        create=pulumi.Output.from_input(script).apply(lambda text: as_root(bash(text) if shell else text, timeout)),
         stdin=stdin,
         triggers=list(triggers),
         # Whatever reads a file or a password might repeat it.

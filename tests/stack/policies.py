@@ -27,6 +27,7 @@ OTHER_USES: Mapping[str, frozenset[str]] = {
         "ec2:UpdateSecurityGroupRuleDescriptionsIngress",
         "iam:PutRolePermissionsBoundary",
     }),
+    "a bastion that is created": frozenset({"ec2:AssociateAddress"}),
     "a machine's profile that is replaced": frozenset({
         "ec2:AssociateIamInstanceProfile",
         "ec2:DisassociateIamInstanceProfile",

@@ -2,13 +2,15 @@
 
 import inspect
 import json
+import re
+import subprocess
 from importlib import import_module
 from typing import Any
 
 import pytest
 import yaml
 
-from components import bastion
+from components import bastion, remote
 from resource_types import INSTANCE, TAGGED
 from settings import SettingsError
 from tests import example
@@ -129,7 +131,7 @@ def test_mycats_configuration_goes_in_by_standard_input_in_one_piece(run_program
     recorded = run_program(example.settings(example.with_mycat))
     command = recorded.named("node1-mycat-configuration")
     create = command.inputs["create"]
-    assert create == "sudo -n /usr/local/lib/mycat-ha/mycat-apply /opt/software/prefix 192.168.106.251"
+    assert create.endswith(" 900s /usr/local/lib/mycat-ha/mycat-apply /opt/software/prefix 192.168.106.251")
     bundle = json.loads(command.stdin)
     assert sorted(bundle) == ["log4j2.xml", "rule.xml", "schema.xml", "server.xml"]
     assert ">192.168.106.251<" in bundle["server.xml"]
@@ -306,6 +308,23 @@ def test_every_command_goes_through_the_bastion_and_demands_its_host_key(run_pro
         proxy = connection["proxy"]
         assert (proxy["host"], proxy["hostKey"]) == ("203.0.113.9", "ssh-ed25519 AAAAbastion"), command.name
         assert proxy["dialErrorLimit"] == -1, command.name
+
+
+def test_every_command_is_bounded_on_the_machine_itself(run_program: Run) -> None:
+    """The command provider's own timeout bounds its dialling, and not the command."""
+    commands = run_program(example.settings(example.with_mycat)).of_type(COMMAND)
+    bound = {
+        c.name: re.match(r"sudo -n timeout --verbose --kill-after=30 (\d+[sm]) ", c.inputs["create"]) for c in commands
+    }
+    assert all(bound.values())
+    assert {match[1] for match in bound.values() if match} == {"600s", "900s", "10m", "20m", "30m", "60m"}
+
+
+def test_a_command_that_hangs_is_ended_and_says_so() -> None:
+    line = remote.as_root(remote.bash("cat; sleep 60"), "0.3").removeprefix("sudo -n ")
+    done = subprocess.run(["bash", "-c", line], input="kept\n", capture_output=True, text=True, check=False, timeout=20)
+    assert (done.returncode, done.stdout) == (124, "kept\n")
+    assert "sending signal TERM to command" in done.stderr
 
 
 def test_an_existing_bastion_is_used_as_its_settings_say(run_program: Run) -> None:
