@@ -32,8 +32,6 @@ def existing(stack: str, local_region: str | None = None) -> Pulumi:
 def prepare(pulumi: Pulumi, archives: Path | None) -> None:
     """Complete the stack's settings. In a local region archives and Mycat are the toolchain's, unless given."""
     local = pulumi.environment.local_region is not None
-    if not local:
-        connect_stack(pulumi)  # credentials that AWS does not take are refused in a sentence, before anything is done
     configuration.prepare(
         pulumi,
         archives or (sources() if local else None),
@@ -41,14 +39,22 @@ def prepare(pulumi: Pulumi, archives: Path | None) -> None:
     )
 
 
+def _let_in(pulumi: Pulumi) -> None:
+    """Raises StackError, in a sentence and before anything is done, if AWS does not take the credentials."""
+    if pulumi.environment.local_region is None:
+        connect_stack(pulumi)
+
+
 def preview(pulumi: Pulumi, archives: Path | None, options: Sequence[str]) -> int:
     """Pulumi's exit code."""
+    _let_in(pulumi)
     prepare(pulumi, archives)
     return pulumi.stream("preview", *options)
 
 
 def up(pulumi: Pulumi, archives: Path | None, options: Sequence[str] = ()) -> int:
     """Pulumi's exit code."""
+    _let_in(pulumi)
     prepare(pulumi, archives)
     region = pulumi.environment.local_region
     if region and pulumi.tags().get(healing.LOCAL_REGION) != region:
