@@ -25,7 +25,7 @@ def _run(folder: Path, commands: str) -> "subprocess.CompletedProcess[str]":
         build=commands,
         packages=(),
     )
-    for path in ("/opt/", "/var/log/", "/var/lock", "/var/cache/", "/var/tmp/"):  # noqa: S108
+    for path in ("/opt/", "/var/log/", "/var/lock", "/var/cache/", "/var/tmp/"):
         script = script.replace(path, f"{folder}{path}")
     (folder / "var/log/mycat-ha").mkdir(parents=True, exist_ok=True)
     (folder / "var/tmp").mkdir(parents=True, exist_ok=True)
