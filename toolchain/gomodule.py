@@ -50,4 +50,4 @@ def rewrite(copy: Path, name: str | Path, change: Callable[[str], str]) -> None:
 
 
 def unexpected(name: str | Path, what: str) -> ToolchainError:
-    return ToolchainError(f"the Go module is not as expected: {name} {what}. It may be another version than before")
+    return ToolchainError(f"the Go module is not as expected: {name} {what}. Compare it with the version in go.mod")

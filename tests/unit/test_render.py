@@ -56,7 +56,7 @@ def test_it_is_what_machines_get(case: str, run_program: Run) -> None:
 
 def test_what_only_aws_knows_has_a_name() -> None:
     lines = rendered(example.settings())["node2"]["etc/mycat-ha/vip.env"].splitlines()
-    assert {"ENI='<id of node2-eni>'", "DEVICE='<device of node2>'", "ROLE='<name of cluster-vip-role>'"} <= set(lines)
+    assert {"ENI='<id of node2-eni>'", "BETTER='<id of node1-eni>'", "ROLE='<name of cluster-vip-role>'"} <= set(lines)
 
 
 def test_a_secret_is_its_name_whether_it_is_encrypted_plain_or_missing() -> None:
