@@ -11,6 +11,9 @@ from components.remote import run
 from components.template import verbatim
 from settings.topology import Instances
 
+#: As large as Debian's images.
+VOLUME_GIB = 8
+
 
 @dataclass
 class BastionArgs:
@@ -53,7 +56,7 @@ class Bastion(pulumi.ComponentResource):
                 http_endpoint="enabled", http_tokens="required", http_put_response_hop_limit=1
             ),
             root_block_device=aws.ec2.InstanceRootBlockDeviceArgs(
-                encrypted=True, volume_type="gp3", delete_on_termination=True
+                encrypted=True, volume_size=VOLUME_GIB, volume_type="gp3", delete_on_termination=True
             ),
             user_data=user_data(),
             user_data_replace_on_change=True,
