@@ -37,7 +37,12 @@ def _complete(folder: Path) -> list[Path]:
 
 
 def test_a_build_is_made_once(tmp_path: Path) -> None:
-    commands = f'test -f source\ninstall -D source "$PREFIX/bin/tool"\necho built >>{tmp_path}/times\n'
+    commands = f"""test -f source
+install -D source "$PREFIX/bin/tool"
+cat >>{tmp_path}/times <<'HERE'
+built
+HERE
+"""
     first, second = _run(tmp_path, commands), _run(tmp_path, commands)
     assert (first.returncode, second.returncode) == (0, 0), first.stderr
     assert first.stdout == second.stdout
