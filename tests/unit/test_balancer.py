@@ -273,13 +273,14 @@ def test_each_file_is_judged_and_put_in_force(run_program: Run) -> None:
     recorded = run_program()
     for name, (path, mode, commands) in FILES.items():
         words = shlex.split(recorded.named(f"node1-{name}-file").inputs["create"])
-        assert words[2:6] == ["/usr/local/lib/mycat-ha/install-file", path, mode, "root:root"]
+        install = words.index("/usr/local/lib/mycat-ha/install-file")
+        assert words[install + 1 : install + 4] == [path, mode, "root:root"]
         for command in commands:
-            assert any(command in word for word in words[6:]), (name, command)
+            assert any(command in word for word in words[install + 4 :]), (name, command)
 
 
 def test_keepalived_is_on_the_device_that_the_machine_named(run_program: Run) -> None:
-    assert "\n    interface ens5\n" in run_program().named("node1-keepalived-config-file").inputs["stdin"]["value"]
+    assert "\n    interface ens5\n" in run_program().named("node1-keepalived-config-file").stdin
 
 
 def test_a_machine_that_is_gone_without_a_word_is_noticed_within_a_minute() -> None:
@@ -314,10 +315,10 @@ def test_haproxy_is_a_supervised_service() -> None:
 
 
 def test_the_logs_size_is_looked_at_every_ten_minutes(run_program: Run) -> None:
-    command = run_program().named("node1-haproxy-logrotate-timer-file").inputs
-    assert "OnCalendar=*:0/10" in command["stdin"]["value"]
-    assert "/etc/systemd/system/logrotate.timer.d/mycat-ha.conf" in command["create"]
-    assert "systemctl restart logrotate.timer" in command["create"]
+    command = run_program().named("node1-haproxy-logrotate-timer-file")
+    assert "OnCalendar=*:0/10" in command.stdin
+    assert "/etc/systemd/system/logrotate.timer.d/mycat-ha.conf" in command.inputs["create"]
+    assert "systemctl restart logrotate.timer" in command.inputs["create"]
     assert "maxsize 100M" in verbatim("haproxy/logrotate")
 
 
