@@ -113,14 +113,21 @@ def test_from_outside_only_the_bastion_answers(region: Region, stack: Stack) -> 
             answers = pool.map(connects, PORTS)
             return {port for port, answer in zip(PORTS, answers, strict=True) if answer}
 
-    assert reached(stack_outputs(stack.name)["bastion"]) == {22}
+    def device(address: str) -> str:
+        route = subprocess.run(["ip", "-j", "route", "get", address], capture_output=True, text=True, check=False)
+        return str(json.loads(route.stdout)[0]["dev"]) if route.stdout else ""
+
+    bastion = stack_outputs(stack.name)["bastion"]
+    assert reached(bastion) == {22}
     addresses = {machine["address"]: "lb" in machine["roles"] for machine in stack.machines}
     assert {address: reached(address) for address in addresses} == {
         address: {8888} if balancer else set() for address, balancer in addresses.items()
     }
+    assert {device(address) for address in addresses} == {device(bastion)}
     region.detach(stack.name)
     try:
-        assert [reached(address) for address in addresses] == [set()] * len(addresses)
+        # No packet is sent: without an attachment it would leave for this machine's own network.
+        assert device(bastion) not in {device(address) for address in addresses}
     finally:
         region.attach(stack.name)
 
