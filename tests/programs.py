@@ -1,6 +1,7 @@
 """The programs in files/, run as they are with real bash: what they call is found in a folder of stubs first."""
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -48,6 +49,8 @@ class Stubs:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # One that is ignored where the tests were started, as by `pytest &` in a script, cannot be trapped.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
         )
         assert process.stdin is not None
         process.stdin.write(stdin)
