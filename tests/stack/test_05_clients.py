@@ -44,8 +44,8 @@ def test_a_java_client_carries_on_after_a_power_cut(region: Region, stack: Stack
     client.stdin.write(f"{at.password}\n")
     client.stdin.flush()
     assert "\tok\t" in client.stdout.readline()
-    region.power_cut(stack.machine(holder)["instanceId"])
     cut = time.time()
+    region.power_cut(stack.machine(holder)["instanceId"])
     try:
         said = [line.split("\t") for line in client.communicate(timeout=60)[0].splitlines()]
         assert stack.holder(region) != holder
