@@ -47,14 +47,17 @@ def test_two_stacks_share_nothing(stack: Stack, tiers: Stack, aws: boto3.Session
         groups.append({group["GroupId"] for eni in enis for group in eni["Groups"]})
         rules = ec2.describe_security_group_rules(Filters=mine)["SecurityGroupRules"]
         references.append({rule["ReferencedGroupInfo"]["GroupId"] for rule in rules if "ReferencedGroupInfo" in rule})
-        subnet = next(eni["SubnetId"] for eni in enis)
-        found = ec2.get_subnet_cidr_reservations(SubnetId=subnet)["SubnetIpv4CidrReservations"]
-        reservations.append({reservation["Cidr"] for reservation in found})
+        found = [
+            reservation["Cidr"]
+            for subnet in {eni["SubnetId"] for eni in enis}
+            for reservation in ec2.get_subnet_cidr_reservations(SubnetId=subnet)["SubnetIpv4CidrReservations"]
+        ]
+        reservations.append(found)
     assert not addresses[0] & addresses[1]
     assert not groups[0] & groups[1]
     assert references[0] <= groups[0]
     assert references[1] <= groups[1]
-    assert reservations == [{f"{stack.vip}/32"}, {f"{tiers.vip}/32"}]
+    assert reservations == [[f"{stack.vip}/32"], [f"{tiers.vip}/32"]]
 
 
 def test_each_vip_leads_to_the_databases_of_its_own_stack(region: Region, stack: Stack, tiers: Stack) -> None:
