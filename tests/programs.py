@@ -14,6 +14,12 @@ echo "${{0##*/}} $*" >>{calls}
 """
 
 
+def _default_signals() -> None:
+    """What is ignored where the tests were started, as by `pytest &` in a script or by nohup, cannot be trapped."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Stubs:
     """A folder of commands that stands in front of PATH."""
 
@@ -49,8 +55,7 @@ class Stubs:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            # One that is ignored where the tests were started, as by `pytest &` in a script, cannot be trapped.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+            preexec_fn=_default_signals,  # noqa: PLW1509
         )
         assert process.stdin is not None
         process.stdin.write(stdin)
