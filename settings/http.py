@@ -104,7 +104,7 @@ class Http(Section):
 
     port: Port = 80
     """The port on the VIP."""
-    max_connections: Annotated[int, Field(ge=10)] = 4000
+    max_connections: Annotated[int, Field(ge=10, le=50_000)] = 4000
     """Connections of the HTTP frontend."""
     health_check_port: Port = 1099
     """The port on each load balancer for monitors: it answers through the backends, and with 503 as soon as one of them

@@ -95,10 +95,10 @@ class Statistics(Section):
 class Haproxy(SourceArchive):
     """HAProxy on the machines of role `lb`, built from its source archive."""
 
-    max_connections: Annotated[int, Field(ge=10)] | None = None
+    max_connections: Annotated[int, Field(ge=10, le=250_000)] | None = None
     """Connections of the whole process (`maxconn` in `global`). Default: the recipe's 4096, or what the frontends' own
     limits add up to if that is more, so that no frontend can take the others' connections."""
-    default_max_connections: Annotated[int, Field(ge=10)] = 2000
+    default_max_connections: Annotated[int, Field(ge=10, le=50_000)] = 2000
     """Connections of each frontend (`maxconn` in `defaults`)."""
     hard_stop_after: Seconds = 1800
     """`hard-stop-after`: seconds after a reload, in which the sessions that were open live on in the process before it;

@@ -167,6 +167,21 @@ def test_a_setting_changes_its_line(changed: dict[str, Any], place: str, line: s
     assert line in section(haproxy_cfg(change), place)
 
 
+@pytest.mark.parametrize("changed", [{"maxConnections": 250_000}, {"defaultMaxConnections": 50_000}])
+def test_haproxy_may_open_two_files_for_each_connection_that_the_settings_allow(changed: dict[str, Any]) -> None:
+    def change(raw: dict[str, Any]) -> None:
+        example.static_and_dynamic(raw)
+        example.with_mycat(raw)
+        raw["haproxy"].update(changed)
+        raw["http"]["maxConnections"] = 50_000
+
+    connections = re.search(r"^maxconn (\d+)$", "\n".join(section(haproxy_cfg(change), "global")), re.MULTILINE)
+    limit = re.search(r"^LimitNOFILE=(\d+)$", verbatim("haproxy/haproxy.service"), re.MULTILINE)
+    assert connections
+    assert limit
+    assert 2 * int(connections[1]) + 1000 < int(limit[1])
+
+
 @pytest.mark.parametrize("change", [lambda raw: None, example.with_mycat, example.static_and_dynamic, many_for_each])
 def test_no_frontend_can_take_the_others_connections(change: Change) -> None:
     limits: dict[str, int] = {}
