@@ -1,4 +1,4 @@
-"""The checks, and where their time went. The tests on a region come last: what others can find is not waited for."""
+"""The checks, and where their time went."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from toolchain.paths import ROOT
 from toolchain.progress import say
 
-#: The longest first: two at a time, each on one core.
+#: The longest first: two at a time, each on one core, if there is nothing else.
 WITHOUT_REGION = ("unit", "contract", "lint", "rendering")
 WITH_REGION = ("region", "stack")
 
@@ -34,8 +34,8 @@ def _beside_others(level: str) -> tuple[str, bool, float]:
     return level, done.returncode == 0, seconds
 
 
-def _alone(level: str) -> tuple[str, bool, float]:
-    """Runs a level that measures time on machines, with its output as it comes."""
+def _by_itself(level: str) -> tuple[str, bool, float]:
+    """Runs a level of which only one can run at a time, with its output as it comes."""
     started = time.monotonic()
     say("check", level)
     status = subprocess.run(_command(level), cwd=ROOT, check=False, stdin=subprocess.DEVNULL).returncode
@@ -45,10 +45,11 @@ def _alone(level: str) -> tuple[str, bool, float]:
 def check(everything: bool) -> bool:
     """Runs lint and the tests that need no region, or all tests; says at the end what passed and how long it took."""
     started = time.monotonic()
-    with ThreadPoolExecutor(2) as pool:
-        results = list(pool.map(_beside_others, WITHOUT_REGION))
-    if everything:
-        results += [_alone(level) for level in WITH_REGION]
+    # The tests on a region wait more than they compute, so that the others do not hold them up; those one at a time.
+    with ThreadPoolExecutor(1 if everything else 2) as pool:
+        without_region = pool.map(_beside_others, WITHOUT_REGION)
+        with_region = [_by_itself(level) for level in WITH_REGION] if everything else []
+        results = [*without_region, *with_region]
     for level, passed, seconds in results:
         say("check", f"{level:<10} {seconds:7.1f} s  {'passed' if passed else 'FAILED'}")
     say("check", f"{'all':<10} {time.monotonic() - started:7.1f} s")
