@@ -9,7 +9,7 @@ import java.sql.Statement;
 /**
  * A Java client as an application server has it: one connection that is kept, and made anew when it breaks.
  *
- * <p>{@code java -cp CONNECTOR Jdbc.java URL USER SECONDS STATEMENT}, the password on a line of standard input. Runs
+ * <p>{@code java -cp CONNECTOR:CLASSES Jdbc URL USER SECONDS STATEMENT}, the password on a line of standard input. Runs
  * the statement over and over for so many seconds (0: once), and prints a line for each time: milliseconds since 1970,
  * {@code ok} or {@code failed}, and the first column of the first row, or what went wrong.
  */

@@ -12,6 +12,7 @@ from typing import Any
 from drills.stack import Stack
 from localregion.client import Region, RegionError
 from stackctl.pulumi import stack_outputs
+from tests.conftest import ROOT
 from toolchain import jdbc
 
 FOLDER = Path(__file__).parent
@@ -79,10 +80,18 @@ def pymysql(region: Region, at: Login, sql: str, host: str = "client") -> str:
     return region.exec(host, [sys.executable, "-c", script], input=json.dumps([sql, settings])).stdout.strip()
 
 
+@cache
+def _jdbc_class_path() -> str:
+    """The connector, and the Java client, compiled once: to do so at each start takes longer than what it does."""
+    classes = ROOT / ".local/jdbc"
+    subprocess.run(["javac", "-d", str(classes), str(FOLDER / "Jdbc.java")], check=True)
+    return f"{jdbc.path()}:{classes}"
+
+
 def java(at: Login, sql: str, seconds: int = 0) -> list[str]:
     """The command line of the Java client (Jdbc.java), which wants the password on standard input."""
     url = f"jdbc:mysql://{at.address}:{at.port}/{at.schema}?connectTimeout=1000&socketTimeout=3000"
-    return ["java", "-cp", str(jdbc.path()), str(FOLDER / "Jdbc.java"), url, at.user, str(seconds), sql]
+    return ["java", "-cp", _jdbc_class_path(), "Jdbc", url, at.user, str(seconds), sql]
 
 
 def connector_j(region: Region, at: Login, sql: str, host: str = "client") -> str:

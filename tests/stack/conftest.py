@@ -48,6 +48,10 @@ def _settings() -> dict[str, Any]:
 STACKS = {"stack": "client", "tiers": CLIENT, "edge": EDGE_CLIENT}
 
 
+#: What the test before has left whole, so that it need not be looked at again.
+_LEFT_WHOLE: set[str] = set()
+
+
 @pytest.fixture(autouse=True)
 def whole(request: pytest.FixtureRequest, region: Region) -> Iterator[None]:
     """Every test starts with whole stacks and leaves them whole, whatever becomes of it.
@@ -56,11 +60,12 @@ def whole(request: pytest.FixtureRequest, region: Region) -> Iterator[None]:
     cannot be mended fails it. A test that destroys a stack says so: ``@pytest.mark.destroys("stack")``.
     """
     stacks = {name: request.getfixturevalue(name) for name in STACKS if name in request.fixturenames}
-    for name, stack in stacks.items():
+    for name in stacks.keys() - _LEFT_WHOLE:
         try:
-            make_whole(region, stack, STACKS[name])
+            make_whole(region, stacks[name], STACKS[name])
         except NotWholeError as error:
             pytest.fail(f"before the test, which was not run: {error}", pytrace=False)
+    _LEFT_WHOLE.clear()
     yield
     marker = request.node.get_closest_marker("destroys")
     for name, stack in stacks.items():
@@ -70,6 +75,7 @@ def whole(request: pytest.FixtureRequest, region: Region) -> Iterator[None]:
             helped = make_whole(region, stack, STACKS[name])
         except NotWholeError as error:
             pytest.fail(f"the test has left broken what nothing mends: {error}", pytrace=False)
+        _LEFT_WHOLE.add(name)
         if helped:
             warnings.warn(f"{request.node.nodeid} did not mend what it broke: {'; '.join(helped)}", stacklevel=1)
 

@@ -29,12 +29,8 @@ def galera() -> dict[str, str]:
 
 
 def vrrp() -> str:
-    """What keepalived last reported since it was started: master, backup, fault, stop; empty while it listens only."""
-    since = int(output("systemctl", "show", "-p", "ActiveEnterTimestampMonotonic", "--value", "keepalived") or 0)
-    last = output("journalctl", "-t", "vrrp-notify", "-n", "1", "-o", "json")
-    entry = json.loads(last) if last else {}
-    state = str(entry.get("MESSAGE", "")).rpartition(" ")[2].removesuffix("-again")
-    return state if since and int(entry.get("__MONOTONIC_TIMESTAMP", 0)) >= since else ""
+    """What keepalived last reported, while it lives: master, backup, fault, stop; empty if it has said nothing yet."""
+    return output("/usr/local/lib/mycat-ha/vrrp-state")
 
 
 def servers() -> dict[str, str]:
