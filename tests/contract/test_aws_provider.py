@@ -1,4 +1,4 @@
-"""What the AWS provider, the official one or the one that is built here, calls resources that have no name of their own.
+"""What the AWS provider, the official one or the one built here, calls resources that have no name of their own.
 
 IAM policies go by these names (.github/policies), and they have to be within IAM's limits.
 """
