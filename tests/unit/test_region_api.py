@@ -31,7 +31,7 @@ REGION = "eu-central-1"
 
 
 @cache
-def session() -> boto3.Session:
+def session() -> Any:
     """One for all, because reading the services' descriptions takes longer than any test."""
     return boto3.Session()
 
