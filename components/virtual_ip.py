@@ -46,9 +46,7 @@ class VirtualIp(pulumi.ComponentResource):
             assume_role_policy=json.dumps(
                 {
                     "Version": "2012-10-17",
-                    "Statement": [
-                        {"Effect": "Allow", "Principal": {"Service": ec2}, "Action": "sts:AssumeRole"}
-                    ],
+                    "Statement": [{"Effect": "Allow", "Principal": {"Service": ec2}, "Action": "sts:AssumeRole"}],
                 }
             ),
             opts=child,
