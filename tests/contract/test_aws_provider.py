@@ -56,7 +56,8 @@ def _struct(values: dict[str, Any]) -> Struct:
 @pytest.fixture(scope="module")
 def provider() -> Iterator[Provider]:
     program = REAL if REAL.exists() else shutil.which("pulumi-resource-aws")
-    assert program, "no AWS provider: run `python3 -m toolchain install`, and the tests with `make test`"
+    if not program:
+        pytest.skip("`make check` needs no AWS provider; `make test` has one")
     # The engine's address: nobody is there, nor asked.
     with subprocess.Popen([program, "127.0.0.1:1"], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
