@@ -86,6 +86,9 @@ class Names(pulumi.runtime.Mocks):
         match args.token:
             case "aws:index/getRegion:getRegion":
                 return {"region": self.region, "id": self.region, "name": self.region}
+            case "aws:index/getPartition:getPartition":
+                china = self.region.startswith("cn-")
+                return {"partition": "aws-cn" if china else "aws", "dnsSuffix": f"amazonaws.com{'.cn' * china}"}
             case "aws:ec2/getAmi:getAmi":
                 return {"id": "<AMI>", "architecture": "x86_64"}
             case "aws:ec2/getSubnet:getSubnet":

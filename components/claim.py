@@ -26,7 +26,7 @@ class ClaimArgs:
     better: Sequence[Interface]
 
 
-def ec2_endpoint(vip: topology.VirtualIp, region: str) -> str:
+def ec2_endpoint(vip: topology.VirtualIp, region: str, dns_suffix: str) -> str:
     """The EC2 API as the machines reach it: as set, else where the deployer's own SDK is sent, else the region's.
 
     Source: AWS SDKs Reference Guide, "Service-specific endpoints".
@@ -35,7 +35,7 @@ def ec2_endpoint(vip: topology.VirtualIp, region: str) -> str:
         vip.ec2_endpoint
         or os.environ.get("AWS_ENDPOINT_URL_EC2")
         or os.environ.get("AWS_ENDPOINT_URL")
-        or f"https://ec2.{region}.amazonaws.com"
+        or f"https://ec2.{region}.{dns_suffix}"
     ).rstrip("/")
 
 
@@ -46,7 +46,7 @@ class Claim(pulumi.ComponentResource):
         super().__init__("mycat-ha:claim:Claim", name, {}, opts)
         machine, vip = args.machine, args.vip
         child = pulumi.ResourceOptions(parent=self)
-        region = aws.get_region().region
+        region, dns_suffix = aws.get_region().region, aws.get_partition().dns_suffix
         environment = pulumi.Output.all(
             eni=args.interface.id,
             subnet=args.subnet_id,
@@ -57,7 +57,7 @@ class Claim(pulumi.ComponentResource):
                 "vip/vip.env.j2",
                 vip=vip.address,
                 region=region,
-                endpoint=ec2_endpoint(vip, region),
+                endpoint=ec2_endpoint(vip, region, dns_suffix),
                 **known,
             )
         )

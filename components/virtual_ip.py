@@ -38,6 +38,7 @@ class VirtualIp(pulumi.ComponentResource):
             description="Virtual IP of the load balancers",
             opts=child,
         )
+        ec2 = f"ec2.{aws.get_partition().dns_suffix}"
         role = aws.iam.Role(
             f"{name}-role",
             description="Load balancers: claim the virtual IP",
@@ -45,9 +46,7 @@ class VirtualIp(pulumi.ComponentResource):
             assume_role_policy=json.dumps(
                 {
                     "Version": "2012-10-17",
-                    "Statement": [
-                        {"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}
-                    ],
+                    "Statement": [{"Effect": "Allow", "Principal": {"Service": ec2}, "Action": "sts:AssumeRole"}],
                 }
             ),
             opts=child,

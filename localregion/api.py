@@ -16,7 +16,9 @@ from werkzeug import Response
 from localregion.auth import Credentials, Denied, Request, allowed, authenticate
 from localregion.ec2 import ACCOUNT, LOCK, backend
 from localregion.effects import EFFECT_DELAY_MS
+from localregion.iam import IAM_DELAY_MS, Iam, Role
 from localregion.imds import Keyring
+from localregion.partition import partition
 
 log = logging.getLogger("localregion")
 _READS = ("Describe", "Get", "List", "Lookup")
@@ -50,6 +52,7 @@ class ApiFaults:
     lost_rate: float = 0
     hang: bool = False
     effect_delay_ms: float = EFFECT_DELAY_MS
+    iam_delay_ms: float = IAM_DELAY_MS
     actions: list[str] | None = None
     roles_only: bool = False
     times: int | None = None
@@ -104,6 +107,7 @@ class Api:
 
         self._moto = DomainDispatcherApplication(create_backend_app)
         self.lock = LOCK
+        self.iam = Iam(self.region)
         self._answered: dict[tuple[str, str, str], tuple[dict[str, str], Response]] = {}
         for service in ("ec2", "iam", "sts", "ssm"):  # importing them takes longer than a failover
             self._moto.app_instances[service] = create_backend_app(service)
@@ -128,10 +132,12 @@ class Api:
                 raise Denied(401, "AuthFailure", f"This is the region {self.region}; the request is for {region}")
             with self.lock:
                 self._authorize(caller, service, action, request)
+                if service == "ec2":
+                    self.iam.check_profile(action, request)
         except Denied as denied:
             return _error(denied, service)(environ, start_response)
         if (service, action) == ("sts", "GetCallerIdentity"):
-            return _identity(caller)(environ, start_response)
+            return self._identity(caller)(environ, start_response)
         environ["wsgi.input"] = io.BytesIO(body)
         environ["CONTENT_LENGTH"] = str(len(body))
         with self.lock:
@@ -139,8 +145,11 @@ class Api:
                 answer = self._once(request, caller, action, environ)
             except Denied as denied:
                 return _error(denied, service)(environ, start_response)
-            if service == "ec2" and not action.startswith(_READS) and answer.status_code < 400:
-                self._follow(action)
+            if not action.startswith(_READS) and answer.status_code < 400:
+                if service == "ec2":
+                    self._follow(action)
+                elif service == "iam":
+                    self.iam.changed(self.faults.iam_delay_ms / 1000)
         if answer.status_code < 400:
             self.faults.lose(action, caller)
         return answer(environ, start_response)
@@ -151,7 +160,7 @@ class Api:
         Source: EC2 API Reference, "Ensuring idempotency". Raises Denied.
         """
         parameters = request.parameters
-        key = (caller.arn(ACCOUNT), action, parameters.get("ClientToken", ""))
+        key = (self._caller_arn(caller), action, parameters.get("ClientToken", ""))
         if key in self._answered:
             before, answer = self._answered[key]
             if before != parameters:
@@ -174,26 +183,16 @@ class Api:
     def _authorize(self, caller: Credentials, service: str, action: str, request: Request) -> None:
         if caller.role is None:
             return
-        from moto.iam.models import iam_backends
-
-        role = next((r for r in iam_backends[ACCOUNT]["aws"].roles.values() if r.name == caller.role), None)
-        documents = [] if role is None else list(role.policies.values())
-        for policy in role.managed_policies.values() if role else ():
-            documents.append(_in_force(policy))
-        principal = {f"aws:PrincipalTag/{tag['Key']}": tag["Value"] for tag in role.tags} if role else {}
+        role = self.iam.in_force().roles.get(caller.role, Role())
+        principal = {f"aws:PrincipalTag/{key}": value for key, value in role.tags.items()}
         # What a boundary does not allow is denied, whatever the role's own policies say.
-        bounds = {"identity-based policy": documents}
-        if role and role.permissions_boundary_arn:
-            boundary = iam_backends[ACCOUNT]["aws"].managed_policies.get(role.permissions_boundary_arn)
-            bounds["permissions boundary"] = [_in_force(boundary)] if boundary else []
+        bounds = {"identity-based policy": role.policies}
+        if role.boundary is not None:
+            bounds["permissions boundary"] = role.boundary
         parameters = request.parameters
         resources = ["*"]
         if service == "ec2" and not action.startswith(_READS):
-            named = [
-                f"arn:aws:ec2:{self.region}:{ACCOUNT}:{kind}/{parameters[key]}"
-                for key, kind in _RESOURCES.items()
-                if key in parameters
-            ]
+            named = [f"{self._arn}:{kind}/{parameters[key]}" for key, kind in _RESOURCES.items() if key in parameters]
             resources = named or ["*"]
         for resource in resources:
             context = {**self._context(resource), **principal}
@@ -201,7 +200,7 @@ class Api:
                 if allowed(policies, f"{service}:{action}", resource, context):
                     continue
                 message = (
-                    f"User: {caller.arn(ACCOUNT)} is not authorized to perform: {service}:{action} on resource: "
+                    f"User: {self._caller_arn(caller)} is not authorized to perform: {service}:{action} on resource: "
                     f"{resource} because no {bound} allows the {service}:{action} action"
                 )
                 if service == "ec2":
@@ -218,19 +217,31 @@ class Api:
             context |= {f"aws:ResourceTag/{name}": value, f"ec2:ResourceTag/{name}": value}
         eni = ec2.enis.get(identifier) if kind == "network-interface" else None
         if eni is not None:
-            arn = f"arn:aws:ec2:{self.region}:{ACCOUNT}"
             context |= {
                 "ec2:NetworkInterfaceID": eni.id,
-                "ec2:Subnet": f"{arn}:subnet/{eni.subnet.id}",
-                "ec2:Vpc": f"{arn}:vpc/{eni.vpc_id}",
+                "ec2:Subnet": f"{self._arn}:subnet/{eni.subnet.id}",
+                "ec2:Vpc": f"{self._arn}:vpc/{eni.vpc_id}",
                 "ec2:AvailabilityZone": eni.subnet.availability_zone,
             }
         return context
 
+    @property
+    def _arn(self) -> str:
+        """What the ARNs of the region's EC2 resources begin with."""
+        return f"arn:{partition(self.region).name}:ec2:{self.region}:{ACCOUNT}"
 
-def _in_force(policy: Any) -> str:
-    """The document of a managed policy's default version."""
-    return str(next(version.document for version in policy.versions if version.is_default))
+    def _caller_arn(self, caller: Credentials) -> str:
+        return caller.arn(ACCOUNT, partition(self.region).name)
+
+    def _identity(self, caller: Credentials) -> Response:
+        name = f"AROAROLE:{caller.session}" if caller.role else "AIDAADMINISTRATOR"
+        return Response(
+            '<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><GetCallerIdentityResult>'
+            f"<Arn>{escape(self._caller_arn(caller))}</Arn><UserId>{escape(name)}</UserId><Account>{ACCOUNT}</Account>"
+            "</GetCallerIdentityResult><ResponseMetadata><RequestId>0</RequestId></ResponseMetadata>"
+            "</GetCallerIdentityResponse>",
+            content_type="text/xml",
+        )
 
 
 def _sdk(request: Request) -> str:
@@ -260,14 +271,3 @@ def _error(denied: Denied, service: str) -> Response:
             "<RequestId>00000000-0000-0000-0000-000000000000</RequestId></ErrorResponse>"
         )
     return Response(f'<?xml version="1.0" encoding="UTF-8"?>\n{document}', denied.status, content_type="text/xml")
-
-
-def _identity(caller: Credentials) -> Response:
-    name = f"AROAROLE:{caller.session}" if caller.role else "AIDAADMINISTRATOR"
-    return Response(
-        '<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><GetCallerIdentityResult>'
-        f"<Arn>{escape(caller.arn(ACCOUNT))}</Arn><UserId>{escape(name)}</UserId><Account>{ACCOUNT}</Account>"
-        "</GetCallerIdentityResult><ResponseMetadata><RequestId>0</RequestId></ResponseMetadata>"
-        "</GetCallerIdentityResponse>",
-        content_type="text/xml",
-    )

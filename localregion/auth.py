@@ -44,10 +44,10 @@ class Credentials:
         expires = datetime.now(UTC).replace(microsecond=0) + lifetime
         return cls("ASIA" + _letters(16), secrets.token_urlsafe(30), secrets.token_urlsafe(200), expires, role, session)
 
-    def arn(self, account: str) -> str:
+    def arn(self, account: str, partition: str) -> str:
         if self.role is None:
-            return f"arn:aws:iam::{account}:user/administrator"
-        return f"arn:aws:sts::{account}:assumed-role/{self.role}/{self.session}"
+            return f"arn:{partition}:iam::{account}:user/administrator"
+        return f"arn:{partition}:sts::{account}:assumed-role/{self.role}/{self.session}"
 
 
 def _letters(count: int) -> str:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from localregion.client import Region, RegionError
 from localregion.effects import EFFECT_DELAY_MS
+from localregion.iam import IAM_DELAY_MS
 
 app = typer.Typer(no_args_is_help=True, help="An AWS region in one machine.", add_completion=False)
 fault = typer.Typer(no_args_is_help=True, help="Break something while it runs.")
@@ -164,6 +165,7 @@ def api(
     lost_rate: Annotated[float, typer.Option(help="Give no answer after the call took effect")] = 0,
     hang: bool = False,
     effect_delay_ms: float = EFFECT_DELAY_MS,
+    iam_delay_ms: float = IAM_DELAY_MS,
     action: Annotated[list[str] | None, typer.Option(help="Only these actions")] = None,
     roles_only: bool = False,
     times: Annotated[int | None, typer.Option(help="End after so many requests that it struck")] = None,
@@ -178,6 +180,7 @@ def api(
         "lost_rate": lost_rate,
         "hang": hang,
         "effect_delay_ms": effect_delay_ms,
+        "iam_delay_ms": iam_delay_ms,
         "actions": action,
         "roles_only": roles_only,
         "times": times,

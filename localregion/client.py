@@ -217,8 +217,8 @@ class Region:
 
     def api(self, **faults: Any) -> dict[str, Any]:
         """Set what is wrong with the API: latency_ms, jitter_ms, error_rate, throttle_rate, reset_rate, lost_rate,
-        hang, effect_delay_ms, actions (names, default all), roles_only, times. What is not given is right again
-        (effect_delay_ms: as it was)."""
+        hang, effect_delay_ms, iam_delay_ms, actions (names, default all), roles_only, times. What is not given is right
+        again (the delays: as they were)."""
         return dict(self._call("api_faults", **faults))
 
     def imds(self, machine: str, *, down: bool = True) -> None:

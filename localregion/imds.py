@@ -12,6 +12,7 @@ from werkzeug import Request, Response
 
 from localregion.auth import Credentials
 from localregion.model import Eni
+from localregion.partition import partition
 
 #: The versions that there are; all show the newest tree, as software asks for the version that has what it looks for.
 _ROOTS = (
@@ -152,8 +153,8 @@ def tree(
         "meta-data/placement/region": region,
         "meta-data/profile": "default-hvm",
         "meta-data/security-groups": "\n".join(sorted(group.name for group in eni.group_set)),
-        "meta-data/services/domain": "amazonaws.com",
-        "meta-data/services/partition": "aws",
+        "meta-data/services/domain": partition(region).domain,
+        "meta-data/services/partition": partition(region).name,
         f"{nic}/device-number": "0",
         f"{nic}/interface-id": eni.id,
         f"{nic}/local-hostname": instance.private_dns_name,

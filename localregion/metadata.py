@@ -52,13 +52,11 @@ class MetadataService:
         return next((eni for eni in attached if address in map(str, eni.addresses)), None)
 
     def _tree(self, instance: Any, eni: Eni) -> imds.Tree:
-        from moto.iam.models import iam_backends
-
         association = self._ec2.iam_instance_profile_associations.get(instance.id)
         profile = None
         if association is not None:
             arn = association.iam_instance_profile.arn
-            profiles = iam_backends[ec2.ACCOUNT]["aws"].instance_profiles.values()
+            profiles = ec2.iam(self._region).instance_profiles.values()
             profile = next((p for p in profiles if p.arn == arn), None)
         key = self._ec2.key_pairs.get(instance.key_name)
         public = key.material_public.decode() if key else None

@@ -115,7 +115,7 @@ class Image(Section):
     """The AMI, looked up by owner and name: the newest one when a machine is created. Running machines stay."""
 
     owner: Annotated[str, StringConstraints(pattern=r"^(\d{12}|amazon|self)$")] = "136693071363"
-    """The account that publishes it, `amazon` or `self`. The default is Debian's account."""
+    """The account that publishes it, `amazon` or `self`. The default is Debian's outside of China and GovCloud."""
     name: str = "debian-12-amd64-*"
     """Its name, with `*` for what changes from one release to the next."""
     user: Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_-]*$")] = "admin"

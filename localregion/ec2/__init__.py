@@ -8,7 +8,7 @@ Importing this package does not import moto, because moto reads its environment 
 imported; :func:`install` does.
 """
 
-from localregion.ec2.account import ACCOUNT, LOCK, backend, set_state
+from localregion.ec2.account import ACCOUNT, LOCK, backend, iam, set_state
 from localregion.ec2.hypervisor import Hypervisor
 from localregion.ec2.images import publish_images, suite, write_amis
 from localregion.ec2.network_layout import layout
@@ -18,6 +18,7 @@ __all__ = [
     "LOCK",
     "Hypervisor",
     "backend",
+    "iam",
     "install",
     "layout",
     "publish_images",

@@ -90,7 +90,8 @@ def _interfaces(here: Account) -> tuple[str, str]:
 
 
 def _role(here: Account) -> None:
-    trust = {"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}
+    domain = "amazonaws.com.cn" if str(here.session.region_name).startswith("cn-") else "amazonaws.com"
+    trust = {"Effect": "Allow", "Principal": {"Service": f"ec2.{domain}"}, "Action": "sts:AssumeRole"}
     document = json.dumps({"Version": "2012-10-17", "Statement": [trust]})
     here.iam.create_role(RoleName=ROLE, AssumeRolePolicyDocument=document)
     here.undo.callback(here.iam.delete_role, RoleName=ROLE)

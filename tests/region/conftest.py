@@ -130,6 +130,7 @@ def _answers(world: World, number: int) -> bool:
 
 
 def _build(region: Region, directory: Path) -> World:
+    region.api(iam_delay_ms=0)  # tests/unit/test_region_api.py has the delay
     env = region.env()
     session = boto3.Session()
     key = directory / "key"

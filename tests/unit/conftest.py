@@ -39,6 +39,9 @@ class Recorder(pulumi.runtime.Mocks):
     deleted_with: dict[str, str] = field(default_factory=dict)
     interfaces: list[str] = field(default_factory=list)  # ids that get_network_interfaces finds, not this stack's
     subnet_cidr: str = "192.168.106.128/25"
+    region: str = "eu-central-1"
+    partition: str = "aws"
+    dns_suffix: str = "amazonaws.com"
 
     def new_resource(self, args: pulumi.runtime.MockResourceArgs) -> tuple[str | None, dict[str, Any]]:
         self.resources.append(Recorded(args.typ, args.name, dict(args.inputs)))
@@ -50,7 +53,7 @@ class Recorder(pulumi.runtime.Mocks):
             if args.name.endswith("-bastion-ready"):
                 outputs["stdout"] = "ssh-ed25519 AAAAbastion root@ip-10-0-0-5\n"
         if args.typ == "aws:ec2/networkInterface:NetworkInterface":
-            outputs["arn"] = f"arn:aws:ec2:eu-central-1:1:network-interface/{args.name}"
+            outputs["arn"] = f"arn:{self.partition}:ec2:{self.region}:1:network-interface/{args.name}"
         if args.typ.startswith("aws:iam/"):
             outputs.setdefault("name", args.name)
         if args.typ == "aws:ec2/eip:Eip":
@@ -60,7 +63,9 @@ class Recorder(pulumi.runtime.Mocks):
     def call(self, args: pulumi.runtime.MockCallArgs) -> Any:
         match args.token:
             case "aws:index/getRegion:getRegion":
-                return {"region": "eu-central-1", "id": "eu-central-1", "name": "eu-central-1"}
+                return {"region": self.region, "id": self.region, "name": self.region}
+            case "aws:index/getPartition:getPartition":
+                return {"partition": self.partition, "dnsSuffix": self.dns_suffix}
             case "aws:ec2/getAmi:getAmi":
                 return {"id": "ami-1", "architecture": "x86_64"}
             case "aws:ec2/getSubnet:getSubnet":

@@ -51,6 +51,26 @@ def test_only_balancers_have_a_role_and_it_reaches_exactly_their_interfaces(run_
     assert [s["Action"] for s in statements if s["Resource"] == "*"] == ["ec2:DescribeNetworkInterfaces"]
 
 
+def test_in_china_everything_has_its_partition_and_its_domain(run_program: Run) -> None:
+    china = Recorder(region="cn-north-1", partition="aws-cn", dns_suffix="amazonaws.com.cn")
+    recorded = run_program(example.settings(), china)
+    (trust,) = json.loads(recorded.named("cluster-vip-role").inputs["assumeRolePolicy"])["Statement"]
+    assert trust["Principal"] == {"Service": "ec2.amazonaws.com.cn"}
+    assert "ENDPOINT=https://ec2.cn-north-1.amazonaws.com.cn\n" in recorded.named("node1-vip-environment-file").stdin
+    everything = json.dumps([resource.inputs for resource in recorded.resources])
+    assert "arn:aws-cn:ec2:cn-north-1:1:network-interface/" in everything
+    assert not re.findall(r"arn:aws:\S*|amazonaws\.com(?!\.cn)\S*", everything)
+
+
+def test_names_leave_room_for_the_providers_suffix_whatever_the_stack_is_called(run_program: Run) -> None:
+    """IAM User Guide, "IAM and AWS STS quotas"; the suffix is a hyphen and seven digits."""
+    limits = {"role:Role": 64, "rolePolicy:RolePolicy": 128, "instanceProfile:InstanceProfile": 128}
+    for type_, limit in limits.items():
+        (resource,) = run_program().of_type(f"aws:iam/{type_}")
+        assert not {"name", "namePrefix"} & {key for key, value in resource.inputs.items() if value is not None}
+        assert len(resource.name) + 8 <= limit
+
+
 def test_every_rule_has_a_description_and_the_open_ports_are_these(run_program: Run) -> None:
     recorded = run_program()
     rules = recorded.of_type(INGRESS) + recorded.of_type(EGRESS)

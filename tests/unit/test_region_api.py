@@ -1,8 +1,15 @@
-"""What the region's endpoint does with a call whose answer is lost, and that it loses none by itself."""
+"""What the region's endpoint does with a call whose answer is lost, that it loses none by itself; when IAM counts."""
 
+import json
 import os
 import socket
 import threading
+import time
+import uuid
+from collections.abc import Callable
+from datetime import timedelta
+from functools import cache, cached_property, partial
+from ipaddress import IPv4Address
 from typing import Any
 
 import boto3
@@ -10,11 +17,12 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError, ConnectionClosedError, HTTPClientError
 
-from localregion import ec2
+from localregion import ec2, imds
 from localregion.api import Api, ApiFaults
 from localregion.auth import Credentials
 from localregion.ec2.corrections import corrections
 from localregion.imds import Keyring
+from localregion.model import Eni
 from localregion.serving import serve_on
 from localregion.wait import wait_until
 from tests.unit.test_moto_corrections import Machines
@@ -22,29 +30,74 @@ from tests.unit.test_moto_corrections import Machines
 REGION = "eu-central-1"
 
 
+@cache
+def session() -> Any:
+    """One for all, because reading the services' descriptions takes longer than any test."""
+    return boto3.Session()
+
+
 class Endpoint:
     """The region's API on loopback, without a network or machines, and a client of its administrator."""
 
-    def __init__(self) -> None:
-        keyring, administrator = Keyring(), Credentials.administrator()
-        keyring.add(administrator)
+    def __init__(self, region: str = REGION) -> None:
+        administrator = Credentials.administrator()
+        self.keyring = Keyring()
+        self.keyring.add(administrator)
         self.followed = 0
-        self.api = Api(REGION, keyring, self.changed)
+        self.region = region
+        self.api = Api(region, self.keyring, self.changed)
         listening = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        self.session = boto3.Session(administrator.access_key, administrator.secret_key, region_name=REGION)
+        self._administrator = administrator
         serve_on(listening, self.api)
         self.ec2 = self.client(1)
 
-    def client(self, attempts: int) -> Any:
-        config = Config(retries={"total_max_attempts": attempts, "mode": "standard"}, proxies={})
-        return self.session.client("ec2", endpoint_url=self.url, config=config)
+    def client(self, attempts: int, service: str = "ec2", caller: Credentials | None = None) -> Any:
+        """``caller`` None is the administrator."""
+        caller = caller or self._administrator
+        return session().client(
+            service,
+            self.region,
+            endpoint_url=self.url,
+            aws_access_key_id=caller.access_key,
+            aws_secret_access_key=caller.secret_key,
+            aws_session_token=caller.token,
+            config=Config(retries={"total_max_attempts": attempts, "mode": "standard"}, proxies={}),
+        )
+
+    def role(self, name: str) -> Credentials:
+        """A new role's, as a machine gets them."""
+        self.client(1, "iam").create_role(RoleName=name, AssumeRolePolicyDocument=policy("sts:AssumeRole", "*"))
+        credentials = Credentials.of_role(name, "i-1", timedelta(hours=1))
+        self.keyring.add(credentials)
+        return credentials
+
+    @cached_property
+    def subnet(self) -> str:
+        vpc = self.ec2.create_vpc(CidrBlock="10.9.0.0/16")["Vpc"]["VpcId"]
+        return str(self.ec2.create_subnet(VpcId=vpc, CidrBlock="10.9.0.0/24")["Subnet"]["SubnetId"])
+
+    @cached_property
+    def ami(self) -> str:
+        return str(self.ec2.describe_images()["Images"][0]["ImageId"])
+
+    def run(self, **options: Any) -> Any:
+        """A new instance, as moto has it."""
+        nic = {"DeviceIndex": 0, "SubnetId": self.subnet, "DeleteOnTermination": True}
+        options = {"ImageId": self.ami, "MinCount": 1, "MaxCount": 1, "NetworkInterfaces": [nic], **options}
+        made = self.ec2.run_instances(**options)
+        return ec2.backend(self.region).get_instance(made["Instances"][0]["InstanceId"])
 
     def changed(self) -> None:
         self.followed += 1
 
     def vpcs(self) -> int:
         return len(self.ec2.describe_vpcs(Filters=[{"Name": "cidr", "Values": ["10.9.0.0/16"]}])["Vpcs"])
+
+
+def policy(action: str, resource: str) -> str:
+    statement = {"Effect": "Allow", "Action": action, "Resource": resource}
+    return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
 
 
 @pytest.fixture
@@ -118,13 +171,7 @@ def test_an_answer_goes_out_whatever_becomes_of_the_network(endpoint: Endpoint) 
 
 def test_what_happens_after_an_answer_waits_for_the_call_that_is_served(endpoint: Endpoint) -> None:
     """A machine's end takes its interface away; in the middle of another call, that one would fail half-way."""
-    account = ec2.backend(REGION)
-    vpc = endpoint.ec2.create_vpc(CidrBlock="10.9.0.0/16")["Vpc"]["VpcId"]
-    subnet = endpoint.ec2.create_subnet(VpcId=vpc, CidrBlock="10.9.0.0/24")["Subnet"]["SubnetId"]
-    nic = {"DeviceIndex": 0, "SubnetId": subnet, "DeleteOnTermination": True}
-    ami = endpoint.ec2.describe_images()["Images"][0]["ImageId"]
-    run = endpoint.ec2.run_instances(ImageId=ami, MinCount=1, MaxCount=1, NetworkInterfaces=[nic])
-    instance = run["Instances"][0]["InstanceId"]
+    account, instance = ec2.backend(REGION), endpoint.run().id
     before = set(account.enis)
     wait_until(lambda: account.get_instance(instance).state == "running", "the machine", 5, pause=0.01)
     with endpoint.api.lock:
@@ -135,3 +182,97 @@ def test_what_happens_after_an_answer_waits_for_the_call_that_is_served(endpoint
         assert set(account.enis) == before
     wait_until(lambda: account.get_instance(instance).state == "terminated", "its end", 5, pause=0.01)
     assert set(account.enis) < before
+
+
+# -- IAM -------------------------------------------------------------------------------------------------------
+
+
+DELAY = 0.5  # seconds
+
+
+def error_of(call: Callable[[], Any]) -> str | None:
+    """The code that AWS refuses a call with; None if it does not."""
+    try:
+        call()
+    except ClientError as error:
+        return str(error.response["Error"]["Code"])
+    return None
+
+
+def test_ec2_takes_a_new_profile_some_time_after_iam_has_made_it(endpoint: Endpoint) -> None:
+    """Its messages are those by which Terraform's provider knows that it has to wait."""
+    name, iam = uuid.uuid4().hex, endpoint.client(1, "iam")
+
+    with pytest.raises(
+        ClientError, match=f"Value .{name}. for parameter iamInstanceProfile.name is invalid. Invalid IAM"
+    ):
+        endpoint.run(IamInstanceProfile={"Name": name})
+    endpoint.api.faults = ApiFaults(iam_delay_ms=0)
+    endpoint.role(name)
+    arn = iam.create_instance_profile(InstanceProfileName=name)["InstanceProfile"]["Arn"]
+    with pytest.raises(ClientError, match="has no associated IAM Roles"):
+        endpoint.run(IamInstanceProfile={"Arn": arn})
+    endpoint.api.faults = ApiFaults(iam_delay_ms=DELAY * 1000)
+    before = time.monotonic()
+    iam.add_role_to_instance_profile(InstanceProfileName=name, RoleName=name)
+    run = partial(endpoint.run, IamInstanceProfile={"Name": name})
+    while code := error_of(run):
+        assert code == "InvalidParameterValue"
+        assert time.monotonic() - before < 5
+    assert time.monotonic() - before >= DELAY
+
+
+def test_a_policy_and_its_end_count_some_time_after_iam_has_them(endpoint: Endpoint) -> None:
+    name, iam = uuid.uuid4().hex, endpoint.client(1, "iam")
+    endpoint.api.faults = ApiFaults(iam_delay_ms=DELAY * 1000)
+    machine = endpoint.client(1, caller=endpoint.role(name))
+    look = policy("ec2:DescribeNetworkInterfaces", "*")
+    changes = (
+        (partial(iam.put_role_policy, PolicyDocument=look), "UnauthorizedOperation", None),
+        (iam.delete_role_policy, None, "UnauthorizedOperation"),
+    )
+    for change, at_first, then in changes:
+        before = time.monotonic()
+        change(RoleName=name, PolicyName="look")
+        assert error_of(machine.describe_network_interfaces) == at_first
+        while error_of(machine.describe_network_interfaces) != then:
+            assert time.monotonic() - before < 5
+        assert time.monotonic() - before >= DELAY
+
+
+def test_iam_takes_three_seconds_unless_it_is_set() -> None:
+    assert ApiFaults().iam_delay_ms == 3000
+
+
+@pytest.mark.parametrize(
+    ("region", "partition", "domain"),
+    [
+        ("eu-central-1", "aws", "amazonaws.com"),
+        ("cn-north-1", "aws-cn", "amazonaws.com.cn"),
+        ("us-gov-west-1", "aws-us-gov", "amazonaws.com"),
+    ],
+)
+@pytest.mark.usefixtures("endpoint")  # moto's corrections
+def test_arns_and_metadata_are_those_of_the_regions_partition(region: str, partition: str, domain: str) -> None:
+    there, name = Endpoint(region), uuid.uuid4().hex
+    there.api.faults = ApiFaults(iam_delay_ms=0)
+    iam, caller = there.client(1, "iam"), there.role(name)
+    administrator = there.client(1, "sts").get_caller_identity()["Arn"]
+    assert administrator == f"arn:{partition}:iam::123456789012:user/administrator"
+    iam.create_instance_profile(InstanceProfileName=name)
+    iam.add_role_to_instance_profile(InstanceProfileName=name, RoleName=name)
+    instance = there.run(IamInstanceProfile={"Name": name})
+    eni = instance.nics[0]
+    address = IPv4Address(eni.private_ip_address)
+    place = Eni(eni.id, eni.mac_address, eni.subnet.id, address, frozenset({address}), ())
+    tree = imds.tree(instance, place, region, None, lambda role: there.keyring.of_role(role, instance.id), None)
+    assert (tree["meta-data/services/partition"], tree["meta-data/services/domain"]) == (partition, domain)
+
+    assign = there.client(1, caller=caller).assign_private_ip_addresses
+    machine = f"arn:{partition}:sts::123456789012:assumed-role/{name}/i-1"
+    resource = f"arn:{partition}:ec2:{region}:123456789012:network-interface/{eni.id}"
+    with pytest.raises(ClientError, match=f"{machine} is not authorized .* on resource: {resource} "):
+        assign(NetworkInterfaceId=eni.id, PrivateIpAddresses=["10.9.0.99"])
+    document = policy("ec2:AssignPrivateIpAddresses", resource)
+    iam.put_role_policy(RoleName=name, PolicyName="claim", PolicyDocument=document)
+    assign(NetworkInterfaceId=eni.id, PrivateIpAddresses=["10.9.0.99"])

@@ -34,6 +34,7 @@ def try_() -> Try:
         iam.create_role(name, "{}", "/", arn, "", tags, "3600")
         wide = iam.create_policy("", "/", EVERYTHING, uuid.uuid4().hex, {})
         iam.attach_role_policy(wide.arn, name)
+        api.iam.changed(delay=0)
         backend(REGION).tags["eni-0abc"] = {STACK_TAG: of}
         try:
             request = Request("GET", "/", f"Action={action}&NetworkInterfaceId=eni-0abc", {}, b"")

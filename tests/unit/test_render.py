@@ -20,8 +20,8 @@ from tests.unit.test_secrets import CASES
 from tests.unit.test_stacks import STACKS, own_files
 
 
-def rendered(raw: dict[str, Any]) -> dry_run.Files:
-    return dry_run.files("test", {f"{NAMESPACE}:{section}": value for section, value in raw.items()})
+def rendered(raw: dict[str, Any], **others: str) -> dry_run.Files:
+    return dry_run.files("test", {**{f"{NAMESPACE}:{section}": value for section, value in raw.items()}, **others})
 
 
 def as_known(text: str, secrets: dict[str, str]) -> str:
@@ -54,8 +54,9 @@ def test_it_is_what_machines_get(case: str, run_program: Run) -> None:
     assert {path for texts in files.values() for path in texts} == {"etc/mycat-ha/vip.env"}  # nothing else
 
 
-def test_what_only_aws_knows_has_a_name() -> None:
-    lines = rendered(example.settings())["node2"]["etc/mycat-ha/vip.env"].splitlines()
+def test_what_only_aws_knows_has_a_name_and_the_region_has_its_domain() -> None:
+    lines = rendered(example.settings(), **{"aws:region": "cn-north-1"})["node2"]["etc/mycat-ha/vip.env"].splitlines()
+    assert "ENDPOINT=https://ec2.cn-north-1.amazonaws.com.cn" in lines
     assert {"ENI='<id of node2-eni>'", "BETTER='<id of node1-eni>'", "ROLE='<name of cluster-vip-role>'"} <= set(lines)
 
 

@@ -205,7 +205,7 @@ def test_the_deployment_changes_only_what_is_its_stacks() -> None:
         exceptions = {"CreateFromDebiansImages", "DeleteReservations", "GiveItToInstances", "KeepTheStacksSecrets"}
         assert "${STACKS}" in bound or statement["Sid"] in exceptions, statement["Sid"]
     (passing,) = [item for item in statements("deploy") if item["Action"] == "iam:PassRole"]
-    assert passing["Condition"] == {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}}
+    assert passing["Condition"] == {"StringEquals": {"iam:PassedToService": "ec2.${DNS_SUFFIX}"}}
     assert passing["Resource"].endswith(":role/cluster-vip-role-*")
 
 
@@ -221,11 +221,19 @@ def test_only_known_placeholders() -> None:
             assert f"${placeholder} " in explained or f"${placeholder}'" in explained
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+def test_no_policy_is_for_one_partition_only(policy: str) -> None:
+    arns = re.findall(r'"(arn:[^"]*)"', POLICIES[policy].read_text())
+    assert all(arn.startswith("arn:${PARTITION}:") for arn in arns)
+    assert "ec2.amazonaws.com" not in POLICIES[policy].read_text()
+
+
 Arn = Callable[[ResourceType], str]
 
 
 def filled(policy: str, **names: str) -> str:
     """The document with its placeholders filled in, as envsubst does."""
+    names = {"PARTITION": "aws", "DNS_SUFFIX": "amazonaws.com", **names}
     return re.sub(r"\$\{(\w+)\}", lambda match: names[match[1]], POLICIES[policy].read_text())
 
 
