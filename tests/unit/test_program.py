@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from components import bastion, remote
+from components.template import verbatim
 from resource_types import INSTANCE, PROTECTED_TAG, TAGGED
 from settings import SettingsError
 from tests import example
@@ -57,6 +58,16 @@ def test_a_stack_that_is_not_protected_can_be_thrown_away(tags: dict[str, str], 
     recorded = run_program(example.settings(lambda raw: raw.update(tags=tags)))
     assert not any(instance.inputs["disableApiTermination"] for instance in recorded.of_type(INSTANCE))
     assert not recorded.protected
+
+
+def test_every_machine_keeps_all_but_root_from_the_metadata_service(run_program: Run) -> None:
+    recorded = run_program()
+    for machine in ("node1", "node2", "node3"):
+        rules, unit = (recorded.named(f"{machine}-metadata-{what}-file") for what in ("rules", "unit"))
+        assert rules.stdin == verbatim("machine/metadata.nft")
+        assert "nft --check" in rules.inputs["create"]
+        assert "systemctl enable --quiet guard-metadata.service" in unit.inputs["create"]
+        assert "install-packages nftables" in recorded.named(f"{machine}-nftables").inputs["create"]
 
 
 def test_only_balancers_have_a_role_and_it_reaches_exactly_their_interfaces(run_program: Run) -> None:
