@@ -4,11 +4,15 @@ A new type is one line here, its listing call in stackctl/inventory.py, and what
 allow; the tests say which of them is missing.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 PROJECT = "mycat-ha"
 STACK_TAG = f"{PROJECT}:stack"
 PROJECT_TAG = f"{PROJECT}:project"
+#: On the stack, in its settings' `tags`, or on any of its resources.
+PROTECTED_TAG = f"{PROJECT}:protected"
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,11 @@ class ResourceType:
     #: The actions of that service that make and remove it.
     create: str
     delete: str
+
+
+def is_protected(tags: Mapping[str, Any]) -> bool:
+    """Whether ``tags`` mark a stack, or a resource, as one that must not be lost by mistake."""
+    return str(tags.get(PROTECTED_TAG, "false")).lower() not in ("", "false", "no")
 
 
 INSTANCE = "aws:ec2/instance:Instance"

@@ -25,6 +25,8 @@ class BastionArgs:
     ami: pulumi.Input[str]
     key_name: pulumi.Input[str]
     private_key: pulumi.Input[str]
+    #: Whether EC2 refuses to terminate it.
+    keep_running: bool = False
 
 
 class Bastion(pulumi.ComponentResource):
@@ -60,6 +62,7 @@ class Bastion(pulumi.ComponentResource):
             ),
             user_data=user_data(),
             user_data_replace_on_change=True,
+            disable_api_termination=args.keep_running,
             # A newer image or key is for a new machine; it must not replace the running one.
             opts=pulumi.ResourceOptions(
                 parent=self, ignore_changes=["ami", "keyName"], delete_before_replace=True, depends_on=[elastic]

@@ -19,6 +19,7 @@ from components.machine import Machine, MachineArgs
 from components.mycat import Mycat, MycatArgs
 from components.network import Network
 from components.virtual_ip import VirtualIp, VirtualIpArgs
+from resource_types import is_protected
 from settings import MachineSettings, Role, Settings
 
 
@@ -97,6 +98,7 @@ class Cluster(pulumi.ComponentResource):
                 aws.ec2.GetAmiFilterArgs(name="virtualization-type", values=["hvm"]),
             ],
         )
+        protected = is_protected(settings.tags)
         key = aws.ec2.KeyPair(f"{name}-key", public_key=settings.access.ssh_public_key, opts=self._child)
         proxy = self._proxy(name, args, ami.id, key.key_name)
         return {
@@ -113,6 +115,9 @@ class Cluster(pulumi.ComponentResource):
                     proxy=proxy,
                     upgrade_hour=number % 24,
                     instance_profile=virtual_ip.instance_profile if Role.LB in machine.roles else None,
+                    keep_running=protected,
+                    # Its interface needs no protection of its own: EC2 deletes none that an instance uses.
+                    holds_data=protected and Role.MYSQL in machine.roles,
                 ),
                 self._child,
             )
@@ -145,6 +150,7 @@ class Cluster(pulumi.ComponentResource):
                 ami=ami,
                 key_name=key_name,
                 private_key=private_key,
+                keep_running=is_protected(settings.tags),
             ),
             self._child,
         )

@@ -31,6 +31,10 @@ class MachineArgs:
     #: When it installs security updates, UTC: 0 to 23, another one for each machine.
     upgrade_hour: int
     instance_profile: pulumi.Input[str] | None = None
+    #: Whether EC2 refuses to terminate it.
+    keep_running: bool = False
+    #: Whether Pulumi refuses to delete or replace it as well.
+    holds_data: bool = False
 
 
 class Machine(pulumi.ComponentResource):
@@ -64,9 +68,13 @@ class Machine(pulumi.ComponentResource):
                 encrypted=True, volume_size=args.instances.volume_gib, volume_type="gp3", delete_on_termination=True
             ),
             user_data=f"#cloud-boothook\n{verbatim('machine/own-addresses')}",
+            disable_api_termination=args.keep_running,
             # A newer image, key or user data is for new machines; it must not replace or stop the running ones.
             opts=pulumi.ResourceOptions(
-                parent=self, ignore_changes=["ami", "keyName", "userData"], delete_before_replace=True
+                parent=self,
+                ignore_changes=["ami", "keyName", "userData"],
+                delete_before_replace=True,
+                protect=args.holds_data,
             ),
         )
         self.instance_id = self._instance.id
@@ -96,7 +104,32 @@ class Machine(pulumi.ComponentResource):
             render("machine/upgrades.sh.j2", hour=args.upgrade_hour),
             opts=pulumi.ResourceOptions(parent=self),
         )
+        self._guard_metadata(name)
         self.register_outputs({"instanceId": self.instance_id, "device": self.device})
+
+    def _guard_metadata(self, name: str) -> None:
+        """Not by systemd's IPAddressDeny: that is for one service, and this is for whoever is not root."""
+        installed = self.run(
+            f"{name}-nftables",
+            f"{LIBRARY}/install-packages nftables",
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+        rules = self.file(
+            f"{name}-metadata-rules",
+            "/etc/mycat-ha/metadata.nft",
+            verbatim("machine/metadata.nft"),
+            validate='/usr/sbin/nft --check --file "$STAGED"',
+            apply="/usr/sbin/nft --file /etc/mycat-ha/metadata.nft",
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[installed]),
+        )
+        self.file(
+            f"{name}-metadata-unit",
+            "/etc/systemd/system/guard-metadata.service",
+            verbatim("machine/guard-metadata.service"),
+            apply="systemctl daemon-reload && systemctl enable --quiet guard-metadata.service "
+            "&& systemctl restart guard-metadata.service",
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[rules]),
+        )
 
     def run(
         self,

@@ -42,7 +42,8 @@ class Settings(Section):
     mycat: Mycat | None = None
     """Mycat behind port 3307. Default: none."""
     tags: dict[str, str] = Field(default_factory=dict)
-    """Tags of every resource that AWS can tag, besides `mycat-ha:project`, `mycat-ha:stack` and `Name`."""
+    """Tags of every resource that AWS can tag, besides `mycat-ha:project`, `mycat-ha:stack` and `Name`. With
+    `mycat-ha:protected: "true"` the stack is protected (docs/stacks.md)."""
     secrets: dict[str, SecretStr] = Field(default_factory=dict)
     """Passwords and the SSH key by name: `sshPrivateKey`, `statistics`; with databases `database` and `health`; with
     Mycat `health`, `mycatDatabase` and the ones that `mycat.users` name; in mode `recipe` of keepalived `vrrp`. Set one

@@ -99,12 +99,17 @@ def destroy_unless_protected(stack: str, local_region: str | None, really: str |
         healing.forget_resources(pulumi)
         _remove(pulumi)
         return 0
-    return destroy(there)
+    return destroy(there, lift=really is not None)
 
 
-def destroy(pulumi: Pulumi) -> int:
-    """Exit code 0: nothing is left. Instances may be running, stopped, or missing."""
+def destroy(pulumi: Pulumi, *, lift: bool = False) -> int:
+    """Exit code 0: nothing is left. Instances may be running, stopped, or missing.
+
+    ``lift`` takes the protection from what is protected, which is refused otherwise.
+    """
     refresh_first = healing.heal(pulumi)
+    if lift:
+        protection.lift(pulumi)
     arguments = ["destroy", "--yes", "--skip-preview", "--continue-on-error"]
     code = pulumi.stream(*arguments, *(["--refresh"] if refresh_first else []))
     if code != 0:

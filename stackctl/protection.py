@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
-from stackctl.project import NAME, StackError, read_yaml
+from botocore.exceptions import BotoCoreError, ClientError
+
+from resource_types import INSTANCE, PROTECTED_TAG, is_protected
+from stackctl.aws import connect_stack
+from stackctl.project import NAME, StackError, read_yaml, say
 from stackctl.pulumi import Pulumi
 
 ALWAYS = frozenset({"staging", "production"})
-#: On the stack, in its settings' `tags`, or on any of its resources.
-MARK = f"{NAME}:protected"
+MARK = PROTECTED_TAG
 
 
 def reason(pulumi: Pulumi, state: Mapping[str, Any] | None = None) -> str | None:
@@ -39,5 +42,31 @@ def check(pulumi: Pulumi, really: str | None) -> None:
         )
 
 
+def lift(pulumi: Pulumi) -> None:
+    """Take Pulumi's protection, and EC2's against termination, from everything in the state.
+
+    Raises StackError if EC2 refuses.
+    """
+    resources = pulumi.state().get("resources") or ()
+    if any(resource.get("protect") for resource in resources):
+        pulumi.read("state", "unprotect", "--all", "--yes")
+    guarded = [
+        str(resource["id"])
+        for resource in resources
+        if resource["type"] == INSTANCE and resource.get("id") and resource["inputs"].get("disableApiTermination")
+    ]
+    if not guarded:
+        return
+    ec2 = connect_stack(pulumi).client("ec2")
+    for instance in guarded:
+        try:
+            ec2.modify_instance_attribute(InstanceId=instance, DisableApiTermination={"Value": False})
+        except (BotoCoreError, ClientError) as error:
+            if isinstance(error, ClientError) and error.response["Error"]["Code"] == "InvalidInstanceID.NotFound":
+                continue
+            raise StackError(f"cannot take the protection against termination from {instance}: {error}") from None
+    say(f"no longer protected against termination: {', '.join(guarded)}")
+
+
 def _marked(tags: Any) -> bool:
-    return isinstance(tags, Mapping) and str(tags.get(MARK, "false")).lower() not in ("", "false", "no")
+    return isinstance(tags, Mapping) and is_protected(tags)

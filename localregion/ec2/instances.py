@@ -9,6 +9,7 @@ from moto.core.utils import utcnow
 from moto.ec2.models import EC2Backend
 from moto.ec2.models.instances import Instance, InstanceState
 from moto.ec2.responses.general import General
+from moto.ec2.responses.instances import InstanceResponse
 from moto.ec2.utils import Base64EncodedString
 
 from localregion.ec2.account import LOCK, set_state
@@ -17,6 +18,7 @@ from localregion.ec2.hypervisor import Hypervisor
 
 _CONSOLE_BYTES = 65536  # GetConsoleOutput returns at most 64 KB
 _run = EC2Backend.run_instances
+_respond_to_run = InstanceResponse.run_instances
 _start, _stop, _terminate = Instance.start, Instance.stop, Instance.terminate
 
 
@@ -109,6 +111,7 @@ def corrections(hypervisor: Hypervisor) -> list[Correction]:
 
     return [
         Correction(EC2Backend, "run_instances", run_instances),
+        Correction(InstanceResponse, "run_instances", respond_to_run_instances),
         Correction(Instance, "start", start),
         Correction(Instance, "stop", stop),
         Correction(Instance, "terminate", terminate),
@@ -119,6 +122,14 @@ def corrections(hypervisor: Hypervisor) -> list[Correction]:
         Correction(Instance, "public_ip", _of_first_interface("public_ip")),
         Correction(Instance, "public_ip_address", _of_first_interface("public_ip")),
     ]
+
+
+def respond_to_run_instances(self: Any) -> ActionResult:
+    """With protection against termination, which moto knows only as something that is switched on later."""
+    answer = _respond_to_run(self)
+    for instance in answer.result.instances:
+        instance.disable_api_termination = bool(self._get_param("DisableApiTermination"))
+    return answer
 
 
 def _check_request(ec2: Any, image_id: str, arguments: dict[str, Any]) -> None:

@@ -132,6 +132,21 @@ def test_from_outside_only_the_bastion_answers(region: Region, stack: Stack) -> 
         region.attach(stack.name)
 
 
+def test_only_root_reaches_the_metadata_service(region: Region, stack: Stack) -> None:
+    """Also after the machine has loaded everything anew, as at a boot."""
+    balancer = stack.of_role("lb")[0]["instanceId"]
+    token = ["curl", "-sS", "-m", "2", "-X", "PUT", "-H", "X-aws-ec2-metadata-token-ttl-seconds: 60"]
+    ask = [*token, "http://169.254.169.254/latest/api/token"]
+    region.exec(balancer, ["systemctl", "is-enabled", "guard-metadata.service"])
+    region.exec(balancer, ["systemctl", "restart", "guard-metadata.service"])
+    for user in ("haproxy", "mycat", "mysql", "mycat-ha-health"):
+        refused = region.exec(balancer, ["runuser", "-u", user, "--", *ask], check=False)
+        assert refused.returncode == 7, (user, refused.stderr)  # curl: could not connect
+        assert not refused.stdout
+    assert region.exec(balancer, ask).stdout
+    region.exec(balancer, ["/usr/local/lib/mycat-ha/claim-vip", "probe"])
+
+
 def test_between_machines_only_what_the_roles_need(region: Region, stack: Stack) -> None:
     balancer, database = stack.of_role("lb")[0], stack.machine("node3")
     script = "timeout 1 bash -c '</dev/tcp/{}/{}'"

@@ -37,6 +37,8 @@ class Recorder(pulumi.runtime.Mocks):
     #: By name of a command: the names of the resources that it depends on, and of the one that it is deleted with.
     depends_on: dict[str, set[str]] = field(default_factory=dict)
     deleted_with: dict[str, str] = field(default_factory=dict)
+    #: Names of the resources that Pulumi refuses to delete or replace.
+    protected: set[str] = field(default_factory=set)
     interfaces: list[str] = field(default_factory=list)  # ids that get_network_interfaces finds, not this stack's
     subnet_cidr: str = "192.168.106.128/25"
     region: str = "eu-central-1"
@@ -77,6 +79,8 @@ class Recorder(pulumi.runtime.Mocks):
 
     def keep_options(self, request: Any) -> None:
         """Keep what Pulumi's mocks leave out of a registration."""
+        if request.protect:
+            self.protected.add(request.name)
         if request.type == "command:remote:Command":
             self.depends_on[request.name] = {urn.rsplit("::", 1)[-1] for urn in request.dependencies}
             self.deleted_with[request.name] = request.deletedWith.rsplit("::", 1)[-1]

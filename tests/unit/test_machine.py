@@ -1,5 +1,6 @@
 """What every machine gets: looked at before anything is put on it, and its times for security updates."""
 
+import configparser
 import re
 import subprocess
 import zipfile
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from components.template import render
+from components.template import render, verbatim
 from tests.programs import Stubs
 from toolchain.paths import ROOT
 
@@ -29,6 +30,20 @@ def test_an_ami_that_adds_addresses_by_itself_is_refused(program: str, tmp_path:
     assert "amazon-ec2-net-utils" in done.stderr
     assert "mycat-ha:instances.image" in done.stderr
     assert not stubs.calls("install")
+
+
+def test_only_root_reaches_the_metadata_service_from_boot_on() -> None:
+    (rule,) = re.findall(r"^ *(ip daddr .*)$", verbatim("machine/metadata.nft"), re.MULTILINE)
+    assert rule == "ip daddr 169.254.169.254 meta skuid != 0 reject with icmp type admin-prohibited"
+    unit = configparser.ConfigParser(strict=False)
+    unit.optionxform = str  # type: ignore[assignment, method-assign]
+    unit.read_string(verbatim("machine/guard-metadata.service"))
+    assert unit["Service"]["ExecStart"] == "/usr/sbin/nft -f /etc/mycat-ha/metadata.nft"
+    assert unit["Install"]["WantedBy"] == "sysinit.target"  # before any service of the stack
+    assert "network-pre.target" in unit["Unit"]["Before"]
+    # Debian's own rules are loaded by a flush of all tables.
+    assert "nftables.service" in unit["Unit"]["After"]
+    assert unit["Unit"]["PartOf"] == "nftables.service"
 
 
 def upgrades(hour: int) -> str:

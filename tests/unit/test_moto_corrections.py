@@ -376,6 +376,17 @@ def an_instance_is_in_the_zone_of_its_interface(account: Account) -> None:
     assert account.instance(instance)["Placement"]["AvailabilityZone"] == "eu-central-1b"
 
 
+@needs("InstanceResponse.run_instances")
+def a_protected_instance_is_terminated_only_when_the_protection_is_lifted(account: Account) -> None:
+    instance = account.run(SubnetId=account.subnet, DisableApiTermination=True)["InstanceId"]
+    account.reaches(instance, "running")
+    refused("OperationNotPermitted", account.ec2.terminate_instances, InstanceIds=[instance])
+    assert account.instance(instance)["State"]["Name"] == "running"
+    account.ec2.modify_instance_attribute(InstanceId=instance, DisableApiTermination={"Value": False})
+    account.ec2.terminate_instances(InstanceIds=[instance])
+    account.reaches(instance, "terminated")
+
+
 @needs("Instance.stop")
 def a_stopping_instance_shuts_down(account: Account) -> None:
     instance = account.running()

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from components import bastion, remote
-from resource_types import INSTANCE, TAGGED
+from components.template import verbatim
+from resource_types import INSTANCE, PROTECTED_TAG, TAGGED
 from settings import SettingsError
 from tests import example
 from tests.example import EGRESS, INGRESS
@@ -36,6 +37,37 @@ def test_instances_demand_imdsv2_encrypt_and_keep_their_interface(run_program: R
         assert instance.inputs["rootBlockDevice"]["encrypted"] is True
         assert instance.inputs["primaryNetworkInterface"]["networkInterfaceId"].endswith("-eni-id")
         assert instance.inputs["userData"].startswith("#cloud-boothook\n#!/bin/sh\n# own-addresses")
+
+
+def test_a_protected_stack_keeps_its_instances_and_above_all_its_databases(run_program: Run) -> None:
+    def protected(raw: dict[str, Any]) -> None:
+        example.created_bastion(raw)
+        raw["machines"][1]["roles"] = ["lb"]
+        raw["machines"].append({"name": "node4", "address": "192.168.106.254", "roles": ["mysql"]})
+        raw["tags"] = {PROTECTED_TAG: "true"}
+
+    recorded = run_program(example.settings(protected))
+    kept = {r.name: r.inputs["disableApiTermination"] for r in recorded.of_type(INSTANCE)}
+    names = {f"{name}-instance" for name in ("node1", "node2", "node3", "node4")}
+    assert kept == dict.fromkeys({*names, "cluster-bastion-instance"}, True)
+    assert recorded.protected == names - {"node2-instance"}
+
+
+@pytest.mark.parametrize("tags", [{}, {PROTECTED_TAG: "false"}])
+def test_a_stack_that_is_not_protected_can_be_thrown_away(tags: dict[str, str], run_program: Run) -> None:
+    recorded = run_program(example.settings(lambda raw: raw.update(tags=tags)))
+    assert not any(instance.inputs["disableApiTermination"] for instance in recorded.of_type(INSTANCE))
+    assert not recorded.protected
+
+
+def test_every_machine_keeps_all_but_root_from_the_metadata_service(run_program: Run) -> None:
+    recorded = run_program()
+    for machine in ("node1", "node2", "node3"):
+        rules, unit = (recorded.named(f"{machine}-metadata-{what}-file") for what in ("rules", "unit"))
+        assert rules.stdin == verbatim("machine/metadata.nft")
+        assert "nft --check" in rules.inputs["create"]
+        assert "systemctl enable --quiet guard-metadata.service" in unit.inputs["create"]
+        assert "install-packages nftables" in recorded.named(f"{machine}-nftables").inputs["create"]
 
 
 def test_only_balancers_have_a_role_and_it_reaches_exactly_their_interfaces(run_program: Run) -> None:

@@ -18,12 +18,13 @@ from typing import Any
 import boto3
 import pytest
 import yaml
+from botocore.exceptions import ClientError
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
 from hypothesis import given
 from hypothesis import strategies as st
 from moto import mock_aws
 
-from resource_types import TAGGED
+from resource_types import INSTANCE, TAGGED
 from settings import Settings
 from stackctl import cli, configuration, healing, inline_routes, inventory, life, listing, protection, sweep, teststack
 from stackctl.aws import connect
@@ -403,6 +404,66 @@ class TestProtection:
         assert "network-vpc" in str(protection.reason(pulumi, tagged))
         assert protection.reason(pulumi, {"resources": [{"urn": urn, "protect": True}]})
         assert protection.reason(pulumi, {"resources": [{"urn": urn}]}) is None
+
+    def test_is_lifted_from_state_and_instances(self, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        pulumi = stack_in(tree, "mine", source())
+        configuration.prepare(pulumi)
+        urn = "urn:pulumi:mine::mycat-ha::{}::{}"
+        exported = json.loads(pulumi.read("stack", "export"))
+        exported["deployment"]["resources"] = [
+            {"urn": urn.format("pulumi:pulumi:Stack", "mycat-ha-mine"), "custom": False, "type": "pulumi:pulumi:Stack"},
+            *(
+                {
+                    "urn": urn.format(INSTANCE, name),
+                    "custom": True,
+                    "type": INSTANCE,
+                    "id": identifier,
+                    "protect": protect,
+                    "inputs": {"disableApiTermination": guarded},
+                }
+                for name, identifier, protect, guarded in (
+                    ("node1", "i-gone", True, True),
+                    ("node2", "i-there", False, True),
+                    ("node3", "i-open", False, False),
+                )
+            ),
+        ]
+        pulumi.read("stack", "import", stdin=json.dumps(exported))
+        modified: list[dict[str, Any]] = []
+
+        class Ec2:
+            def client(self, _service: str) -> "Ec2":
+                return self
+
+            def modify_instance_attribute(self, **arguments: Any) -> None:
+                if arguments["InstanceId"] == "i-gone":
+                    raise ClientError({"Error": {"Code": "InvalidInstanceID.NotFound", "Message": "no"}}, "Modify")
+                modified.append(arguments)
+
+        monkeypatch.setattr(protection, "connect_stack", lambda _pulumi: Ec2())
+        protection.lift(pulumi)
+        assert modified == [{"InstanceId": "i-there", "DisableApiTermination": {"Value": False}}]
+        assert not any(resource.get("protect") for resource in pulumi.state()["resources"])
+
+    @pytest.mark.parametrize("really", [None, "mine"])
+    def test_is_lifted_only_when_the_flag_names_the_stack(
+        self, really: str | None, tree: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pulumi = stack_in(tree, "mine", source())
+        configuration.prepare(pulumi)
+        done: list[str] = []
+
+        def stream(_pulumi: Pulumi, verb: str, *_: str) -> int:
+            done.append(verb)
+            return 0
+
+        monkeypatch.setattr(life, "pulumi_of", lambda *_: pulumi)
+        monkeypatch.setattr(life, "leftovers", lambda _: 0)
+        monkeypatch.setattr(healing, "heal", lambda _: done.append("heal"))
+        monkeypatch.setattr(protection, "lift", lambda _: done.append("lift"))
+        monkeypatch.setattr(Pulumi, "stream", stream)
+        assert life.destroy_unless_protected("mine", None, really) == 0
+        assert done == ["heal", *(["lift"] if really else []), "destroy"]
 
     def test_the_flag_must_name_the_stack(self, tree: Path) -> None:
         for name in ("staging", "mine"):
