@@ -310,6 +310,28 @@ def test_every_command_goes_through_the_bastion_and_demands_its_host_key(run_pro
         assert proxy["dialErrorLimit"] == -1, command.name
 
 
+@pytest.mark.parametrize("seconds", [90, 300, 900])
+def test_a_wait_for_a_boot_ends_with_the_address_and_not_with_its_time(seconds: int) -> None:
+    """The command provider waits for each dial, then between them as long as in pulumi's retry.Until."""
+    limit = remote.dials(seconds)
+    delays = [min(0.1 * 1.5**number, 5.0) for number in range(limit)]
+    silent, refused = (limit + 1) * remote.DIAL_SECONDS + sum(delays), sum(delays)
+    assert seconds - 2 * (remote.DIAL_SECONDS + 5) <= silent < seconds
+    assert refused > seconds / 5
+
+
+def test_only_the_first_connections_are_limited(run_program: Run) -> None:
+    """Any other command that dials may wait for a machine that restarts."""
+
+    def bastion(raw: dict[str, Any]) -> None:
+        example.created_bastion(raw)
+        raw["instances"] = {"bootTimeout": 90}
+
+    for command in run_program(example.settings(bastion)).of_type(COMMAND):
+        limit = command.inputs["connection"]["value"]["dialErrorLimit"]
+        assert limit == (remote.dials(90) if command.name.endswith("-ready") else -1), command.name
+
+
 def test_every_command_is_bounded_on_the_machine_itself(run_program: Run) -> None:
     """The command provider's own timeout bounds its dialling, and not the command."""
     commands = run_program(example.settings(example.with_mycat)).of_type(COMMAND)
@@ -317,7 +339,7 @@ def test_every_command_is_bounded_on_the_machine_itself(run_program: Run) -> Non
         c.name: re.match(r"sudo -n timeout --verbose --kill-after=30 (\d+[sm]) ", c.inputs["create"]) for c in commands
     }
     assert all(bound.values())
-    assert {match[1] for match in bound.values() if match} == {"600s", "900s", "10m", "20m", "30m", "60m"}
+    assert {match[1] for match in bound.values() if match} == {"300s", "900s", "10m", "20m", "30m", "60m"}
 
 
 def test_a_command_that_hangs_is_ended_and_says_so() -> None:
