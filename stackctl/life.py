@@ -1,8 +1,10 @@
 """A stack's life: preview, up, refresh, heal, destroy. Each works on AWS or on a local region alike."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import typer
 from rich.table import Table
 
 from stackctl import configuration, healing, inventory, protection
@@ -45,6 +47,24 @@ def _let_in(pulumi: Pulumi) -> None:
         connect_stack(pulumi)
 
 
+def _no(question: str) -> bool:
+    """The answer of commands that do something else in the first place."""
+    del question
+    return False
+
+
+def _yes(question: str) -> bool:
+    say(f"{question} yes")
+    return True
+
+
+def _ask(question: str) -> bool:
+    if sys.stdin.isatty():
+        return typer.confirm(question, err=True)
+    say(f"{question} There is nobody to ask; `--yes` says yes.")
+    return False
+
+
 def preview(pulumi: Pulumi, archives: Path | None, options: Sequence[str]) -> int:
     """Pulumi's exit code."""
     _let_in(pulumi)
@@ -59,7 +79,7 @@ def up(pulumi: Pulumi, archives: Path | None, options: Sequence[str] = ()) -> in
     region = pulumi.environment.local_region
     if region and pulumi.tags().get(healing.LOCAL_REGION) != region:
         pulumi.tag(healing.LOCAL_REGION, region)
-    refresh_first = healing.heal(pulumi)
+    refresh_first = healing.heal(pulumi, unlock=_no, remove=_no)
     code = pulumi.stream("up", "--yes", *(["--refresh"] if refresh_first else []), *options)
     if code == 0:
         file = pulumi.stack.config_file
@@ -70,13 +90,14 @@ def up(pulumi: Pulumi, archives: Path | None, options: Sequence[str] = ()) -> in
 
 def refresh(pulumi: Pulumi, options: Sequence[str]) -> int:
     """Pulumi's exit code."""
-    healing.heal(pulumi)
+    healing.heal(pulumi, unlock=_no, remove=_no)
     return pulumi.stream("refresh", "--yes", *options)
 
 
-def heal(pulumi: Pulumi) -> int:
-    """Exit code 0 if there was nothing to refresh, else Pulumi's."""
-    if pulumi.exists() and healing.heal(pulumi):
+def heal(pulumi: Pulumi, *, yes: bool = False) -> int:
+    """Exit code 0 if there was nothing to refresh, else Pulumi's. ``yes`` is the answer to what it would ask."""
+    confirm = _yes if yes else _ask
+    if pulumi.exists() and healing.heal(pulumi, unlock=confirm, remove=confirm):
         return pulumi.stream("refresh", "--yes", "--skip-preview")
     return 0
 
@@ -94,7 +115,7 @@ def destroy_unless_protected(stack: str, local_region: str | None, really: str |
         if pulumi.tags().get(healing.LOCAL_REGION) != local_region:
             raise
         say(f"the local region '{local_region}' is gone, and all machines of stack '{stack}' with it")
-        healing.release_locks(pulumi)
+        healing.release_locks(pulumi, _no)
         healing.end_orphans(pulumi.environment)
         healing.forget_resources(pulumi)
         _remove(pulumi)
@@ -104,7 +125,7 @@ def destroy_unless_protected(stack: str, local_region: str | None, really: str |
 
 def destroy(pulumi: Pulumi) -> int:
     """Exit code 0: nothing is left. Instances may be running, stopped, or missing."""
-    refresh_first = healing.heal(pulumi)
+    refresh_first = healing.heal(pulumi, unlock=_no, remove=_yes)
     arguments = ["destroy", "--yes", "--skip-preview", "--continue-on-error"]
     code = pulumi.stream(*arguments, *(["--refresh"] if refresh_first else []))
     if code != 0:

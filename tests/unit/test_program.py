@@ -13,6 +13,7 @@ import yaml
 from components import bastion, remote
 from resource_types import INSTANCE, TAGGED
 from settings import SettingsError
+from stackctl import inventory
 from tests import example
 from tests.example import EGRESS, INGRESS
 from tests.unit.conftest import Recorder, Run
@@ -200,6 +201,8 @@ def test_everything_that_can_be_tagged_is_tagged(run_program: Run) -> None:
     raw = example.settings(example.with_mycat) | {"tags": {"owner": "platform"}}
     registered = [r for r in run_program(raw).resources if r.type.startswith("aws:")]
     assert {type_.token for type_ in TAGGED} - {r.type for r in registered} == {"aws:ebs/volume:Volume"}
+    # stackctl finds all others by what they are a part of.
+    assert {r.type for r in registered} - {type_.token for type_ in TAGGED} == set(inventory.PARTS)
     tagged = [r for r in registered if taggable(r.type)]
     assert len(tagged) > 20
     for resource in tagged:
