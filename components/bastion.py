@@ -7,7 +7,7 @@ import pulumi_aws as aws
 import yaml
 from pulumi_command import remote
 
-from components.remote import run
+from components.remote import DIAL_SECONDS, dials, run
 from components.template import verbatim
 from settings.topology import Instances
 
@@ -73,7 +73,11 @@ class Bastion(pulumi.ComponentResource):
         ready = run(
             f"{name}-ready",
             remote.ConnectionArgs(
-                host=self.address, user=user, private_key=private_key, dial_error_limit=-1, per_dial_timeout=5
+                host=self.address,
+                user=user,
+                private_key=private_key,
+                dial_error_limit=dials(args.instances.boot_timeout),
+                per_dial_timeout=DIAL_SECONDS,
             ),
             "cat /etc/ssh/ssh_host_ed25519_key.pub",  # which is also all that its sshd runs
             triggers=[instance.id],
@@ -88,7 +92,7 @@ class Bastion(pulumi.ComponentResource):
             host_key=ready.stdout.apply(lambda line: " ".join(line.split()[:2])),
             # As for the machines: the resource's own timeout ends the wait.
             dial_error_limit=-1,
-            per_dial_timeout=5,
+            per_dial_timeout=DIAL_SECONDS,
         )
         self.register_outputs({"address": self.address})
 

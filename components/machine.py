@@ -11,7 +11,7 @@ from pulumi_command import remote
 
 from components.config_file import ConfigFile, install_command
 from components.interface import Interface
-from components.remote import run
+from components.remote import DIAL_SECONDS, dials, run
 from components.template import programs, render, verbatim
 from constants import LIBRARY
 from settings.topology import Instances
@@ -81,7 +81,7 @@ class Machine(pulumi.ComponentResource):
 
         ready = run(
             f"{name}-ready",
-            _connection(args),
+            _connection(args, dial_error_limit=dials(args.instances.boot_timeout)),
             render("machine/ready.sh.j2"),
             triggers=[self.instance_id],
             timeout=f"{round(args.instances.boot_timeout)}s",
@@ -215,14 +215,16 @@ class Machine(pulumi.ComponentResource):
         return pulumi.ResourceOptions.merge(own, opts)
 
 
-def _connection(args: MachineArgs, host_key: pulumi.Input[str] | None = None) -> remote.ConnectionArgs:
+def _connection(
+    args: MachineArgs, host_key: pulumi.Input[str] | None = None, dial_error_limit: int = -1
+) -> remote.ConnectionArgs:
     return remote.ConnectionArgs(
         host=args.address,
         user=args.instances.image.user,
         private_key=pulumi.Output.secret(args.private_key),
         host_key=host_key,
         proxy=args.proxy,
-        # Unlimited: the resource's own timeout ends the wait, the default of ten dials is over in eleven seconds.
-        dial_error_limit=-1,
-        per_dial_timeout=5,
+        # Unlimited by itself: the resource's own timeout ends the wait, for a machine that restarts, too.
+        dial_error_limit=dial_error_limit,
+        per_dial_timeout=DIAL_SECONDS,
     )

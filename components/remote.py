@@ -6,6 +6,23 @@ from collections.abc import Sequence
 import pulumi
 from pulumi_command import remote
 
+#: Seconds that the command provider waits for one connection.
+DIAL_SECONDS = 5
+
+
+def dials(seconds: float) -> int:
+    """How often the command provider may fail to connect in ``seconds`` in which nothing answers.
+
+    By a limit of dials it gives up with the address, the port and the reason; by its time only it says nothing of them.
+    Between two dials it waits for 0.1 s, then half as long again each time, at most 5 s (pulumi/pulumi:
+    sdk/go/common/util/retry/until.go). Where connections are refused at once, the limit is therefore reached in about
+    half of the time.
+    """
+    limit, delay, ends = 0, 0.1, float(DIAL_SECONDS)
+    while (ends := ends + delay + DIAL_SECONDS) < seconds:
+        limit, delay = limit + 1, min(delay * 1.5, 5.0)
+    return limit
+
 
 def as_root(command: str, timeout: str) -> str:
     """A command line that runs another one as root, at most for ``timeout``, and leaves stdin to it.

@@ -131,8 +131,10 @@ class Instances(Section):
     """EC2 instance type. The default has 2 vCPU and 2 GiB, which a balancer, a Mycat and a small database fit into."""
     volume_gib: Annotated[int, Field(ge=8, le=16384)] = 20
     """Size of the root volume, in GiB."""
-    boot_timeout: Seconds = 600
-    """Seconds that a new machine may take until it answers over SSH."""
+    boot_timeout: Seconds = 300
+    """Seconds that a new machine may take until it answers over SSH; EC2 needs less than a minute, bare metal longer.
+    After them the deployment fails with the address and the port that it tried; where connections are refused, it does
+    so earlier, after two minutes of the default."""
 
 
 class Bastion(Section):

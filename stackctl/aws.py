@@ -118,6 +118,25 @@ def connect(environment: Environment, region: str | None, settings: Mapping[str,
     return _LocalClients(session, {"endpoint_url": variables["AWS_ENDPOINT_URL"], "config": Config(proxies={})})
 
 
+@contextmanager
+def backend_bucket(environment: Environment, options: Mapping[str, str]) -> Iterator[Any]:
+    """A client of S3 as Pulumi's state backend has it: by the environment and by the ``options`` of the backend's URL.
+
+    What goes wrong with it is raised as StackError. Source of the options: gocloud.dev/aws, V2ConfigFromURLParams.
+    """
+    variables = environment.variables
+    region = options.get("region") or variables.get("AWS_REGION") or variables.get("AWS_DEFAULT_REGION") or "us-east-1"
+    endpoint = options.get("endpoint") or variables.get("AWS_ENDPOINT_URL_S3") or variables.get("AWS_ENDPOINT_URL")
+    plain = "true" in (options.get("disableSSL"), options.get("disable_https"))
+    if endpoint and "://" not in endpoint:
+        endpoint = f"{'http' if plain else 'https'}://{endpoint}"
+    path_style = "true" in (options.get("s3ForcePathStyle"), options.get("use_path_style"))
+    config = Config(s3={"addressing_style": "path"}) if path_style else None
+    with _in_words(region):
+        session = boto3.Session(profile_name=options.get("profile"), region_name=region)
+        yield session.client("s3", endpoint_url=endpoint, config=config)
+
+
 def connect_stack(pulumi: Pulumi) -> Clients:
     """Clients for the region of a stack: the one in its settings, else in its state, else in the environment."""
     file = pulumi.stack.config_file

@@ -78,9 +78,18 @@ def refresh(stack: StackName, extra: PulumiArguments = None, region_env: RegionE
 
 
 @app.command()
-def heal(stack: StackName, region_env: RegionEnv = None) -> None:
-    """Put right what an interrupted run left: locks, half-done operations, resources that are gone."""
-    raise typer.Exit(life.heal(life.pulumi_of(stack, region_env)))
+def heal(
+    stack: StackName,
+    region_env: RegionEnv = None,
+    yes: Annotated[
+        bool,
+        typer.Option("--yes", help="without asking, remove the lock of another machine's run, and what was made twice"),
+    ] = False,
+) -> None:
+    """Put right what an interrupted run or a lost answer left: locks, half-done operations, resources that are gone,
+    that the state does not know, or that were made twice.
+    """
+    raise typer.Exit(life.heal(life.pulumi_of(stack, region_env), yes=yes))
 
 
 @app.command()

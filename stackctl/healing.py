@@ -7,11 +7,12 @@ import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from resource_types import RULE
-from stackctl import inline_routes, inventory
-from stackctl.aws import Clients, connect_stack
+from stackctl import adoption, inline_routes, inventory
+from stackctl.adoption import Confirm
+from stackctl.aws import backend_bucket, connect_stack
 from stackctl.environment import Environment
 from stackctl.inventory import Found
 from stackctl.project import NAME, StackError, say
@@ -22,9 +23,12 @@ LOCAL_REGION = f"{NAME}:local-region"
 PLUGINS = ("pulumi-resource-", "pulumi-language-")
 
 
-def heal(pulumi: Pulumi) -> bool:
-    """Put right what an interrupted run or a lost region left. True if the state needs a refresh."""
-    release_locks(pulumi)
+def heal(pulumi: Pulumi, *, unlock: Confirm, remove: Confirm) -> bool:
+    """Put right what an interrupted run or a lost region left. True if the state needs a refresh.
+
+    ``unlock`` is asked before a lock of another machine is removed, ``remove`` before anything in the region is.
+    """
+    release_locks(pulumi, unlock)
     end_orphans(pulumi.environment)
     state = pulumi.state()
     if not state.get("resources") and not state.get("pending_operations"):
@@ -37,32 +41,39 @@ def heal(pulumi: Pulumi) -> bool:
         say(f"the local region '{region}' was restarted: nothing of stack '{pulumi.stack.name}' exists any more")
         forget_resources(pulumi)
         return False
-    settled = settle_pending(pulumi, aws, found)
+    settled = adoption.settle_pending(pulumi, aws, found)
     settled |= adopt_inline_routes(pulumi)
+    settled |= adoption.settle_strays(pulumi, aws, found, remove)
     if gone:
         say(f"gone from the region, so the state is refreshed: {', '.join(gone)}")
     return settled or bool(gone)
 
 
-def release_locks(pulumi: Pulumi) -> None:
-    """Remove locks whose process has ended. Only a state backend of files tells; with others Pulumi's own error stands.
+def release_locks(pulumi: Pulumi, unlock: Confirm) -> None:
+    """Remove locks whose process has ended. State backends of files and in S3 tell; with others Pulumi's error stands.
 
-    Raises StackError if the process that holds the lock is alive.
+    Raises StackError if the process that holds the lock is alive, or on another machine and ``unlock`` says no.
     """
-    locks = [(file, json.loads(file.read_text())) for file in _locks(pulumi)]
-    for file, lock in locks:
+    locks = list(_locks(pulumi))
+    stack = pulumi.stack.name
+    for place, lock in locks:
         if lock["hostname"] != socket.gethostname():
-            raise StackError(
-                f"stack '{pulumi.stack.name}' is locked by {lock['username']}@{lock['hostname']} (pid {lock['pid']}) "
-                f"since {lock['timestamp']}: wait for it, or remove {file} if that run is over"
+            said = (
+                f"stack '{stack}' is locked by {lock['username']}@{lock['hostname']} (pid {lock['pid']}) "
+                f"since {lock['timestamp']} ({place})"
             )
-        if _is_pulumi(lock["pid"]):
+            # Whether that process lives cannot be seen from here.
+            if not unlock(f"{said}. Is that run over, and may `pulumi cancel` remove its lock?"):
+                raise StackError(f"{said}: wait for it; if that run is over, `stackctl heal {stack}` removes its lock")
+        elif _is_pulumi(lock["pid"]):
             raise StackError(
-                f"stack '{pulumi.stack.name}' is being changed by another run (pid {lock['pid']}, since "
+                f"stack '{stack}' is being changed by another run (pid {lock['pid']}, since "
                 f"{lock['timestamp']}): wait until it ends"
             )
+    for _, lock in locks:
+        by = f"{lock['username']}@{lock['hostname']}, pid {lock['pid']}, since {lock['timestamp']}"
+        say(f"an earlier run was interrupted ({by}): removing its lock")
     if locks:
-        say(f"an earlier run was interrupted (pid {locks[0][1]['pid']}): removing its lock")
         pulumi.read("cancel", "--yes")
 
 
@@ -86,32 +97,6 @@ def end_orphans(environment: Environment) -> None:
             continue
 
 
-def settle_pending(pulumi: Pulumi, aws: Clients, found: Iterable[Found]) -> bool:
-    """Settle operations that an interrupted run began: adopt what it did create, forget what it did not.
-
-    True if there were any; the state then needs a refresh, which reads what the adopted resources look like. (Pulumi's
-    own `refresh --import-pending-creates` drops them, as of 3.259.)
-    """
-    exported = json.loads(pulumi.read("stack", "export"))
-    deployment = exported["deployment"]
-    pending = deployment.pop("pending_operations", None) or []
-    if not pending:
-        return False
-    adopted = adoptions(pulumi.stack.name, pending, found) | _reservations(aws, pending)
-    say(f"an earlier run was interrupted during {len(pending)} operations:")
-    for operation in pending:
-        resource = operation["resource"]
-        identifier = adopted.get(resource["urn"])
-        if identifier:
-            # What it depends on was there before it, so the end of the list is a right place.
-            outputs = {**resource.get("inputs", {}), "id": identifier}
-            deployment["resources"].append({**resource, "id": identifier, "outputs": outputs})
-        did = f": adopted as {identifier}" if identifier else ""
-        say(f"  {operation['type']} {resource['urn'].rpartition('::')[2]} ({resource['type']}){did}")
-    pulumi.read("stack", "import", stdin=json.dumps(exported))
-    return True
-
-
 def adopt_inline_routes(pulumi: Pulumi) -> bool:
     """True if there were any; the state then needs a refresh."""
     exported = json.loads(pulumi.read("stack", "export"))
@@ -122,30 +107,6 @@ def adopt_inline_routes(pulumi: Pulumi) -> bool:
     resources.extend(adopted)
     pulumi.read("stack", "import", stdin=json.dumps(exported))
     return True
-
-
-def adoptions(stack: str, pending: Iterable[Mapping[str, Any]], found: Iterable[Found]) -> dict[str, str]:
-    """URN to id of each pending creation that has a resource in the region: the Name tag tells which."""
-    by_name = {(item.kind, item.name): item.id for item in found}
-    adopted = {}
-    for operation in pending:
-        resource = operation["resource"]
-        kind = inventory.TYPES.get(resource["type"])
-        name = f"{NAME}-{stack}-{resource['urn'].rpartition('::')[2]}"
-        if operation["type"] == "creating" and kind and (kind, name) in by_name:
-            adopted[resource["urn"]] = by_name[kind, name]
-    return adopted
-
-
-def _reservations(aws: Clients, pending: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    adopted = {}
-    for resource in (operation["resource"] for operation in pending if operation["type"] == "creating"):
-        if resource["type"] == "aws:ec2/subnetCidrReservation:SubnetCidrReservation":
-            inputs = resource["inputs"]
-            identifier = inventory.reservation(aws, inputs["subnetId"], inputs["cidrBlock"])
-            if identifier:
-                adopted[resource["urn"]] = identifier
-    return adopted
 
 
 def vanished(state: Mapping[str, Any], found: Iterable[Found]) -> tuple[Sequence[str], int]:
@@ -169,12 +130,21 @@ def forget_resources(pulumi: Pulumi) -> None:
     pulumi.read("stack", "import", "--force", stdin=json.dumps(exported))
 
 
-def _locks(pulumi: Pulumi) -> list[Path]:
-    backend = pulumi.environment.backend
-    if not backend.startswith("file://"):
-        return []
-    folder = Path(unquote(urlsplit(backend).path)).expanduser()
-    return sorted((folder / ".pulumi" / "locks" / "organization" / NAME / pulumi.stack.name).glob("*.json"))
+def _locks(pulumi: Pulumi) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Where each lock of the stack is, and what it says: pid, username, hostname, timestamp."""
+    url = urlsplit(pulumi.environment.backend)
+    folder = f".pulumi/locks/organization/{NAME}/{pulumi.stack.name}"
+    if url.scheme == "file":
+        for file in sorted((Path(unquote(url.path)).expanduser() / folder).glob("*.json")):
+            yield str(file), json.loads(file.read_text())
+    elif url.scheme == "s3":
+        options = {key: values[-1] for key, values in parse_qs(url.query).items()}
+        prefix = f"{unquote(url.path).strip('/')}/{folder}/".lstrip("/")
+        with backend_bucket(pulumi.environment, options) as s3:
+            for page in s3.get_paginator("list_objects_v2").paginate(Bucket=url.netloc, Prefix=prefix):
+                for item in page.get("Contents", ()):
+                    body = s3.get_object(Bucket=url.netloc, Key=item["Key"])["Body"].read()
+                    yield f"s3://{url.netloc}/{item['Key']}", json.loads(body)
 
 
 def _is_pulumi(pid: int) -> bool:

@@ -4,9 +4,10 @@ The provider refuses to create a route that its table has already, and to delete
 off. So the state is told that the route there is the resource that the program declares.
 """
 
-import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from stackctl.inventory import route_id
 
 TABLE = "aws:ec2/routeTable:RouteTable"
 ROUTE = "aws:ec2/route:Route"
@@ -29,8 +30,7 @@ def routes(resources: list[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
             if inline.get("cidrBlock") != "0.0.0.0/0" or len(target) != 1:
                 continue
             inputs = {"routeTableId": table["id"], "destinationCidrBlock": inline["cidrBlock"], **target}
-            # As the Terraform provider makes it: internal/service/ec2/id.go, routeCreateID.
-            identifier = f"r-{table['id']}{zlib.crc32(inline['cidrBlock'].encode())}"
+            identifier = route_id(table["id"], inline["cidrBlock"])
             yield {
                 "urn": urn,
                 "custom": True,

@@ -1,12 +1,14 @@
 """What a region has of a stack, found by tag: the region's own answer, not the state's."""
 
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from botocore import xform_name
 from botocore.exceptions import BotoCoreError, ClientError
 
-from resource_types import PROJECT_TAG, STACK_TAG, TAGGED
+from resource_types import PROJECT_TAG, RULE, STACK_TAG, TAGGED
 from stackctl.aws import Clients
 from stackctl.project import NAME, StackError
 
@@ -50,6 +52,15 @@ KINDS = (
 IAM_KINDS = ("role", "instance profile")
 #: Pulumi type to kind, of everything that `scan` finds.
 TYPES: Mapping[str, str] = {type_.token: type_.kind for type_ in TAGGED}
+#: Pulumi type to kind, of what AWS cannot tag, and the inputs that say which one it is: what `parts` finds.
+PARTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "aws:ec2/route:Route": ("route", ("routeTableId", "destinationCidrBlock")),
+    "aws:ec2/routeTableAssociation:RouteTableAssociation": ("route table association", ("routeTableId", "subnetId")),
+    "aws:ec2/subnetCidrReservation:SubnetCidrReservation": ("subnet reservation", ("subnetId", "cidrBlock")),
+    "aws:iam/rolePolicy:RolePolicy": ("role policy", ("role",)),
+}
+#: Nothing but its owner removes them: they may hold data.
+KEPT = frozenset({"instance", "volume"})
 
 
 def scan(aws: Clients, stack: str) -> list[Found]:
@@ -60,14 +71,80 @@ def scan(aws: Clients, stack: str) -> list[Found]:
         raise StackError(f"cannot look for resources of stack '{stack}': {error}") from None
 
 
-def reservation(aws: Clients, subnet: str, cidr: str) -> str | None:
-    """The id of a subnet's CIDR reservation, which has no Name and cannot be made twice."""
+def parts(aws: Clients, found: Iterable[Found], subnets: Iterable[str]) -> list[Found]:
+    """What is on ``found`` and on ``subnets`` (ids) without a tag of its own, made by anybody.
+
+    The name of each is the values of its inputs in PARTS; its id is the one that Pulumi's state has.
+    """
+    ids = {kind: {item.id for item in found if item.kind == kind} for kind in ("route table", "subnet", "role")}
+    ec2, iam = aws.client("ec2"), aws.client("iam")
     try:
-        answer = aws.client("ec2").get_subnet_cidr_reservations(SubnetId=subnet)
+        return [
+            *_of_tables(ec2, ids["route table"]),
+            *(item for subnet in sorted({*ids["subnet"], *subnets}) for item in _of_subnet(ec2, subnet)),
+            *(
+                Found("role policy", f"{role}:{policy}", role)
+                for role in sorted(ids["role"])
+                for policy in iam.list_role_policies(RoleName=role)["PolicyNames"]
+            ),
+        ]
+    except (BotoCoreError, ClientError) as error:
+        raise StackError(f"cannot look for routes, reservations and policies: {error}") from None
+
+
+def route_id(table: str, destination: str) -> str:
+    """As the Terraform provider makes it: internal/service/ec2/id.go, routeCreateID."""
+    return f"r-{table}{zlib.crc32(destination.encode())}"
+
+
+def remove(aws: Clients, item: Found) -> str | None:
+    """Delete one of what `scan` finds. AWS's words if it refuses, as it does while anything uses it or is in it."""
+    try:
+        if item.kind == RULE:
+            _revoke(aws.client("ec2"), item.id)
+            return None
+        type_ = next(type_ for type_ in TAGGED if type_.kind == item.kind)
+        service = type_.arn.partition(":")[0]
+        # IAM's parameters are named after its types: RoleName, InstanceProfileName.
+        key = f"{type_.delete.removeprefix('Delete')}Name"
+        key = next((kind.id for kind in KINDS if kind.name == item.kind), key)
+        getattr(aws.client(service), xform_name(type_.delete))(**{key: item.id})
+    except (BotoCoreError, ClientError) as error:
+        code = error.response["Error"]["Code"] if isinstance(error, ClientError) else ""
+        # Gone already, such as by a call whose answer was lost.
+        return None if code.endswith((".NotFound", "NoSuchEntity")) else str(error)
+    return None
+
+
+def _revoke(ec2: Any, rule: str) -> None:
+    (there,) = ec2.describe_security_group_rules(SecurityGroupRuleIds=[rule])["SecurityGroupRules"]
+    revoke = ec2.revoke_security_group_egress if there["IsEgress"] else ec2.revoke_security_group_ingress
+    revoke(GroupId=there["GroupId"], SecurityGroupRuleIds=[rule])
+
+
+def _of_tables(ec2: Any, tables: set[str]) -> Iterator[Found]:
+    if not tables:
+        return
+    for page in ec2.get_paginator("describe_route_tables").paginate(RouteTableIds=sorted(tables)):
+        for table in page["RouteTables"]:
+            identifier = table["RouteTableId"]
+            for route in table["Routes"]:
+                destination = route.get("DestinationCidrBlock")
+                if destination and route.get("Origin") == "CreateRoute":  # neither local nor a VPN's
+                    yield Found("route", route_id(identifier, destination), f"{identifier} {destination}")
+            for association in table["Associations"]:
+                if subnet := association.get("SubnetId"):
+                    key = association["RouteTableAssociationId"]
+                    yield Found("route table association", key, f"{identifier} {subnet}")
+
+
+def _of_subnet(ec2: Any, subnet: str) -> Iterator[Found]:
+    try:
+        answer = ec2.get_subnet_cidr_reservations(SubnetId=subnet)
     except ClientError:  # the subnet itself is gone
-        return None
-    reserved = {item["Cidr"]: item["SubnetCidrReservationId"] for item in answer["SubnetIpv4CidrReservations"]}
-    return reserved.get(cidr)
+        return
+    for item in answer["SubnetIpv4CidrReservations"]:
+        yield Found("subnet reservation", item["SubnetCidrReservationId"], f"{subnet} {item['Cidr']}")
 
 
 def _in_ec2(aws: Clients, stack: str) -> Iterator[Found]:

@@ -1,11 +1,13 @@
 """A stack's life: preview, up, refresh, heal, destroy. Each works on AWS or on a local region alike."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import typer
 from rich.table import Table
 
-from stackctl import configuration, healing, inventory, protection
+from stackctl import configuration, healing, inventory, protection, reach
 from stackctl.aws import connect_stack
 from stackctl.environment import NotRunningError, environment
 from stackctl.project import Stack, StackError, output, say, sources
@@ -45,6 +47,24 @@ def _let_in(pulumi: Pulumi) -> None:
         connect_stack(pulumi)
 
 
+def _no(question: str) -> bool:
+    """The answer of commands that do something else in the first place."""
+    del question
+    return False
+
+
+def _yes(question: str) -> bool:
+    say(f"{question} yes")
+    return True
+
+
+def _ask(question: str) -> bool:
+    if sys.stdin.isatty():
+        return typer.confirm(question, err=True)
+    say(f"{question} There is nobody to ask; `--yes` says yes.")
+    return False
+
+
 def preview(pulumi: Pulumi, archives: Path | None, options: Sequence[str]) -> int:
     """Pulumi's exit code."""
     _let_in(pulumi)
@@ -59,8 +79,11 @@ def up(pulumi: Pulumi, archives: Path | None, options: Sequence[str] = ()) -> in
     region = pulumi.environment.local_region
     if region and pulumi.tags().get(healing.LOCAL_REGION) != region:
         pulumi.tag(healing.LOCAL_REGION, region)
-    refresh_first = healing.heal(pulumi)
+    refresh_first = healing.heal(pulumi, unlock=_no, remove=_no)
+    warned = reach.look(pulumi)
     code = pulumi.stream("up", "--yes", *(["--refresh"] if refresh_first else []), *options)
+    if code != 0 and not warned:
+        reach.look(pulumi)  # what is new was not there to be looked for
     if code == 0:
         file = pulumi.stack.config_file
         shown = file.relative_to(pulumi.stack.root) if file.is_relative_to(pulumi.stack.root) else file
@@ -70,13 +93,14 @@ def up(pulumi: Pulumi, archives: Path | None, options: Sequence[str] = ()) -> in
 
 def refresh(pulumi: Pulumi, options: Sequence[str]) -> int:
     """Pulumi's exit code."""
-    healing.heal(pulumi)
+    healing.heal(pulumi, unlock=_no, remove=_no)
     return pulumi.stream("refresh", "--yes", *options)
 
 
-def heal(pulumi: Pulumi) -> int:
-    """Exit code 0 if there was nothing to refresh, else Pulumi's."""
-    if pulumi.exists() and healing.heal(pulumi):
+def heal(pulumi: Pulumi, *, yes: bool = False) -> int:
+    """Exit code 0 if there was nothing to refresh, else Pulumi's. ``yes`` is the answer to what it would ask."""
+    confirm = _yes if yes else _ask
+    if pulumi.exists() and healing.heal(pulumi, unlock=confirm, remove=confirm):
         return pulumi.stream("refresh", "--yes", "--skip-preview")
     return 0
 
@@ -94,7 +118,7 @@ def destroy_unless_protected(stack: str, local_region: str | None, really: str |
         if pulumi.tags().get(healing.LOCAL_REGION) != local_region:
             raise
         say(f"the local region '{local_region}' is gone, and all machines of stack '{stack}' with it")
-        healing.release_locks(pulumi)
+        healing.release_locks(pulumi, _no)
         healing.end_orphans(pulumi.environment)
         healing.forget_resources(pulumi)
         _remove(pulumi)
@@ -107,7 +131,7 @@ def destroy(pulumi: Pulumi, *, lift: bool = False) -> int:
 
     ``lift`` takes the protection from what is protected, which is refused otherwise.
     """
-    refresh_first = healing.heal(pulumi)
+    refresh_first = healing.heal(pulumi, unlock=_no, remove=_yes)
     if lift:
         protection.lift(pulumi)
     arguments = ["destroy", "--yes", "--skip-preview", "--continue-on-error"]

@@ -14,6 +14,7 @@ from components import bastion, remote
 from components.template import verbatim
 from resource_types import INSTANCE, PROTECTED_TAG, TAGGED
 from settings import SettingsError
+from stackctl import inventory
 from tests import example
 from tests.example import EGRESS, INGRESS
 from tests.unit.conftest import Recorder, Run
@@ -252,6 +253,8 @@ def test_everything_that_can_be_tagged_is_tagged(run_program: Run) -> None:
     raw = example.settings(example.with_mycat) | {"tags": {"owner": "platform"}}
     registered = [r for r in run_program(raw).resources if r.type.startswith("aws:")]
     assert {type_.token for type_ in TAGGED} - {r.type for r in registered} == {"aws:ebs/volume:Volume"}
+    # stackctl finds all others by what they are a part of.
+    assert {r.type for r in registered} - {type_.token for type_ in TAGGED} == set(inventory.PARTS)
     tagged = [r for r in registered if taggable(r.type)]
     assert len(tagged) > 20
     for resource in tagged:
@@ -362,6 +365,28 @@ def test_every_command_goes_through_the_bastion_and_demands_its_host_key(run_pro
         assert proxy["dialErrorLimit"] == -1, command.name
 
 
+@pytest.mark.parametrize("seconds", [90, 300, 900])
+def test_a_wait_for_a_boot_ends_with_the_address_and_not_with_its_time(seconds: int) -> None:
+    """The command provider waits for each dial, then between them as long as in pulumi's retry.Until."""
+    limit = remote.dials(seconds)
+    delays = [min(0.1 * 1.5**number, 5.0) for number in range(limit)]
+    silent, refused = (limit + 1) * remote.DIAL_SECONDS + sum(delays), sum(delays)
+    assert seconds - 2 * (remote.DIAL_SECONDS + 5) <= silent < seconds
+    assert refused > seconds / 5
+
+
+def test_only_the_first_connections_are_limited(run_program: Run) -> None:
+    """Any other command that dials may wait for a machine that restarts."""
+
+    def bastion(raw: dict[str, Any]) -> None:
+        example.created_bastion(raw)
+        raw["instances"] = {"bootTimeout": 90}
+
+    for command in run_program(example.settings(bastion)).of_type(COMMAND):
+        limit = command.inputs["connection"]["value"]["dialErrorLimit"]
+        assert limit == (remote.dials(90) if command.name.endswith("-ready") else -1), command.name
+
+
 def test_every_command_is_bounded_on_the_machine_itself(run_program: Run) -> None:
     """The command provider's own timeout bounds its dialling, and not the command."""
     commands = run_program(example.settings(example.with_mycat)).of_type(COMMAND)
@@ -369,7 +394,7 @@ def test_every_command_is_bounded_on_the_machine_itself(run_program: Run) -> Non
         c.name: re.match(r"sudo -n timeout --verbose --kill-after=30 (\d+[sm]) ", c.inputs["create"]) for c in commands
     }
     assert all(bound.values())
-    assert {match[1] for match in bound.values() if match} == {"600s", "900s", "10m", "20m", "30m", "60m"}
+    assert {match[1] for match in bound.values() if match} == {"300s", "900s", "10m", "20m", "30m", "60m"}
 
 
 def test_a_command_that_hangs_is_ended_and_says_so() -> None:

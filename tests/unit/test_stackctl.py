@@ -1,5 +1,6 @@
 """stackctl with the real Pulumi CLI on a state of its own; AWS is moto in this process."""
 
+import io
 import json
 import os
 import shutil
@@ -9,11 +10,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import boto3
 import pytest
@@ -23,10 +25,24 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from hypothesis import given
 from hypothesis import strategies as st
 from moto import mock_aws
+from moto.server import ThreadedMotoServer
 
 from resource_types import INSTANCE, TAGGED
 from settings import Settings
-from stackctl import cli, configuration, healing, inline_routes, inventory, life, listing, protection, sweep, teststack
+from stackctl import (
+    adoption,
+    cli,
+    configuration,
+    healing,
+    inline_routes,
+    inventory,
+    life,
+    listing,
+    protection,
+    reach,
+    sweep,
+    teststack,
+)
 from stackctl.aws import connect
 from stackctl.environment import Environment, NotRunningError, environment
 from stackctl.inventory import Found
@@ -471,6 +487,10 @@ class TestProtection:
                 protection.check(stack_in(tree, name, source()), "production")
 
 
+def never(question: str) -> bool:
+    raise AssertionError(question)
+
+
 class TestHealing:
     def lock(self, tree: Path, pid: int, hostname: str | None = None) -> Path:
         file = tree / "state" / ".pulumi" / "locks" / "organization" / "mycat-ha" / "local" / "a.json"
@@ -488,9 +508,9 @@ class TestHealing:
         pulumi = stack_in(tree, "local", source())
         configuration.prepare(pulumi)
         file = self.lock(tree, ended)
-        healing.release_locks(pulumi)
+        healing.release_locks(pulumi, never)
         assert not file.exists()
-        assert "interrupted" in capfd.readouterr().err
+        assert f"interrupted (me@{socket.gethostname()}, pid {ended}, since today)" in capfd.readouterr().err
 
     def test_keeps_the_lock_of_a_living_run(self, tree: Path) -> None:
         pulumi = stack_in(tree, "local", source())
@@ -499,15 +519,55 @@ class TestHealing:
             try:
                 file = self.lock(tree, process.pid)
                 with pytest.raises(StackError, match=rf"another run \(pid {process.pid}"):
-                    healing.release_locks(pulumi)
+                    healing.release_locks(pulumi, never)
                 assert file.exists()
             finally:
                 process.kill()
 
     def test_keeps_the_lock_of_another_machine(self, tree: Path, ended: int) -> None:
-        self.lock(tree, ended, hostname="elsewhere")
-        with pytest.raises(StackError, match=r"locked by me@elsewhere"):
-            healing.release_locks(stack_in(tree, "local", source()))
+        pulumi = stack_in(tree, "local", source())
+        configuration.prepare(pulumi)
+        file = self.lock(tree, ended, hostname="elsewhere")
+        asked: list[str] = []
+
+        def no(question: str) -> bool:
+            asked.append(question)
+            return False
+
+        with pytest.raises(StackError, match=r"locked by me@elsewhere \(pid \d+\) since today .*stackctl heal local"):
+            healing.release_locks(pulumi, no)
+        assert "me@elsewhere" in asked[0]
+        assert file.exists()
+        healing.release_locks(pulumi, lambda _: True)
+        assert not file.exists()
+
+    def test_finds_locks_in_a_bucket(
+        self, tree: Path, ended: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        """By Pulumi's own CLI, and by what its backend URL says about the bucket."""
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+        server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+        server.start()
+        try:
+            host, port = server.get_host_and_port()
+            s3 = boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="eu-central-1")
+            s3.create_bucket(Bucket="states", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+            options = f"region=eu-central-1&endpoint={host}:{port}&disableSSL=true&s3ForcePathStyle=true"
+            monkeypatch.setenv("PULUMI_BACKEND_URL", f"s3://states/team?{options}")
+            pulumi = stack_in(tree, "local", source())
+            pulumi.read("stack", "init")
+            key = "team/.pulumi/locks/organization/mycat-ha/local/a.json"
+            for hostname in (socket.gethostname(), "runner-7"):
+                lock = {"pid": ended, "username": "ci", "hostname": hostname, "timestamp": "yesterday"}
+                s3.put_object(Bucket="states", Key=key, Body=json.dumps(lock).encode())
+                healing.release_locks(pulumi, never if hostname == socket.gethostname() else (lambda _: True))
+                assert f"(ci@{hostname}, pid {ended}, since yesterday)" in capfd.readouterr().err
+                assert "Contents" not in s3.list_objects_v2(Bucket="states", Prefix=key)
+        finally:
+            server.stop()
 
     def test_ends_the_plugins_of_a_killed_run_and_nobody_elses(self, tree: Path) -> None:
         program = shutil.copy(shutil.which("sleep") or "", tree / "pulumi-resource-aws")
@@ -531,24 +591,95 @@ class TestHealing:
             assert Path(f"/proc/{pid}").exists()
             run.communicate("done\n")
 
-    def operation(self, kind: str, type_: str, name: str) -> dict[str, Any]:
-        return {"type": kind, "resource": {"urn": f"urn:pulumi:s::mycat-ha::{type_}::{name}", "type": type_}}
+    def declared(self, type_: str, name: str, **inputs: str) -> dict[str, Any]:
+        return {"urn": f"urn:pulumi:s::mycat-ha::{type_}::{name}", "type": type_, "inputs": inputs}
 
     def test_adopts_what_was_created_and_no_more(self) -> None:
+        """By the Name tag, or by what it is a part of."""
         eni, command = "aws:ec2/networkInterface:NetworkInterface", "command:remote:Command"
-        pending = [
-            self.operation("creating", eni, "node1"),
-            self.operation("creating", eni, "node2"),
-            self.operation("creating", command, "node1-ready"),
-            self.operation("updating", eni, "node3"),
+        route = {"routeTableId": "rtb-1", "destinationCidrBlock": "0.0.0.0/0"}
+        resources = [
+            self.declared(eni, "node1"),
+            self.declared(eni, "node2"),
+            self.declared(command, "node1-ready"),
+            self.declared("aws:ec2/route:Route", "out", **route),
+            self.declared("aws:ec2/route:Route", "other", **{**route, "routeTableId": "rtb-2"}),
+            self.declared("aws:iam/rolePolicy:RolePolicy", "policy", role="r", policy="{}"),
         ]
-        found = [
+        strays = [
             Found("network interface", "eni-1", "mycat-ha-s-node1"),
-            Found("network interface", "eni-3", "mycat-ha-s-node3"),
             Found("instance", "i-2", "mycat-ha-s-node2"),  # of that name, but another kind
             Found("network interface", "eni-4", "mycat-ha-other-node2"),
+            Found("route", "r-1", "rtb-1 0.0.0.0/0"),
+            Found("role policy", "r:p", "r"),
         ]
-        assert healing.adoptions("s", pending, found) == {pending[0]["resource"]["urn"]: "eni-1"}
+        assert {urn: item.id for urn, item in adoption.matches("s", resources, strays).items()} == {
+            resources[0]["urn"]: "eni-1",
+            resources[3]["urn"]: "r-1",
+            resources[5]["urn"]: "r:p",
+        }
+
+    def test_knows_what_the_state_does_not(self) -> None:
+        resources = [
+            {"type": "aws:ec2/vpc:Vpc", "id": "vpc-1"},
+            {"type": "aws:iam/role:Role", "id": "same"},
+            {"type": "aws:ec2/route:Route", "id": "r-1"},
+        ]
+        found = [
+            Found("VPC", "vpc-1", ""),
+            Found("VPC", "vpc-2", ""),
+            Found("volume", "vol-1", ""),
+            Found("instance profile", "same", ""),
+        ]
+        parts = [Found("route", "r-1", ""), Found("route", "r-2", "")]
+        assert [item.id for item in adoption.unknown(found, parts, resources)] == ["vpc-2", "same", "r-2"]
+
+    def test_removes_what_was_made_twice_but_nothing_that_may_hold_data(
+        self, aws: boto3.Session, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        ids = build(aws, "test-a", "10.1.0.0/24")
+        allowed = {"Effect": "Allow", "Action": "ec2:DescribeInstances", "Resource": "*"}
+        document = json.dumps({"Version": "2012-10-17", "Statement": [allowed]})
+        aws.client("iam").put_role_policy(RoleName=ids["role"], PolicyName="p", PolicyDocument=document)
+        strays = inventory.scan(aws, "test-a")
+        adoption.remove(aws, "test-a", strays, lambda _: False)
+        assert inventory.scan(aws, "test-a") == strays
+        said = capfd.readouterr().err
+        assert f"instance {ids['instance']} (mycat-ha-test-a-x) is not the program's, and stays" in said
+        assert "`stackctl heal test-a` asks" in said
+        adoption.remove(aws, "test-a", strays, lambda _: True)
+        assert {item.kind for item in inventory.scan(aws, "test-a")} == {"instance", "role"}
+        said = capfd.readouterr().err
+        assert f"VPC {ids['VPC']}: removed" in said
+        assert f"role {ids['role']}: stays: " in said  # it has a policy
+
+    def test_closes_a_group_that_it_adopts(self, aws: boto3.Session) -> None:
+        """AWS lets everything out of a new group; the provider takes that away only after it has made one."""
+        ec2 = aws.client("ec2")
+        vpc = ec2.create_vpc(CidrBlock="10.1.0.0/24")["Vpc"]["VpcId"]
+        group = ec2.create_security_group(GroupName="g", Description="d", VpcId=vpc)["GroupId"]
+        adopted = adoption.adopt(aws, {"urn": "u", "inputs": {"name": "made-up"}}, Found("security group", group, ""))
+        assert adopted["id"] == adopted["outputs"]["id"] == group
+        assert ec2.describe_security_groups(GroupIds=[group])["SecurityGroups"][0]["IpPermissionsEgress"] == []
+        key = adoption.adopt(aws, {"urn": "u", "inputs": {"keyName": "made-up"}}, Found("key pair", "key-1", ""))
+        assert key["inputs"]["keyName"] == "key-1"
+
+    @pytest.mark.parametrize(("arguments", "answer"), [([], False), (["--yes"], True)])
+    def test_asks_nobody_without_a_terminal(
+        self, arguments: list[str], answer: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        answers: list[bool] = []
+
+        def heal(pulumi: Pulumi, *, unlock: adoption.Confirm, remove: adoption.Confirm) -> bool:
+            answers.extend([unlock("?"), remove("?")])
+            return False
+
+        monkeypatch.setattr(healing, "heal", heal)
+        monkeypatch.setattr(Pulumi, "exists", lambda _: True)
+        monkeypatch.setattr(sys, "stdin", io.StringIO())
+        monkeypatch.setattr(sys, "argv", ["stackctl", "heal", "x", *arguments])
+        assert cli.main() == 0
+        assert answers == [answer, answer]
 
     def test_knows_a_route_that_was_part_of_its_table_as_the_resource_that_it_is_now(self) -> None:
         place = "urn:pulumi:s::mycat-ha::mycat-ha:network:Network"
@@ -676,14 +807,48 @@ class TestInventory:
         ec2.stop_instances(InstanceIds=[stopped])
         assert "instance" in {item.kind for item in inventory.scan(aws, "test-c")}
 
-    def test_finds_a_reservation_by_its_range(self, aws: boto3.Session) -> None:
+    def test_finds_what_has_no_tags_by_what_it_is_a_part_of(self, aws: boto3.Session) -> None:
+        """With the names by which the program's inputs find it, and the ids that the state has."""
         ids = build(aws, "test-a", "10.1.0.0/24")
-        made = aws.client("ec2").create_subnet_cidr_reservation(
+        ec2, iam = aws.client("ec2"), aws.client("iam")
+        gateway = ec2.create_internet_gateway()["InternetGateway"]["InternetGatewayId"]
+        ec2.attach_internet_gateway(InternetGatewayId=gateway, VpcId=ids["VPC"])
+        table = ec2.create_route_table(VpcId=ids["VPC"])["RouteTable"]["RouteTableId"]
+        ec2.create_route(RouteTableId=table, DestinationCidrBlock="0.0.0.0/0", GatewayId=gateway)
+        association = ec2.associate_route_table(RouteTableId=table, SubnetId=ids["subnet"])["AssociationId"]
+        made = ec2.create_subnet_cidr_reservation(
             SubnetId=ids["subnet"], Cidr="10.1.0.9/32", ReservationType="explicit"
-        )["SubnetCidrReservation"]
-        assert inventory.reservation(aws, ids["subnet"], "10.1.0.9/32") == made["SubnetCidrReservationId"]
-        assert inventory.reservation(aws, ids["subnet"], "10.1.0.8/32") is None
-        assert inventory.reservation(aws, "subnet-00000000000000000", "10.1.0.9/32") is None
+        )["SubnetCidrReservation"]["SubnetCidrReservationId"]
+        allowed = {"Effect": "Allow", "Action": "ec2:DescribeInstances", "Resource": "*"}
+        document = json.dumps({"Version": "2012-10-17", "Statement": [allowed]})
+        iam.put_role_policy(RoleName=ids["role"], PolicyName="p", PolicyDocument=document)
+        parts = [
+            Found("route", inventory.route_id(table, "0.0.0.0/0"), f"{table} 0.0.0.0/0"),
+            Found("route table association", association, f"{table} {ids['subnet']}"),
+            Found("subnet reservation", made, f"{ids['subnet']} 10.1.0.9/32"),
+            Found("role policy", f"{ids['role']}:p", ids["role"]),
+        ]
+        found = [*inventory.scan(aws, "test-a"), Found("route table", table, "")]
+        assert inventory.parts(aws, found, ()) == parts
+        assert inventory.parts(aws, [], [ids["subnet"], "subnet-00000000000000000"]) == [parts[2]]
+
+    def test_removes_a_rule_of_either_direction(self, aws: boto3.Session) -> None:
+        ec2 = aws.client("ec2")
+        vpc = ec2.create_vpc(CidrBlock="10.1.0.0/24")["Vpc"]["VpcId"]
+        group = ec2.create_security_group(GroupName="g", Description="d", VpcId=vpc)["GroupId"]
+        permission: Any = [{"IpProtocol": "tcp", "FromPort": 1, "ToPort": 1, "IpRanges": [{"CidrIp": "10.1.0.0/24"}]}]
+        ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=permission)
+        query: Any = [{"Name": "group-id", "Values": [group]}]
+        rules = ec2.describe_security_group_rules(Filters=query)["SecurityGroupRules"]
+        assert {rule["IsEgress"] for rule in rules} == {True, False}
+        for rule in rules:
+            item = Found("security group rule", rule["SecurityGroupRuleId"], "")
+            assert inventory.remove(aws, item) is None
+        assert ec2.describe_security_group_rules(Filters=query)["SecurityGroupRules"] == []
+
+    def test_what_is_gone_is_removed(self, aws: boto3.Session) -> None:
+        assert inventory.remove(aws, Found("role", "gone", "")) is None
+        assert inventory.remove(aws, Found("VPC", "vpc-00000000000000000", "")) is None
 
     def test_needs_a_region(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("AWS_REGION", raising=False)
@@ -700,6 +865,69 @@ class TestInventory:
             monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{listener.getsockname()[1]}")
             with pytest.raises(StackError, match=r"AWS does not answer.*'eu-central-1'"):
                 inventory.scan(connect(environment(), "eu-central-1"), "x")
+
+
+class TestReach:
+    """What this machine has to reach, and what it says if it cannot."""
+
+    MACHINE = "urn:pulumi:s::mycat-ha::a$mycat-ha:machine:Machine$aws:ec2/instance:Instance::node1-instance"
+    BASTION = "urn:pulumi:s::mycat-ha::a$mycat-ha:bastion:Bastion$"
+    RESOURCES: ClassVar[list[dict[str, Any]]] = [
+        {"urn": MACHINE, "type": "aws:ec2/instance:Instance", "id": "i-1", "outputs": {"privateIp": "10.0.0.1"}},
+        {"urn": f"{BASTION}aws:ec2/instance:Instance::b", "type": "aws:ec2/instance:Instance", "id": "i-2"},
+        {"urn": f"{BASTION}aws:ec2/eip:Eip::b", "type": "aws:ec2/eip:Eip", "outputs": {"publicIp": "203.0.113.9"}},
+    ]
+
+    @pytest.mark.parametrize(
+        ("access", "running", "expected"),
+        [
+            ({}, {"i-1", "i-2"}, ("node1", "10.0.0.1", 22, "access.deployer")),
+            ({}, {"i-2"}, None),
+            ({"bastion": {"create": True}}, {"i-1", "i-2"}, ("the bastion", "203.0.113.9", 22, "access.bastion.cidrs")),
+            ({"bastion": {"create": True}}, {"i-1"}, None),  # it is off, or still to be made
+            ({"bastion": {"host": "gate", "port": 2222}}, set(), ("the bastion", "gate", 2222, "access.bastion")),
+        ],
+    )
+    def test_looks_where_pulumi_connects(
+        self, access: dict[str, Any], running: set[str], expected: tuple[str, str, int, str] | None
+    ) -> None:
+        found = list(reach.targets(access, self.RESOURCES, running))
+        if expected is None:
+            assert found == []
+        else:
+            (target,) = found
+            assert (target.name, target.host, target.port) == expected[:3]
+            assert expected[3] in target.likely
+
+    def test_says_what_does_not_answer(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(reach, "SECONDS", 0.2)
+        with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, ExitStack() as blocked:
+            port = listener.getsockname()[1]
+            target = reach.Target("node1", "127.0.0.1", "it is the VPN", port)
+            assert reach.dial(target) is None
+            for _ in range(4):  # a full queue: the kernel answers nobody else
+                waiting = blocked.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex(("127.0.0.1", port))
+            said = reach.dial(target)
+            assert said is not None
+            assert f"node1 does not answer at 127.0.0.1, port {port}, within" in said
+            assert "it is the VPN" in said
+        assert f"node1 refuses at 127.0.0.1, port {port}" in str(reach.dial(target))
+
+    def test_says_which_machine_is_off(
+        self, tree: Path, aws: boto3.Session, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        pulumi = stack_in(tree, "mine", source())
+        instance = build(aws, "test-a", "10.1.0.0/24")["instance"]
+        aws.client("ec2").stop_instances(InstanceIds=[instance])
+        state = {"resources": [{**self.RESOURCES[0], "id": instance}]}
+        monkeypatch.setattr(Pulumi, "state", lambda _: state)
+        monkeypatch.setattr(reach, "connect_stack", lambda _: aws)
+        assert reach.look(pulumi)
+        said = capfd.readouterr().err
+        assert f"node1 ({instance}) is switched off" in said
+        assert f"aws ec2 start-instances --instance-ids {instance}" in said
 
 
 class TestLocalRegion:
