@@ -119,16 +119,14 @@ def pulumi(tmp_path: Path, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "Pulumi.yaml").write_text("name: mycat-ha\nruntime: python\nstackConfigDir: stacks\n")
     (tmp_path / "__main__.py").write_text(PROGRAM)
     public = Ed25519PrivateKey.generate().public_key()
-    credentials = endpoint.session.get_credentials()
-    assert credentials is not None
     for name, value in {
         "PULUMI_BACKEND_URL": (tmp_path / "state").as_uri(),
         "PULUMI_CONFIG_PASSPHRASE": "lost",
         "PYTHONPATH": str(ROOT),
         "AWS_ENDPOINT_URL": endpoint.url,
         "AWS_REGION": REGION,
-        "AWS_ACCESS_KEY_ID": credentials.access_key,
-        "AWS_SECRET_ACCESS_KEY": credentials.secret_key,
+        "AWS_ACCESS_KEY_ID": endpoint.administrator.access_key,
+        "AWS_SECRET_ACCESS_KEY": endpoint.administrator.secret_key,
         "AWS_EC2_METADATA_DISABLED": "true",
         "PUBLIC_KEY": public.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode(),
     }.items():

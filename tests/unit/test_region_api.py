@@ -40,21 +40,20 @@ class Endpoint:
     """The region's API on loopback, without a network or machines, and a client of its administrator."""
 
     def __init__(self, region: str = REGION) -> None:
-        administrator = Credentials.administrator()
+        self.administrator = Credentials.administrator()
         self.keyring = Keyring()
-        self.keyring.add(administrator)
+        self.keyring.add(self.administrator)
         self.followed = 0
         self.region = region
         self.api = Api(region, self.keyring, self.changed)
         listening = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        self._administrator = administrator
         serve_on(listening, self.api)
         self.ec2 = self.client(1)
 
     def client(self, attempts: int, service: str = "ec2", caller: Credentials | None = None) -> Any:
         """``caller`` None is the administrator."""
-        caller = caller or self._administrator
+        caller = caller or self.administrator
         return session().client(
             service,
             self.region,
