@@ -230,6 +230,7 @@ def taggable(token: str) -> bool:
 
 def test_everything_that_can_be_tagged_is_tagged(run_program: Run) -> None:
     raw = example.settings(example.with_mycat) | {"tags": {"owner": "platform"}}
+    raw["network"]["ec2Endpoint"] = True
     registered = [r for r in run_program(raw).resources if r.type.startswith("aws:")]
     assert {type_.token for type_ in TAGGED} - {r.type for r in registered} == {"aws:ebs/volume:Volume"}
     tagged = [r for r in registered if taggable(r.type)]
@@ -243,6 +244,28 @@ def test_everything_that_can_be_tagged_is_tagged(run_program: Run) -> None:
             assert resource.inputs["volumeTags"]["mycat-ha:stack"] == "test", resource.name
     names = [resource.inputs["tags"]["Name"] for resource in tagged]
     assert len(names) == len(set(names))
+
+
+def test_the_ec2_api_has_an_endpoint_in_the_vpc_for_the_balancers_alone(run_program: Run) -> None:
+    def change(raw: dict[str, Any]) -> None:
+        raw["network"]["ec2Endpoint"] = True
+
+    without, recorded = run_program(), run_program(example.settings(change))
+    assert not without.of_type("aws:ec2/vpcEndpoint:VpcEndpoint")
+    (endpoint,) = recorded.of_type("aws:ec2/vpcEndpoint:VpcEndpoint")
+    group = "firewall-ec2-endpoint-id"
+    own = {key: value for key, value in endpoint.inputs.items() if key != "tags"}
+    assert own == {
+        "vpcId": "network-vpc-id",
+        "serviceName": "com.amazonaws.eu-central-1.ec2",
+        "vpcEndpointType": "Interface",
+        "subnetIds": ["network-subnet-id"],
+        "securityGroupIds": [group],
+        "privateDnsEnabled": True,
+    }
+    assert recorded.named("network-vpc").inputs["enableDnsHostnames"] is True  # private DNS needs it
+    assert opened(recorded, INGRESS) - opened(without, INGRESS) == {("ec2-endpoint", 443, "firewall-lb-id")}
+    assert opened(recorded, EGRESS) - opened(without, EGRESS) == {("lb", 443, group)}
 
 
 def test_an_existing_subnet_is_used_as_it_is(run_program: Run) -> None:

@@ -639,6 +639,13 @@ def build(aws: boto3.Session, stack: str, cidr: str) -> dict[str, str]:
     subnet = ec2.create_subnet(VpcId=vpc, CidrBlock=cidr, TagSpecifications=tagged("subnet"))["Subnet"]["SubnetId"]
     eip = ec2.allocate_address(Domain="vpc", TagSpecifications=tagged("elastic-ip"))["AllocationId"]
     nat = ec2.create_nat_gateway(SubnetId=subnet, AllocationId=eip, TagSpecifications=tagged("natgateway"))
+    endpoint = ec2.create_vpc_endpoint(
+        VpcId=vpc,
+        ServiceName="com.amazonaws.eu-central-1.ec2",
+        VpcEndpointType="Interface",
+        SubnetIds=[subnet],
+        TagSpecifications=tagged("vpc-endpoint"),
+    )
     image = ec2.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
     instance = ec2.run_instances(
         ImageId=image, MinCount=1, MaxCount=1, SubnetId=subnet, TagSpecifications=tagged("instance")
@@ -650,6 +657,7 @@ def build(aws: boto3.Session, stack: str, cidr: str) -> dict[str, str]:
         "subnet": subnet,
         "elastic address": eip,
         "NAT gateway": nat["NatGateway"]["NatGatewayId"],
+        "VPC endpoint": endpoint["VpcEndpoint"]["VpcEndpointId"],
         "instance": instance,
         "role": f"{stack}-role",
         "instance profile": f"{stack}-profile",
@@ -670,7 +678,8 @@ class TestInventory:
         ids = build(aws, "test-a", "10.1.0.0/24")
         ec2 = aws.client("ec2")
         ec2.terminate_instances(InstanceIds=[ids["instance"]])
-        assert "instance" not in {item.kind for item in inventory.scan(aws, "test-a")}
+        ec2.delete_vpc_endpoints(VpcEndpointIds=[ids["VPC endpoint"]])
+        assert not {"instance", "VPC endpoint"} & {item.kind for item in inventory.scan(aws, "test-a")}
         build(aws, "test-c", "10.3.0.0/24")
         stopped = next(item.id for item in inventory.scan(aws, "test-c") if item.kind == "instance")
         ec2.stop_instances(InstanceIds=[stopped])
