@@ -25,6 +25,7 @@ firewall = Firewall(
         mycat_databases=backends(settings).servers if settings.of_role(Role.MYCAT) else (),
         http=settings.http,
         mail=settings.keepalived.mail,
+        ec2_endpoint=settings.network.ec2_endpoint,
     ),
 )
 cluster = Cluster("cluster", ClusterArgs(settings, network, firewall))

@@ -88,7 +88,11 @@ class Names(pulumi.runtime.Mocks):
                 return {"region": self.region, "id": self.region, "name": self.region}
             case "aws:index/getPartition:getPartition":
                 china = self.region.startswith("cn-")
-                return {"partition": "aws-cn" if china else "aws", "dnsSuffix": f"amazonaws.com{'.cn' * china}"}
+                return {
+                    "partition": "aws-cn" if china else "aws",
+                    "dnsSuffix": "amazonaws.com.cn" if china else "amazonaws.com",
+                    "reverseDnsPrefix": "cn.com.amazonaws" if china else "com.amazonaws",
+                }
             case "aws:ec2/getAmi:getAmi":
                 return {"id": "<AMI>", "architecture": "x86_64"}
             case "aws:ec2/getSubnet:getSubnet":

@@ -43,6 +43,8 @@ TAGGED = (
                  "CreateInternetGateway", "DeleteInternetGateway"),
     ResourceType("aws:ec2/natGateway:NatGateway", "NAT gateway", "ec2:natgateway",
                  "CreateNatGateway", "DeleteNatGateway"),
+    ResourceType("aws:ec2/vpcEndpoint:VpcEndpoint", "VPC endpoint", "ec2:vpc-endpoint",
+                 "CreateVpcEndpoint", "DeleteVpcEndpoints"),
     ResourceType("aws:ec2/eip:Eip", "elastic address", "ec2:elastic-ip", "AllocateAddress", "ReleaseAddress"),
     ResourceType("aws:ec2/routeTable:RouteTable", "route table", "ec2:route-table",
                  "CreateRouteTable", "DeleteRouteTable"),

@@ -11,6 +11,7 @@ from pulumi_command import remote
 from components import haproxy, keepalived, mycat_files
 from components.bastion import Bastion, BastionArgs
 from components.database import Database, DatabaseArgs, MycatUser
+from components.ec2_endpoint import Ec2Endpoint, Ec2EndpointArgs
 from components.firewall import Firewall
 from components.health import Health, HealthArgs
 from components.interface import Interface, InterfaceArgs
@@ -69,6 +70,7 @@ class Cluster(pulumi.ComponentResource):
             ),
             self._child,
         )
+        self._ec2_endpoint = self._endpoint(args)
         self.machines = self._boot(name, args, virtual_ip)
 
         ready: list[pulumi.Resource] = []
@@ -86,6 +88,14 @@ class Cluster(pulumi.ComponentResource):
         for balancer in balancers:
             ready = [self._load_balancer(balancer, args.network, virtual_ip, after=ready).running]
         self.register_outputs({})
+
+    def _endpoint(self, args: ClusterArgs) -> list[pulumi.Resource]:
+        """What the load balancers' probe of the EC2 API waits for."""
+        group = args.firewall.ec2_endpoint
+        if group is None:
+            return []
+        network = args.network
+        return [Ec2Endpoint("ec2-endpoint", Ec2EndpointArgs(network.vpc_id, network.subnet_id, group.id), self._child)]
 
     def _boot(self, name: str, args: ClusterArgs, virtual_ip: VirtualIp) -> dict[str, Machine]:
         settings = self._settings
@@ -216,7 +226,7 @@ class Cluster(pulumi.ComponentResource):
                 ),
                 after=after,
             ),
-            self._child,
+            pulumi.ResourceOptions(parent=self, depends_on=self._ec2_endpoint),
         )
 
     def _secret(self, name: str) -> pulumi.Output[str]:

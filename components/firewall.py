@@ -30,6 +30,8 @@ class FirewallArgs:
     mycat_databases: Sequence[tuple[str, int]]
     http: Http | None
     mail: Mail | None
+    #: Whether the EC2 API has an endpoint in the VPC.
+    ec2_endpoint: bool
 
 
 class Firewall(pulumi.ComponentResource):
@@ -41,6 +43,8 @@ class Firewall(pulumi.ComponentResource):
 
     #: The group of a bastion that is created.
     bastion: aws.ec2.SecurityGroup | None = None
+    #: The group of an endpoint of the EC2 API that is created.
+    ec2_endpoint: aws.ec2.SecurityGroup | None = None
 
     def __init__(self, name: str, args: FirewallArgs, opts: pulumi.ResourceOptions | None = None):
         super().__init__("mycat-ha:firewall:Firewall", name, {}, opts)
@@ -56,6 +60,11 @@ class Firewall(pulumi.ComponentResource):
             self._bastion_rules(self.bastion, args.access.bastion)
         if Role.LB in self._groups:
             self._balancer_rules(args)
+        if args.ec2_endpoint:
+            self.ec2_endpoint = self._group("ec2-endpoint", "EC2 API in the VPC: HTTPS from load balancers")
+            self._between(
+                self._groups[Role.LB], self.ec2_endpoint, "ec2-endpoint", "EC2 API from load balancers", port=443
+            )
         if Role.MYCAT in self._groups:
             self._mycat_rules(args)
         if Role.MYSQL in self._groups:
@@ -65,8 +74,9 @@ class Firewall(pulumi.ComponentResource):
     @property
     def group_ids(self) -> dict[str, pulumi.Output[str]]:
         """By role; `machine` is every machine's."""
-        bastion = {"bastion": self.bastion.id} if self.bastion else {}
-        return {"machine": self._base.id, **bastion, **{str(role): group.id for role, group in self._groups.items()}}
+        others = {"bastion": self.bastion, "ec2Endpoint": self.ec2_endpoint}
+        made = {name: group.id for name, group in others.items() if group}
+        return {"machine": self._base.id, **made, **{str(role): group.id for role, group in self._groups.items()}}
 
     def groups_of(self, machine: MachineSettings) -> list[pulumi.Output[str]]:
         return [self._base.id, *(self._groups[role].id for role in machine.roles)]

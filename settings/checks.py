@@ -56,6 +56,14 @@ def _virtual_ip(settings: "Settings") -> Iterator[str]:
             yield f"vip.address: {address} is the address of machine {machine.name}; the VIP needs one of its own"
 
 
+def _ec2_endpoint(settings: "Settings") -> Iterator[str]:
+    if settings.network.ec2_endpoint and settings.vip.ec2_endpoint:
+        yield (
+            f"network.ec2Endpoint: the load balancers would not use it, because vip.ec2Endpoint names "
+            f"{settings.vip.ec2_endpoint}; leave one of them out"
+        )
+
+
 def _access(settings: "Settings") -> Iterator[str]:
     bastion, network = settings.access.bastion, settings.network
     if bastion and bastion.create and network.subnet_id:
@@ -147,6 +155,7 @@ def _secrets(settings: "Settings") -> Iterator[str]:
 _CHECKS: tuple[Callable[["Settings"], Iterator[str]], ...] = (
     _topology,
     _virtual_ip,
+    _ec2_endpoint,
     _access,
     _database,
     _mycat,

@@ -51,6 +51,10 @@ class Network(Section):
     subnet_id: Annotated[str, StringConstraints(pattern=r"^subnet-[0-9a-f]+$")] | None = None
     """An existing subnet to use. Its route table must lead to package archives and to the EC2 API. Default: one is
     created in a VPC of its own."""
+    ec2_endpoint: bool = False
+    """Whether to create an interface endpoint of the EC2 API in the subnet, so that a failover needs no NAT gateway.
+    AWS charges for it by the hour. The API's own name leads to it in the whole VPC, so it is not for an existing one
+    (`subnetId`): have its owner make an endpoint, and name it in `vip.ec2Endpoint`."""
     attachments: tuple[Attachment, ...] = ()
     """Networks elsewhere that the machines' subnet has routes to. Routes that others add to its route table stay as
     they are. Not with `subnetId`."""
@@ -58,6 +62,11 @@ class Network(Section):
     @model_validator(mode="after")
     def _created_or_adopted(self) -> Self:
         if self.subnet_id is not None:
+            if self.ec2_endpoint:
+                raise ValueError(
+                    "ec2Endpoint: would lead the EC2 API's name elsewhere for everybody in the VPC of subnetId; "
+                    "have its owner make an endpoint, and name it in vip.ec2Endpoint"
+                )
             if self.attachments:
                 raise ValueError("attachments: the routes of an existing subnet (subnetId) belong to its owner")
             if self.vpc_cidr or self.nat_subnet_cidr:

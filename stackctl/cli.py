@@ -109,9 +109,17 @@ def destroy(stack: StackName, region_env: RegionEnv = None, really_destroy: Real
 @app.command()
 def create(
     name: Annotated[str, typer.Argument(help="the stack is named test-NAME")],
-    cidr: Annotated[str, typer.Option(help="address range of the test stack's VPC, such as 10.77.1.0/24")],
+    cidr: Annotated[
+        str,
+        typer.Option(
+            help="address range of the test stack's VPC, such as 10.77.1.0/24; with --subnet-id a free part of that one"
+        ),
+    ],
     owner: Annotated[str, typer.Option(help="who to ask about it")],
     origin: Annotated[str, typer.Option("--from", metavar="STACK", help="whose settings to copy")] = "local",
+    subnet_id: Annotated[
+        str | None, typer.Option(metavar="ID", help="stand in this existing subnet, instead of a VPC of its own")
+    ] = None,
     expires: Annotated[str, typer.Option(help="how long it lives: 30m, 8h, 2d")] = "8h",
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a setting, such as vip.address=10.77.1.9")
@@ -128,6 +136,7 @@ def create(
         cidr,
         owner,
         origin=origin,
+        subnet_id=subnet_id,
         expires=expires,
         assignments=settings or (),
         secrets_provider=secrets_provider,

@@ -40,6 +40,7 @@ KINDS = (
     Kind("network interface", "describe_network_interfaces", "NetworkInterfaces", "NetworkInterfaceId", tags="TagSet"),
     Kind("key pair", "describe_key_pairs", "KeyPairs", "KeyName"),
     Kind("NAT gateway", "describe_nat_gateways", "NatGateways", "NatGatewayId", filters="Filter", gone=("deleted",)),
+    Kind("VPC endpoint", "describe_vpc_endpoints", "VpcEndpoints", "VpcEndpointId", gone=("deleted",)),
     Kind("elastic address", "describe_addresses", "Addresses", "AllocationId"),
     Kind("security group", "describe_security_groups", "SecurityGroups", "GroupId"),
     Kind("security group rule", "describe_security_group_rules", "SecurityGroupRules", "SecurityGroupRuleId"),

@@ -3,14 +3,17 @@
 import copy
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
 import yaml
+from botocore.exceptions import BotoCoreError, ClientError
 
 from stackctl import configuration, life
+from stackctl.aws import Clients, connect
 from stackctl.configuration import ENCRYPTION
 from stackctl.project import NAME, Stack, StackError, read_yaml, say
 from stackctl.protection import MARK
@@ -20,12 +23,21 @@ OWNER, CREATED, EXPIRES = f"{NAME}:owner", f"{NAME}:created", f"{NAME}:expires"
 UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 
 
+@dataclass(frozen=True)
+class Subnet:
+    """An existing one, for a test stack in somebody's network."""
+
+    id: str
+    cidr: IPv4Network
+
+
 def create(
     name: str,
     cidr: str,
     owner: str,
     *,
     origin: str,
+    subnet_id: str | None,
     expires: str,
     assignments: Sequence[str],
     secrets_provider: str | None,
@@ -50,7 +62,12 @@ def create(
         if not stack.generated.exists():
             configuration.recover(pulumi)
     tags = {OWNER: owner_tag(owner), CREATED: timestamp(born), EXPIRES: timestamp(expiry)}
-    settings = derive(read_yaml(source.source), target, tags)
+    settings = read_yaml(source.source)
+    subnet = None
+    if subnet_id:
+        config = settings.get("config") or {}
+        subnet = find_subnet(connect(pulumi.environment, config.get("aws:region"), config), subnet_id)
+    settings = derive(settings, target, tags, subnet)
     if secrets_provider:
         settings["secretsprovider"] = secrets_provider
     for assignment in assignments:
@@ -64,6 +81,15 @@ def create(
     code = life.up(pulumi, archives)
     say(f"stack {stack.name} belongs to {owner} and expires at {tags[EXPIRES]}")
     return code
+
+
+def find_subnet(aws: Clients, subnet_id: str) -> Subnet:
+    """Raises StackError if the region has no such subnet."""
+    try:
+        (found,) = aws.client("ec2").describe_subnets(SubnetIds=[subnet_id])["Subnets"]
+    except (BotoCoreError, ClientError) as error:
+        raise StackError(f"--subnet-id {subnet_id}: {error}") from None
+    return Subnet(found["SubnetId"], IPv4Network(found["CidrBlock"]))
 
 
 def stack_name(name: str) -> str:
@@ -103,8 +129,13 @@ def owner_tag(owner: str) -> str:
     return owner
 
 
-def derive(origin: Mapping[str, Any], cidr: IPv4Network, tags: Mapping[str, str]) -> dict[str, Any]:
+def derive(
+    origin: Mapping[str, Any], cidr: IPv4Network, tags: Mapping[str, str], subnet: Subnet | None = None
+) -> dict[str, Any]:
     """The settings of a test stack: those of ``origin``, with all its addresses moved into ``cidr``.
+
+    ``cidr`` is the range of a VPC of its own; with ``subnet`` a part of that one, for the addresses of the origin's
+    subnet.
 
     Nothing secret is taken over: a test stack gets passwords and keys of its own.
     """
@@ -113,16 +144,23 @@ def derive(origin: Mapping[str, Any], cidr: IPv4Network, tags: Mapping[str, str]
         settings.pop(key, None)
     config = settings.get("config") or {}
     network = config.get(f"{NAME}:network") or {}
-    if "vpcCidr" not in network:
+    if subnet is None and "vpcCidr" not in network:
         raise StackError(
-            "the stack to copy adopts an existing subnet (network.subnetId): a test stack needs a VPC of its own, "
-            "so copy one that has network.vpcCidr"
+            "the stack to copy adopts an existing subnet (network.subnetId): name one for the test stack as well "
+            "(--subnet-id), or copy a stack that has network.vpcCidr"
         )
-    home = IPv4Network(network["vpcCidr"])
+    if subnet and not cidr.subnet_of(subnet.cidr):
+        raise StackError(
+            f"--cidr {cidr}: not in --subnet-id {subnet.id}, which is {subnet.cidr}; give a part of it that is free"
+        )
+    home = IPv4Network(network["subnetCidr" if subnet else "vpcCidr"])
     if cidr.prefixlen > home.prefixlen:
         raise StackError(f"--cidr {cidr}: too small, the stack to copy uses a /{home.prefixlen} ({home})")
     moved: dict[str, Any] = _walk(config, _mover(home, cidr))
-    moved[f"{NAME}:network"]["vpcCidr"] = str(cidr)
+    if subnet:
+        moved[f"{NAME}:network"] = {"subnetId": subnet.id, "subnetCidr": str(subnet.cidr)}
+    else:
+        moved[f"{NAME}:network"]["vpcCidr"] = str(cidr)
     moved.pop(f"{NAME}:secrets", None)
     access = moved.get(f"{NAME}:access")
     if isinstance(access, dict):

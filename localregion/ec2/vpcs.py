@@ -1,8 +1,8 @@
-"""VPCs, NAT gateways and reservations in subnets."""
+"""VPCs, NAT gateways, endpoints and reservations in subnets."""
 
 from typing import Any
 
-from moto.ec2.models import EC2Backend, nat_gateways
+from moto.ec2.models import EC2Backend, nat_gateways, vpcs
 from moto.ec2.responses.subnets import Subnets
 
 from localregion.ec2.correction import Correction
@@ -14,8 +14,9 @@ _reserve = Subnets.create_subnet_cidr_reservation
 def corrections() -> list[Correction]:
     return [
         Correction(EC2Backend, "delete_nat_gateway", delete_nat_gateway),
-        # moto gives a NAT gateway any address; without one its interface gets a free one of the subnet.
+        # moto gives them any address; without one their interfaces get a free one of the subnet.
         Correction(nat_gateways, "random_private_ip", lambda: None),
+        Correction(vpcs, "random_private_ip", lambda: None),
         Correction(Subnets, "create_subnet_cidr_reservation", create_subnet_cidr_reservation),
     ]
 

@@ -28,6 +28,12 @@ OTHER_USES: Mapping[str, frozenset[str]] = {
         "iam:PutRolePermissionsBoundary",
     }),
     "a bastion that is created": frozenset({"ec2:AssociateAddress"}),
+    "an endpoint of the EC2 API": frozenset({
+        "ec2:CreateVpcEndpoint",
+        "ec2:DeleteVpcEndpoints",
+        "ec2:ModifyVpcEndpoint",
+        "route53:AssociateVPCWithHostedZone",
+    }),
     "a machine's profile that is replaced": frozenset({
         "ec2:AssociateIamInstanceProfile",
         "ec2:DisassociateIamInstanceProfile",

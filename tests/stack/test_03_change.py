@@ -2,10 +2,12 @@
 
 import subprocess
 
+import boto3
 import pytest
 
 from drills.stack import Stack
 from localregion.client import Region, wait_until
+from stackctl.pulumi import stack_outputs
 from tests.conftest import NAME, NET, Stackctl, create_words
 from tests.stack.clients import connects
 
@@ -58,6 +60,26 @@ def test_wrong_settings_change_nothing_and_name_the_key(stack: Stack, stackctl: 
     said = stackctl("create", *words, "--set", "haproxy.sha256=" + "0" * 64, check=False)
     assert "mycat-ha:haproxy.sha256" in said
     assert " unchanged" in stackctl("create", *words)
+
+
+def test_a_route_that_somebody_added_stays(stack: Stack, stackctl: Stackctl, aws: boto3.Session) -> None:
+    """Such as the one of a VPN: neither a refresh nor an `up` takes it for a mistake."""
+    ec2 = aws.client("ec2")
+    table, foreign = stack_outputs(stack.name)["routeTableId"], "10.99.0.0/16"
+
+    def routes() -> dict[str, str]:
+        found = ec2.describe_route_tables(RouteTableIds=[table])["RouteTables"][0]["Routes"]
+        return {route["DestinationCidrBlock"]: route.get("NatGatewayId", "") for route in found}
+
+    before = routes()
+    nat = before["0.0.0.0/0"]
+    ec2.create_route(RouteTableId=table, DestinationCidrBlock=foreign, NatGatewayId=nat)
+    try:
+        stackctl("refresh", stack.name)
+        assert " unchanged" in stackctl("up", stack.name, "--", "--expect-no-changes")
+        assert routes() == {**before, foreign: nat}
+    finally:
+        ec2.delete_route(RouteTableId=table, DestinationCidrBlock=foreign)
 
 
 def test_a_build_that_fails_says_why_and_leaves_what_runs(region: Region, stack: Stack) -> None:

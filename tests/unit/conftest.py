@@ -67,7 +67,8 @@ class Recorder(pulumi.runtime.Mocks):
             case "aws:index/getRegion:getRegion":
                 return {"region": self.region, "id": self.region, "name": self.region}
             case "aws:index/getPartition:getPartition":
-                return {"partition": self.partition, "dnsSuffix": self.dns_suffix}
+                reverse = ".".join(reversed(self.dns_suffix.split(".")))
+                return {"partition": self.partition, "dnsSuffix": self.dns_suffix, "reverseDnsPrefix": reverse}
             case "aws:ec2/getAmi:getAmi":
                 return {"id": "ami-1", "architecture": "x86_64"}
             case "aws:ec2/getSubnet:getSubnet":

@@ -333,6 +333,23 @@ def an_assigned_public_address_can_be_delivered_to(account: Account) -> None:
     assert is_free_and_public(account, account.instance(instance)["PublicIpAddress"])
 
 
+@needs("vpcs.random_private_ip")
+def an_interface_endpoint_has_an_address_of_its_subnet_and_leaves_nothing(account: Account) -> None:
+    endpoint = account.ec2.create_vpc_endpoint(
+        VpcId=account.vpc,
+        ServiceName="com.amazonaws.eu-central-1.ec2",
+        VpcEndpointType="Interface",
+        SubnetIds=[account.subnet],
+        SecurityGroupIds=[account.group],
+        PrivateDnsEnabled=True,
+    )["VpcEndpoint"]
+    (eni,) = endpoint["NetworkInterfaceIds"]
+    assert account.addresses(eni) == ["10.9.0.4"]
+    account.ec2.delete_vpc_endpoints(VpcEndpointIds=[endpoint["VpcEndpointId"]])
+    account.ec2.delete_security_group(GroupId=account.group)
+    account.ec2.delete_subnet(SubnetId=account.subnet)
+
+
 @needs("Subnets.create_subnet_cidr_reservation")
 def a_reservation_keeps_its_description(account: Account) -> None:
     reserve = {"SubnetId": account.subnet, "Cidr": "10.9.0.9/32", "ReservationType": "explicit"}

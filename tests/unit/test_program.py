@@ -86,7 +86,9 @@ def test_only_balancers_have_a_role_and_it_reaches_exactly_their_interfaces(run_
 
 def test_in_china_everything_has_its_partition_and_its_domain(run_program: Run) -> None:
     china = Recorder(region="cn-north-1", partition="aws-cn", dns_suffix="amazonaws.com.cn")
-    recorded = run_program(example.settings(), china)
+    recorded = run_program(example.settings(lambda raw: raw["network"].update(ec2Endpoint=True)), china)
+    (endpoint,) = recorded.of_type("aws:ec2/vpcEndpoint:VpcEndpoint")
+    assert endpoint.inputs["serviceName"] == "cn.com.amazonaws.cn-north-1.ec2"
     (trust,) = json.loads(recorded.named("cluster-vip-role").inputs["assumeRolePolicy"])["Statement"]
     assert trust["Principal"] == {"Service": "ec2.amazonaws.com.cn"}
     assert "ENDPOINT=https://ec2.cn-north-1.amazonaws.com.cn\n" in recorded.named("node1-vip-environment-file").stdin
@@ -251,6 +253,7 @@ def taggable(token: str) -> bool:
 
 def test_everything_that_can_be_tagged_is_tagged(run_program: Run) -> None:
     raw = example.settings(example.with_mycat) | {"tags": {"owner": "platform"}}
+    raw["network"]["ec2Endpoint"] = True
     registered = [r for r in run_program(raw).resources if r.type.startswith("aws:")]
     assert {type_.token for type_ in TAGGED} - {r.type for r in registered} == {"aws:ebs/volume:Volume"}
     # stackctl finds all others by what they are a part of.
@@ -266,6 +269,28 @@ def test_everything_that_can_be_tagged_is_tagged(run_program: Run) -> None:
             assert resource.inputs["volumeTags"]["mycat-ha:stack"] == "test", resource.name
     names = [resource.inputs["tags"]["Name"] for resource in tagged]
     assert len(names) == len(set(names))
+
+
+def test_the_ec2_api_has_an_endpoint_in_the_vpc_for_the_balancers_alone(run_program: Run) -> None:
+    def change(raw: dict[str, Any]) -> None:
+        raw["network"]["ec2Endpoint"] = True
+
+    without, recorded = run_program(), run_program(example.settings(change))
+    assert not without.of_type("aws:ec2/vpcEndpoint:VpcEndpoint")
+    (endpoint,) = recorded.of_type("aws:ec2/vpcEndpoint:VpcEndpoint")
+    group = "firewall-ec2-endpoint-id"
+    own = {key: value for key, value in endpoint.inputs.items() if key != "tags"}
+    assert own == {
+        "vpcId": "network-vpc-id",
+        "serviceName": "com.amazonaws.eu-central-1.ec2",
+        "vpcEndpointType": "Interface",
+        "subnetIds": ["network-subnet-id"],
+        "securityGroupIds": [group],
+        "privateDnsEnabled": True,
+    }
+    assert recorded.named("network-vpc").inputs["enableDnsHostnames"] is True  # private DNS needs it
+    assert opened(recorded, INGRESS) - opened(without, INGRESS) == {("ec2-endpoint", 443, "firewall-lb-id")}
+    assert opened(recorded, EGRESS) - opened(without, EGRESS) == {("lb", 443, group)}
 
 
 def test_an_existing_subnet_is_used_as_it_is(run_program: Run) -> None:

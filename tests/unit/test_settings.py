@@ -62,6 +62,11 @@ def bastion(network: dict[str, Any] | None = None, **keys: Any) -> Change:
     return change
 
 
+def two_endpoints(raw: dict[str, Any]) -> None:
+    raw["network"]["ec2Endpoint"] = True
+    raw["vip"]["ec2Endpoint"] = "https://vpce.example"
+
+
 def test_a_bastion_for_everybody_has_to_be_said_twice() -> None:
     raw = example.settings(bastion(create=True, cidrs=["0.0.0.0/0"], openToEverybody=True))
     assert Settings.parse(raw).access.bastion is not None
@@ -126,6 +131,8 @@ def test_the_example_is_accepted() -> None:
         (put("network/attachments", attached("0.0.0.0/0")), ["network", "attachments", "0.0.0.0/0", "NAT"]),
         (put("network/attachments", attached("192.168.0.0/16")), ["attachments", "192.168.0.0/16", "vpcCidr"]),
         (put("network/attachments", attached("10.9.0.0/16", "10.9.0.0/16")), ["attachments", "10.9.0.0/16", "twice"]),
+        (two_endpoints, ["network.ec2Endpoint", "vip.ec2Endpoint", "https://vpce.example"]),
+        (put("network", {**ADOPTED, "ec2Endpoint": True}), ["network", "ec2Endpoint", "subnetId", "vip.ec2Endpoint"]),
         (put("network", {**ADOPTED, "attachments": attached("10.9.0.0/16")}), ["network", "attachments", "subnetId"]),
         (put("secrets/database", ""), ["secrets.database", "missing"]),
         (put("database", {**EXTERNAL, "externalCheckUser": None}), ["database.external", "role mysql"]),

@@ -343,11 +343,48 @@ class TestTestStacks:
         with pytest.raises(StackError, match=r"--cidr 10\.77\.3\.0/28: too small"):
             teststack.derive(source(), IPv4Network("10.77.3.0/28"), {})
 
-    def test_need_a_vpc_of_their_own(self) -> None:
+    def test_can_stand_in_an_existing_subnet(self) -> None:
+        subnet = teststack.Subnet("subnet-0abc", IPv4Network("10.50.0.0/20"))
+        raw = source(lambda raw: raw["network"].update(ec2Endpoint=True))
+        config = teststack.derive(raw, IPv4Network("10.50.3.0/25"), self.TAGS, subnet)["config"]
+        assert config["mycat-ha:network"] == {"subnetId": "subnet-0abc", "subnetCidr": "10.50.0.0/20"}
+        addresses = [machine["address"] for machine in config["mycat-ha:machines"]]
+        assert addresses == ["10.50.3.123", "10.50.3.124", "10.50.3.125"]
+        assert config["mycat-ha:vip"]["address"] == "10.50.3.121"
+        sections = {key.partition(":")[2]: value for key, value in config.items()}
+        sections["secrets"] = example.settings()["secrets"]
+        sections["access"]["sshPublicKey"] = "ssh-ed25519 AAAA generated"
+        assert Settings.parse(sections).network.subnet_id == "subnet-0abc"
+
+        # As does a copy of a stack that stands in one itself.
+        again = teststack.derive({"config": config}, IPv4Network("10.50.16.0/20"), {}, self.elsewhere())["config"]
+        assert again["mycat-ha:vip"]["address"] == "10.50.19.121"
+
+    def elsewhere(self) -> teststack.Subnet:
+        return teststack.Subnet("subnet-0def", IPv4Network("10.50.16.0/20"))
+
+    @pytest.mark.parametrize("cidr", ["10.50.32.0/25", "10.50.0.0/16"])
+    def test_lie_in_their_subnet(self, cidr: str) -> None:
+        with pytest.raises(StackError, match=rf"--cidr {cidr}: not in --subnet-id subnet-0def, which is 10\.50\.16\.0"):
+            teststack.derive(source(), IPv4Network(cidr), {}, self.elsewhere())
+
+    def test_need_a_part_as_large_as_the_origins_subnet(self) -> None:
+        with pytest.raises(StackError, match=r"--cidr 10\.50\.16\.0/26: too small.*/25"):
+            teststack.derive(source(), IPv4Network("10.50.16.0/26"), {}, self.elsewhere())
+
+    def test_find_their_subnet_in_the_region(self, aws: boto3.Session) -> None:
+        ec2 = aws.client("ec2")
+        vpc = ec2.create_vpc(CidrBlock="10.50.0.0/16")["Vpc"]["VpcId"]
+        made = ec2.create_subnet(VpcId=vpc, CidrBlock="10.50.16.0/20")["Subnet"]["SubnetId"]
+        assert teststack.find_subnet(aws, made) == teststack.Subnet(made, IPv4Network("10.50.16.0/20"))
+        with pytest.raises(StackError, match=r"--subnet-id subnet-0abc: .*InvalidSubnetID"):
+            teststack.find_subnet(aws, "subnet-0abc")
+
+    def test_need_a_vpc_of_their_own_or_a_subnet(self) -> None:
         def adopted(raw: dict[str, Any]) -> None:
             raw["network"] = {"subnetId": "subnet-1", "subnetCidr": "192.168.106.128/25"}
 
-        with pytest.raises(StackError, match=r"network\.subnetId"):
+        with pytest.raises(StackError, match=r"network\.subnetId.*--subnet-id"):
             teststack.derive(source(adopted), IPv4Network("10.77.3.0/24"), {})
 
     @pytest.mark.parametrize("setting", ["mode=seed", "keepalived", "machines.9.address=10.0.0.1", "vip.address.x=1"])
@@ -770,6 +807,13 @@ def build(aws: boto3.Session, stack: str, cidr: str) -> dict[str, str]:
     subnet = ec2.create_subnet(VpcId=vpc, CidrBlock=cidr, TagSpecifications=tagged("subnet"))["Subnet"]["SubnetId"]
     eip = ec2.allocate_address(Domain="vpc", TagSpecifications=tagged("elastic-ip"))["AllocationId"]
     nat = ec2.create_nat_gateway(SubnetId=subnet, AllocationId=eip, TagSpecifications=tagged("natgateway"))
+    endpoint = ec2.create_vpc_endpoint(
+        VpcId=vpc,
+        ServiceName="com.amazonaws.eu-central-1.ec2",
+        VpcEndpointType="Interface",
+        SubnetIds=[subnet],
+        TagSpecifications=tagged("vpc-endpoint"),
+    )
     image = ec2.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
     instance = ec2.run_instances(
         ImageId=image, MinCount=1, MaxCount=1, SubnetId=subnet, TagSpecifications=tagged("instance")
@@ -781,6 +825,7 @@ def build(aws: boto3.Session, stack: str, cidr: str) -> dict[str, str]:
         "subnet": subnet,
         "elastic address": eip,
         "NAT gateway": nat["NatGateway"]["NatGatewayId"],
+        "VPC endpoint": endpoint["VpcEndpoint"]["VpcEndpointId"],
         "instance": instance,
         "role": f"{stack}-role",
         "instance profile": f"{stack}-profile",
@@ -801,7 +846,8 @@ class TestInventory:
         ids = build(aws, "test-a", "10.1.0.0/24")
         ec2 = aws.client("ec2")
         ec2.terminate_instances(InstanceIds=[ids["instance"]])
-        assert "instance" not in {item.kind for item in inventory.scan(aws, "test-a")}
+        ec2.delete_vpc_endpoints(VpcEndpointIds=[ids["VPC endpoint"]])
+        assert not {"instance", "VPC endpoint"} & {item.kind for item in inventory.scan(aws, "test-a")}
         build(aws, "test-c", "10.3.0.0/24")
         stopped = next(item.id for item in inventory.scan(aws, "test-c") if item.kind == "instance")
         ec2.stop_instances(InstanceIds=[stopped])
