@@ -45,6 +45,10 @@ test: install ## What `check` does, and the tests on a region and on stacks
 	$(PYTHON) -m toolchain install --only tests
 	$(in_env) python -m toolchain check --everything
 
+.PHONY: readme
+readme: install ## README's section on AWS, command by command, on a local region (a quarter of an hour)
+	$(in_env) python -m pytest tests/readme
+
 .PHONY: lint
 lint: ## Style, types, shell scripts, YAML, workflows
 	@$(PYTHON) -m toolchain install --only venv

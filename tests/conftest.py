@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import boto3
 import pytest
 
 from drills.stack import Stack
@@ -66,6 +67,14 @@ def region() -> Iterator[Region]:
     yield region
     (ROOT / ".local/test-region.log").write_text(region.log())
     region.stop()
+
+
+@pytest.fixture
+def aws(region: Region, monkeypatch: pytest.MonkeyPatch) -> boto3.Session:
+    """The region's administrator; not boto3's default session, which keeps what it first found."""
+    for name, value in region.env().items():
+        monkeypatch.setitem(os.environ, name, value)
+    return boto3.Session()
 
 
 @pytest.fixture(scope="session")

@@ -35,6 +35,7 @@ from types import SimpleNamespace
 import pulumi
 import pulumi_aws as aws
 
+from components.ec2_endpoint import Ec2Endpoint, Ec2EndpointArgs
 from components.firewall import Firewall, FirewallArgs
 from components.interface import Interface, InterfaceArgs
 from components.network import Network, NetworkArgs
@@ -50,8 +51,9 @@ tag_everything({})
 network = Network("network", NetworkArgs(settings.network, settings.machines, settings.vip.address))
 firewall = Firewall(
     "firewall",
-    FirewallArgs(network.vpc_id, [node], settings.access, settings.haproxy, (), None, (), None, None),
+    FirewallArgs(network.vpc_id, [node], settings.access, settings.haproxy, (), None, (), None, None, True),
 )
+Ec2Endpoint("ec2-endpoint", Ec2EndpointArgs(network.vpc_id, network.subnet_id, firewall.ec2_endpoint.id))
 interface = Interface(node.name, InterfaceArgs(network.subnet_id, str(node.address), firewall.groups_of(node)))
 # Of a subnet and an interface of its own, and all after the VPC: the more is made at once, the fewer runs it takes.
 subnet = aws.ec2.Subnet("vip-subnet", vpc_id=network.vpc_id, cidr_block="192.168.106.64/26")

@@ -1,14 +1,12 @@
 """A second stack beside the first one: dedicated tiers, three balancers as the recipe sets them, web servers."""
 
 import json
-import os
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import boto3
 import pytest
 
 from drills.stack import Stack
@@ -78,14 +76,6 @@ def whole(request: pytest.FixtureRequest, region: Region) -> Iterator[None]:
         _LEFT_WHOLE.add(name)
         if helped:
             warnings.warn(f"{request.node.nodeid} did not mend what it broke: {'; '.join(helped)}", stacklevel=1)
-
-
-@pytest.fixture
-def aws(region: Region, monkeypatch: pytest.MonkeyPatch) -> boto3.Session:
-    """The region's administrator; not boto3's default session, which keeps what it first found."""
-    for name, value in region.env().items():
-        monkeypatch.setitem(os.environ, name, value)
-    return boto3.Session()
 
 
 @pytest.fixture(scope="session")
