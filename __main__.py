@@ -2,6 +2,7 @@
 
 import pulumi
 
+from components import account
 from components.cluster import Cluster, ClusterArgs
 from components.firewall import Firewall, FirewallArgs
 from components.mycat_files import backends
@@ -10,6 +11,7 @@ from components.tagging import tag_everything
 from settings import Role, Settings
 
 settings = Settings.load()
+account.check()
 tag_everything(settings.tags)
 
 network = Network("network", NetworkArgs(settings.network, settings.machines, settings.vip.address))

@@ -15,3 +15,14 @@ HAPROXY_HEALTH_PORT = 8889
 LIBRARY = "/usr/local/lib/mycat-ha"
 #: Their settings.
 ETC = "/etc/mycat-ha"
+
+#: What AWS answers to credentials that it does not take, and what that means.
+REFUSED = {
+    "ExpiredToken": "have expired: log in again",
+    "ExpiredTokenException": "have expired: log in again",
+    "RequestExpired": "have expired, or this machine's clock is wrong",
+    "InvalidClientTokenId": "are not known to AWS, or not in this region",
+    "AuthFailure": "are not known to AWS, or not in this region",
+    "UnrecognizedClientException": "are not known to AWS, or not in this region",
+    "SignatureDoesNotMatch": "have a secret that does not belong to their id",
+}

@@ -11,6 +11,7 @@ from botocore import exceptions
 from botocore.config import Config
 from botocore.configprovider import BOTOCORE_DEFAUT_SESSION_VARIABLES
 
+from constants import REFUSED
 from stackctl.environment import Environment
 from stackctl.project import StackError, read_yaml
 from stackctl.pulumi import Pulumi
@@ -29,18 +30,6 @@ class _LocalClients:
 
     def client(self, service_name: Any, /) -> Any:
         return self.session.client(service_name, **self.options)
-
-
-#: What AWS answers to credentials that it does not take, and what that means.
-REFUSED = {
-    "ExpiredToken": "have expired: log in again",
-    "ExpiredTokenException": "have expired: log in again",
-    "RequestExpired": "have expired, or this machine's clock is wrong",
-    "InvalidClientTokenId": "are not known to AWS, or not in this region",
-    "AuthFailure": "are not known to AWS, or not in this region",
-    "UnrecognizedClientException": "are not known to AWS, or not in this region",
-    "SignatureDoesNotMatch": "have a secret that does not belong to their id",
-}
 
 
 @contextmanager
