@@ -17,7 +17,17 @@ from tests.contract.sshd import Server, serving
 from toolchain import plugins
 
 REAL = plugins.home() / "plugins" / f"resource-command-v{plugins.VERSIONS['command']}" / "pulumi-resource-command"
+REAL_AWS = plugins.home() / "plugins" / f"resource-aws-v{plugins.VERSIONS['aws']}" / "pulumi-resource-aws"
 Program = Callable[[], None]
+
+
+@pytest.fixture(scope="session")
+def aws_provider() -> str:
+    """The program: the official one, or the one built here."""
+    program = str(REAL_AWS) if REAL_AWS.exists() else shutil.which("pulumi-resource-aws")
+    if not program:
+        pytest.skip("`make check` needs no AWS provider; `make test` has one")
+    return program
 
 
 @dataclass

@@ -4,7 +4,6 @@ IAM policies go by these names (.github/policies), and they have to be within IA
 """
 
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from typing import Any
@@ -15,10 +14,8 @@ from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
 from pulumi.runtime.proto import provider_pb2, provider_pb2_grpc
 
-from toolchain import plugins
 from toolchain.paths import BIN
 
-REAL = plugins.home() / "plugins" / f"resource-aws-v{plugins.VERSIONS['aws']}" / "pulumi-resource-aws"
 ROLE = "aws:iam/role:Role"
 #: The types that have a name in AWS, with what they cannot do without: token, inputs, the property.
 NAMED: tuple[tuple[str, dict[str, Any], str], ...] = (
@@ -54,12 +51,9 @@ def _struct(values: dict[str, Any]) -> Struct:
 
 
 @pytest.fixture(scope="module")
-def provider() -> Iterator[Provider]:
-    program = REAL if REAL.exists() else shutil.which("pulumi-resource-aws")
-    if not program:
-        pytest.skip("`make check` needs no AWS provider; `make test` has one")
+def provider(aws_provider: str) -> Iterator[Provider]:
     # The engine's address: nobody is there, nor asked.
-    with subprocess.Popen([program, "127.0.0.1:1"], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([aws_provider, "127.0.0.1:1"], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
             with grpc.insecure_channel(f"127.0.0.1:{process.stdout.readline().strip()}") as channel:

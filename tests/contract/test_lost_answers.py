@@ -113,7 +113,9 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Endpoint:
 
 
 @pytest.fixture
-def pulumi(tmp_path: Path, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> Pulumi:
+def pulumi(tmp_path: Path, endpoint: Endpoint, aws_provider: str, monkeypatch: pytest.MonkeyPatch) -> Pulumi:
+    """The stack, of the program above."""
+    del aws_provider  # found on PATH; without one there is no test
     if shutil.which("pulumi") is None:
         pytest.fail("no pulumi on PATH: run `python3 -m toolchain install`, and the tests with `make test`")
     (tmp_path / "state").mkdir()
