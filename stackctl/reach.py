@@ -10,7 +10,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from resource_types import INSTANCE
 from stackctl.aws import connect_stack
-from stackctl.project import read_yaml, say
+from stackctl.project import StackError, read_yaml, say
 from stackctl.pulumi import Pulumi
 
 SSH = 22
@@ -31,7 +31,7 @@ def look(pulumi: Pulumi) -> bool:
         return False  # nothing has booted yet
     try:
         states = _states(connect_stack(pulumi).client("ec2"), list(instances))
-    except (BotoCoreError, ClientError):
+    except (BotoCoreError, ClientError, StackError):
         return False  # this is not about the API; Pulumi will say
     problems = [
         f"{_name(instances[identifier])} ({identifier}) is switched off, and what has to run on it will fail after "
