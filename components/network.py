@@ -36,6 +36,7 @@ class Network(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: NetworkArgs, opts: pulumi.ResourceOptions | None = None):
         super().__init__("mycat-ha:network:Network", name, {}, opts)
+        refuse_changed_addresses(args.machines)
         if args.network.subnet_id:
             self._adopt(args)
         else:
@@ -132,6 +133,32 @@ def refuse_taken_addresses(addresses: Mapping[str, IPv4Address], subnet_id: str)
             raise SettingsError(
                 f"mycat-ha:{key}: {address} is taken by {', '.join(sorted(foreign))}, which is not this stack's; "
                 "choose a free address"
+            )
+
+
+def refuse_changed_addresses(machines: Sequence[MachineSettings]) -> None:
+    """Raise SettingsError if a machine that exists has another address, or another name, than the settings say.
+
+    An interface keeps the primary address that it was made with, while all files on all machines follow the settings.
+    """
+    project, stack = pulumi.get_project(), pulumi.get_stack()
+    mine = {"tag:mycat-ha:project": project, "tag:mycat-ha:stack": stack}
+    if not _interfaces(mine):
+        return
+    for i, machine in enumerate(machines):
+        named = _interfaces({**mine, "tag:Name": f"{project}-{stack}-{machine.name}-eni"})
+        holders = _interfaces({**mine, "addresses.private-ip-address": str(machine.address)})
+        if named - holders:
+            raise SettingsError(
+                f"mycat-ha:machines[{i}].address: {machine.name} exists with another address than {machine.address} "
+                f"({', '.join(named)}), and keeps it for life; write that one, or remove the machine, `up`, and add it "
+                "again with the new one"
+            )
+        if holders - named:
+            raise SettingsError(
+                f"mycat-ha:machines[{i}].name: {machine.address} is the address of another machine of this stack "
+                f"({', '.join(holders)}), and a machine keeps its name; write that one, or remove the machine, `up`, "
+                f"and add {machine.name}"
             )
 
 

@@ -1,7 +1,7 @@
 """The program under Pulumi's mocks: what it registers is recorded, nothing is created."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ class Recorder(pulumi.runtime.Mocks):
     #: Names of the resources that Pulumi refuses to delete or replace.
     protected: set[str] = field(default_factory=set)
     interfaces: list[str] = field(default_factory=list)  # ids that get_network_interfaces finds, not this stack's
+    machines: dict[str, str] = field(default_factory=dict)  # this stack's that exist, each with its address
     subnet_cidr: str = "192.168.106.128/25"
     region: str = "eu-central-1"
     partition: str = "aws"
@@ -74,9 +75,20 @@ class Recorder(pulumi.runtime.Mocks):
             case "aws:ec2/getSubnet:getSubnet":
                 return {"id": args.args["id"], "cidrBlock": self.subnet_cidr, "vpcId": "vpc-1"}
             case "aws:ec2/getNetworkInterfaces:getNetworkInterfaces":
-                mine = any(f["name"].startswith("tag:") for f in args.args["filters"])
-                return {"ids": [] if mine else self.interfaces, "id": "region"}
+                filters = {each["name"]: each["values"][0] for each in args.args["filters"]}
+                return {"ids": self._found(filters), "id": "region"}
         raise AssertionError(f"unexpected call of {args.token}")
+
+    def _found(self, filters: Mapping[str, str]) -> list[str]:
+        """The interfaces that match."""
+        if not any(name.startswith("tag:") for name in filters):
+            return self.interfaces
+        return [
+            f"eni-{name}"
+            for name, address in self.machines.items()
+            if filters.get("tag:Name") in (None, f"mycat-ha-test-{name}-eni")
+            and filters.get("addresses.private-ip-address") in (None, address)
+        ]
 
     def keep_options(self, request: Any) -> None:
         """Keep what Pulumi's mocks leave out of a registration."""

@@ -316,6 +316,20 @@ def test_a_taken_address_is_refused_before_anything_is_created(run_program: Run)
     assert not [r for r in recorder.resources if r.type.startswith("aws:")]
 
 
+def test_machines_that_exist_keep_their_addresses_and_names(run_program: Run) -> None:
+    as_they_are = {f"node{i}": f"192.168.106.25{i}" for i in (1, 2, 3)}
+    assert run_program(example.settings(), Recorder(machines=as_they_are)).named("node1-eni")
+    assert run_program(example.settings(), Recorder(machines={"node1": "192.168.106.251"})).named("node2-eni")
+    for machines, words in (
+        ({**as_they_are, "node2": "192.168.106.99"}, r"machines\[1\]\.address: node2 exists with another .*eni-node2"),
+        ({"old": "192.168.106.252"}, r"machines\[1\]\.name: 192\.168\.106\.252 is the address of another .*eni-old"),
+    ):
+        recorder = Recorder(machines=machines)
+        with pytest.raises(SettingsError, match=words):
+            run_program(example.settings(), recorder)
+        assert not [r for r in recorder.resources if r.type.startswith("aws:")]
+
+
 def test_a_stack_without_settings_says_what_to_write(run_program: Run) -> None:
     with pytest.raises(SettingsError, match=r"stack 'test' has no settings: write stacks/Pulumi\.test\.yaml"):
         run_program({})
