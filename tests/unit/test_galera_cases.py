@@ -2,8 +2,9 @@
 
 Galera's own rules are modelled here: a component is primary if it has more than half of the last primary view less
 those who left in peace; without any primary, one forms again when all of the latest view meet; the last to leave is
-flagged. A primary component writes whenever it changes. Times are left out of the search: what may happen may happen
-next. That all comes back is then tried with times, in steps of five seconds.
+flagged. A primary component is written to when it changes, but for some that a node leaves in peace. Times are left
+out of the search: what may happen may happen next, and nodes do alike one after the other or all at once. That all
+comes back is then tried with times, in steps of five seconds.
 """
 
 import itertools
@@ -74,8 +75,8 @@ def components(state: State) -> list[set[int]]:
     return found
 
 
-def settle(state: State) -> State:
-    """What Galera does of itself."""
+def settle(state: State, *, writes: bool = True) -> State:
+    """What Galera does of itself. ``writes``: a component that becomes another one is written to."""
     nodes, acknowledged = list(state.nodes), state.acknowledged
     for group in components(state):
         alive = {(n, nodes[n].life) for n in group}
@@ -101,7 +102,7 @@ def settle(state: State) -> State:
         if max(position, *(nodes[n].position for n in group)) > position or position < acknowledged:
             raise BrokenError("an acknowledged write is missing")
         new = View(1 + max(v.id for o in nodes for v in (o.saved, o.last, TORN) if v), frozenset(alive))
-        acknowledged = position + 1
+        acknowledged = position + writes
         for n in group:
             nodes[n] = nodes[n]._replace(
                 position=acknowledged, primary=True, last=new, saved=new, flag=False, attempt=False
@@ -119,7 +120,7 @@ def down(node: Node, mode: str = OFF, **changes: Any) -> Node:
     return node._replace(mode=mode, primary=False, last=None, attempt=False, **changes)
 
 
-def stopped(state: State, n: int, mode: str = OFF) -> State:
+def stopped(state: State, n: int, mode: str = OFF, *, writes: bool = True) -> State:
     node = state.nodes[n]
     if node.mode != UP:
         return put(state, n, down(node, mode))
@@ -131,7 +132,7 @@ def stopped(state: State, n: int, mode: str = OFF) -> State:
         else other
         for other in state.nodes
     ]
-    return settle(put(state._replace(nodes=tuple(nodes)), n, down(node, mode, flag=alone, saved=None)))
+    return settle(put(state._replace(nodes=tuple(nodes)), n, down(node, mode, flag=alone, saved=None)), writes=writes)
 
 
 def crashed(state: State, nodes: Iterator[int] | range | list[int], origin: int | None = None) -> State:
@@ -199,6 +200,7 @@ def events(state: State) -> Iterator[State]:
             yield put(state, n, node._replace(mode=HOOK))
             continue
         yield stopped(state, n)
+        yield stopped(state, n, writes=False)
         yield crashed(state, [n])
         if node.mode == HOOK:
             yield decided(state, n)
@@ -220,6 +222,14 @@ def events(state: State) -> Iterator[State]:
         yield settle(state._replace(nodes=tuple(nodes)))
         for origin in together:
             yield crashed(state, together, origin)
+    yield state._replace(nodes=tuple(n._replace(mode=HOOK) if n.mode == OFF else n for n in state.nodes))
+    all_decided = [decided(state, n).nodes[n] if node.mode == HOOK else node for n, node in enumerate(state.nodes)]
+    yield state._replace(nodes=tuple(all_decided))
+    all_started = state
+    for n in everyone:
+        if state.nodes[n].mode in {FORMING, STARTING}:
+            all_started = started(all_started, n)
+    yield all_started
     for link in itertools.combinations(everyone, 2):
         yield settle(state._replace(cuts=state.cuts ^ {link}))
 
