@@ -1,5 +1,6 @@
 """Failovers: the VIP moves when it must, stays when it can, and no acknowledged write is lost."""
 
+import functools
 import json
 import re
 import subprocess
@@ -481,13 +482,17 @@ def test_a_stop_of_all_databases_in_the_same_moment_needs_nobody(
         client = region.popen(
             CLIENT, [sys.executable, "-c", _NUMBERS], stdin=subprocess.PIPE, stdout=acknowledged, text=True
         )
+
+        def written_since(begun: int) -> bool:
+            return acknowledged.seek(0, SEEK_END) > begun
+
         try:
             assert client.stdin is not None
             client.stdin.write(json.dumps(settings) + "\n")
             client.stdin.flush()
             for stop in (services, instances):
-                before = acknowledged.seek(0, SEEK_END)
-                wait_until(lambda before=before: acknowledged.seek(0, SEEK_END) > before, "a write", 20)
+                begun = acknowledged.seek(0, SEEK_END)
+                wait_until(functools.partial(written_since, begun), "a write", 20)
                 stop()
                 wait_until(together, f"the databases to be together again after a stop of all {stop.__name__}", 180)
                 assert make_whole(region, stack, CLIENT, 400) == []
