@@ -118,8 +118,6 @@ class Form:
 @dataclass(frozen=True)
 class Start:
     reason: str
-    #: It may fail because the others are not ready for it.
-    attempt: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,10 +137,10 @@ def decide(address: str, me: Facts, peers: Mapping[str, Peer], *, hold: bool = F
     if me.left_last:
         return Form("this node left its cluster last")
     if me.view and complete(me.view, here):
-        return Start("all nodes of the last view are here: Galera forms it again", attempt=True)
+        return Start("all nodes of the last view are here: Galera forms it again")
     running = sorted(peer for peer, seen in peers.items() if isinstance(seen, Running))
     if running and not hold:
-        return Start(f"{', '.join(running)} runs: meeting it", attempt=True)
+        return Start(f"{', '.join(running)} runs: meeting it")
     if running:
         return Wait(f"{', '.join(running)} runs, but the last attempt to meet it has failed")
     if missing := sorted(set(peers) - set(here)):
@@ -337,7 +335,7 @@ def look_at_all(peers: list[str]) -> dict[str, Peer]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(4 * ASK)
     return {peer: seen.get(peer, Unreachable()) for peer in peers}
 
 
@@ -359,7 +357,8 @@ def before_start() -> None:
         assert state is not None
         save_state(state[0], state[1], left_last=True)
         (DATA / "gvwstate.dat").unlink(missing_ok=True)
-    elif decision.attempt:
+        (RUN / "attempt").unlink(missing_ok=True)
+    else:
         _write(RUN / "attempt", mine.view.id if mine.view else "")
     new = "--wsrep-new-cluster" if isinstance(decision, Form) else ""
     position = f"--wsrep_start_position={mine.cluster}:{mine.position}" if mine.cluster else ""
