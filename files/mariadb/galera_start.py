@@ -21,8 +21,9 @@ theirs. A cluster is formed by one of three:
 
 Whatever is seen less completely is a reason to wait, or to start without forming, which Galera makes safe: a peer that
 cannot be reached may be alive. A living peer without a cluster, or one that tries what this node would try, is met by
-starting as well. If that fails they must meet here instead, so a failed attempt keeps the node here for longer than
-its peers' attempts can last. `galera_start.py watch`, a service of its own, ends attempts that find no cluster, and
+starting as well, but first by those that have a last view: Galera forms one again only when its members are among
+themselves. If that fails they must meet here instead, so a failed attempt keeps the node here for longer than its
+peers' attempts can last. `galera_start.py watch`, a service of its own, ends attempts that find no cluster, and
 restarts a node that has lived without one for a minute while a peer waits.
 """
 
@@ -38,7 +39,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -56,6 +57,7 @@ ASK = 1.0  # seconds between two rounds, and for one step of asking a peer
 ATTEMPT = 30.0  # seconds that mariadbd has to find a cluster; without a last view this is Galera's own limit
 #: Seconds that a failed attempt keeps the node here, for each peer: longer than an attempt, its end and the next start.
 HOLD = 45.0
+STRANGER = 30.0  # seconds that peers are left to themselves whose view is another one than this node's
 #: Seconds of waiting after which the unit fails and begins anew, so that a boot does not wait for it for ever.
 PATIENCE = 600.0
 REMIND = 60.0  # seconds between two lines about the same reason
@@ -96,11 +98,11 @@ class Facts:
 
 
 class Primary:
-    """Its mariadbd runs and belongs to a cluster."""
+    """Its mariadbd runs and belongs to a cluster; or there is nobody to ask yet, while the stack is being made."""
 
 
 class Running:
-    """Its mariadbd runs; whether it belongs to a cluster is not known."""
+    """Its mariadbd runs, and is not known to belong to a cluster."""
 
 
 class Unreachable:
@@ -129,7 +131,7 @@ Decision = Form | Start | Wait
 
 
 def decide(address: str, me: Facts, peers: Mapping[str, Peer], *, hold: bool = False) -> Decision:
-    """What the node ``address`` does. ``hold``: an attempt has failed, and nothing speaks for another one."""
+    """What the node ``address`` does. ``hold``: it is too early to meet peers that run without a cluster."""
     here = {address: me, **{peer: facts for peer, facts in peers.items() if isinstance(facts, Facts)}}
     for peer, seen in peers.items():
         if isinstance(seen, Primary):
@@ -142,7 +144,7 @@ def decide(address: str, me: Facts, peers: Mapping[str, Peer], *, hold: bool = F
     if running and not hold:
         return Start(f"{', '.join(running)} runs: meeting it")
     if running:
-        return Wait(f"{', '.join(running)} runs, but the last attempt to meet it has failed")
+        return Wait(f"{', '.join(running)} runs without a cluster, and it is too early to meet it")
     if missing := sorted(set(peers) - set(here)):
         return Wait(f"nothing is known of {', '.join(missing)}, which may have written since; {positions(here)}")
     return _all_here(address, me, here)
@@ -176,6 +178,21 @@ def complete(view: View, here: Mapping[str, Facts]) -> bool:
     """Whether all of its members are here with the same memory of it."""
     found = {f.view.me for f in here.values() if f.view and (f.view.id, f.view.members) == (view.id, view.members)}
     return view.members <= found
+
+
+def too_early(me: Facts, running: Iterable[str], met: Mapping[str, Facts], *, waited: float, failed: bool) -> bool:
+    """Whether to leave peers to themselves that run without a cluster.
+
+    ``met``: what each peer said that was here in the ``waited`` seconds since this node is; ``failed``: the last
+    attempt has found no cluster.
+    """
+    said = [met[peer] for peer in running if peer in met]
+    if me.view and any(facts.view and facts.view.id == me.view.id for facts in said):
+        return False  # it has gone to form the view that this node belongs to
+    if failed:
+        return waited < HOLD * (len(me.nodes) - 1)
+    # A node without their view cannot help them, and its presence would keep them from forming it again.
+    return (me.view is None or bool(said)) and waited < STRANGER
 
 
 def positions(here: Mapping[str, Facts]) -> str:
@@ -312,7 +329,7 @@ def look(peer: str) -> Peer:
     except OSError:
         return Unreachable()
     else:
-        return Primary() if _healthy(peer) else Running()
+        return Primary() if _has_cluster(peer) else Running()
     try:
         with socket.create_connection((peer, FACTS_PORT), ASK) as connection, connection.makefile("rb") as answer:
             return decode(answer.readline(LINE))
@@ -320,11 +337,15 @@ def look(peer: str) -> Peer:
         return Unreachable()
 
 
-def _healthy(peer: str) -> bool:
+def _has_cluster(peer: str) -> bool:
+    """By its health responder, which also tells a node that is in a cluster but busy with a transfer."""
     with closing(http.client.HTTPConnection(peer, HEALTH_PORT, timeout=ASK)) as connection:
         try:
             connection.request("GET", "/mysql")
-            return connection.getresponse().status == 200
+            answer = connection.getresponse()
+            return answer.status == 200 or answer.read(LINE).startswith(b"the node is not synced")
+        except ConnectionRefusedError:
+            return True
         except (OSError, http.client.HTTPException):
             return False
 
@@ -369,18 +390,20 @@ def _decision(server: Server, address: str, mine: Facts) -> Form | Start:
     begun = time.monotonic()
     failed = (RUN / "attempt").exists()
     before: dict[str, Facts] | None = None
-    fewest: int | None = None  # peers seen running since this program began
+    met: dict[str, Facts] = {}
     said, said_at = "", begun
     while (now := time.monotonic()) < begun + PATIENCE:
         peers = settings()[1]
         server.mine = mine = replace(mine, nodes=frozenset([address, *peers]))
         seen = look_at_all(peers)
-        running = sum(isinstance(peer, Running) for peer in seen.values())
-        fewest = running if fewest is None else min(fewest, running)
-        hold = failed and now < begun + HOLD * len(peers) and running <= fewest
-        decision = decide(address, mine, seen, hold=hold)
         here = {peer: answer for peer, answer in seen.items() if isinstance(answer, Facts)}
-        if isinstance(decision, Start) or (isinstance(decision, Form) and here == before):
+        met.update(here)
+        running = [peer for peer, answer in seen.items() if isinstance(answer, Running)]
+        someone_runs = any(isinstance(answer, Running | Primary) for answer in seen.values())
+        hold = too_early(mine, running, met, waited=now - begun, failed=failed)
+        decision = decide(address, mine, seen, hold=hold)
+        # Who is here has to be seen twice: it is then true of one moment, and the others have seen this node here.
+        if not isinstance(decision, Wait) and (someone_runs or here == before):
             return decision
         before = here
         if decision.reason != said or now > said_at + REMIND:

@@ -9,8 +9,8 @@ comes back is then tried with times, in steps of five seconds.
 
 import itertools
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import pytest
@@ -75,8 +75,10 @@ def components(state: State) -> list[set[int]]:
     return found
 
 
-def settle(state: State, *, writes: bool = True) -> State:
-    """What Galera does of itself. ``writes``: a component that becomes another one is written to."""
+def settle(state: State, *, writes: bool = True, alone: bool = False) -> State:
+    """What Galera does of itself. ``writes``: a component that becomes another one is written to. ``alone``: a view
+    forms again only while its members are among themselves, as it has been seen to do; else also beside others.
+    """
     nodes, acknowledged = list(state.nodes), state.acknowledged
     for group in components(state):
         alive = {(n, nodes[n].life) for n in group}
@@ -93,7 +95,7 @@ def settle(state: State, *, writes: bool = True) -> State:
         else:
             source = list(group)
             last = max((v for n in group if (v := nodes[n].last) is not None), default=None)
-            primary = last is not None and last.members <= alive
+            primary = last is not None and (last.members == alive or (last.members < alive and not alone))
         if not primary:
             for n in group:
                 nodes[n] = nodes[n]._replace(primary=False)
@@ -177,15 +179,15 @@ def decided(state: State, n: int, *, hold: bool = False) -> State:
     return put(state, n, node._replace(mode=STARTING)) if isinstance(decision, hook.Start) else state
 
 
-def started(state: State, n: int) -> State:
+def started(state: State, n: int, *, alone: bool = False) -> State:
     """mariadbd of a node that has decided; it lives on under its old name if it remembers it."""
     node = state.nodes[n]
     known = node.saved is not None and node.saved != TORN
     node = node._replace(life=node.life if known else node.life + 1)
     if node.mode == FORMING:
-        alone = View(-1, frozenset({(n, node.life)}))
-        return settle(put(state, n, node._replace(mode=UP, last=alone)))
-    return settle(put(state, n, node._replace(mode=UP, last=node.saved if known else None, attempt=True)))
+        own = View(-1, frozenset({(n, node.life)}))
+        return settle(put(state, n, node._replace(mode=UP, last=own)))
+    return settle(put(state, n, node._replace(mode=UP, last=node.saved if known else None, attempt=True)), alone=alone)
 
 
 def waits_for(state: State, n: int) -> bool:
@@ -264,12 +266,13 @@ def normal(state: State) -> State:
 
 @dataclass(frozen=True)
 class Clock:
-    """Steps since something began on a node."""
+    """How many steps a node has been up, or waited; and whom it has met meanwhile."""
 
     up: int = 0
-    held: int = 0
+    waited: int = 0
     failed: bool = False
-    fewest: int = 9
+    met: Mapping[str, Any] = field(default_factory=dict)
+    here: Mapping[str, Any] | None = None
 
 
 def comes_back(state: State, first: int, apart: int) -> bool:
@@ -277,7 +280,6 @@ def comes_back(state: State, first: int, apart: int) -> bool:
     state = settle(state._replace(cuts=frozenset()))
     many = len(state.nodes)
     clocks = [Clock() for _ in state.nodes]
-    hold = int(hook.HOLD * (many - 1) / 5)
     order = [(first + i) % many for i in range(many)]
     for step in range(200):
         if all(node.mode == UP and node.primary for node in state.nodes):
@@ -287,15 +289,21 @@ def comes_back(state: State, first: int, apart: int) -> bool:
             if node.mode == OFF and step >= place * apart:
                 state = put(state, n, node._replace(mode=HOOK))
             elif node.mode == HOOK:
-                running = sum(isinstance(peer, hook.Running) for peer in seen(state, n).values())
-                clock = replace(clock, held=clock.held + 1, fewest=min(clock.fewest, running), up=0)
-                state = decided(state, n, hold=clock.failed and clock.held < hold and running <= clock.fewest)
+                around = seen(state, n)
+                here = {peer: what for peer, what in around.items() if isinstance(what, hook.Facts)}
+                running = [peer for peer, what in around.items() if isinstance(what, hook.Running)]
+                up = (hook.Running, hook.Primary)
+                sure = here == clock.here or any(isinstance(what, up) for what in around.values())
+                met = {**clock.met, **here}
+                clock = replace(clock, here=here, met=met, waited=clock.waited + 1, up=0)
+                early = hook.too_early(facts(state, n), running, met, waited=5 * clock.waited, failed=clock.failed)
+                state = decided(state, n, hold=early) if sure else state
             elif node.mode in {FORMING, STARTING}:
-                state, clock = started(state, n), Clock(failed=True)
+                state, clock = started(state, n, alone=True), Clock(failed=True)
             elif node.mode == UP:
                 clock = Clock() if node.primary else replace(clock, up=clock.up + 1)
                 if node.attempt and clock.up >= 6:
-                    state = put(state, n, down(node, HOOK))
+                    state = settle(put(state, n, down(node, HOOK)), alone=True)
                     clock = Clock(failed=True)
                 elif (
                     not (node.attempt or node.primary) and clock.up >= hook.WITHOUT_CLUSTER / 5 and waits_for(state, n)

@@ -6,9 +6,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,27 @@ def test_decision(me: Any, b: Any, c: Any, does: type) -> None:
 def test_a_failed_attempt_is_not_repeated_at_once() -> None:
     assert type(hook.decide(A, CLEAN, {B: RUNNING, C: UNREACHABLE}, hold=True)) is hook.Wait
     assert type(hook.decide(A, CLEAN, {B: RUNNING, C: PRIMARY}, hold=True)) is hook.Start
+
+
+STRANGER, FAILED = hook.STRANGER, 2 * hook.HOLD
+
+
+@pytest.mark.parametrize(
+    ("me", "met", "failed", "seconds"),
+    [
+        (CLEAN, {}, False, STRANGER),
+        (CLEAN, {}, True, FAILED),
+        (remembers(A, A, B), {}, False, 0),
+        (remembers(A, A, B), {}, True, FAILED),
+        (remembers(A, A, B), {B: remembers(B, A, B)}, True, 0),
+        (remembers(A, A, B), {B: CLEAN}, False, STRANGER),
+        (remembers(A, A, B), {B: remembers(B, B, number="4")}, True, FAILED),
+        (remembers(A, A, B), {C: CLEAN}, False, 0),
+    ],
+)
+def test_how_long_a_peer_without_a_cluster_is_left_to_itself(me: Any, met: Any, failed: bool, seconds: float) -> None:
+    assert not hook.too_early(me, [B], met, waited=seconds, failed=failed)
+    assert hook.too_early(me, [B], met, waited=seconds - 1, failed=failed) is (seconds > 0)
 
 
 def test_of_equals_exactly_one_forms() -> None:
@@ -289,6 +312,41 @@ def test_a_peer_that_says_nothing_is_not_down(nodes: list[Node]) -> None:
         nodes[0].start().waits(f"nothing is known of {nodes[1].address}")
         silent.settimeout(10)
         silent.accept()[0].close()
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "seen"),
+    [
+        (200, "ok", hook.Primary),
+        (503, "the node is not synced: Donor/Desynced", hook.Primary),
+        (503, "wsrep_ready is off: the node does not take queries", hook.Running),
+    ],
+)
+def test_a_peer_that_runs_is_asked_for_its_cluster(nodes: list[Node], status: int, words: str, seen: type) -> None:
+    class Responder(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status if self.path == "/mysql" else 404)
+            self.end_headers()
+            self.wfile.write(words.encode())
+
+    assert words.partition(":")[0] in f"ok {(FILES / 'health/health.py').read_text()}"
+    address = nodes[0].address
+    with socket.create_server((address, hook.GROUP_PORT)), HTTPServer((address, hook.HEALTH_PORT), Responder) as server:
+        threading.Thread(target=server.handle_request).start()
+        assert type(hook.look(address)) is seen
+
+
+def test_a_node_without_a_view_leaves_others_to_themselves_at_first(nodes: list[Node]) -> None:
+    """Those with a view start at once."""
+    for node in nodes[:2]:
+        (node.data / "grastate.dat").write_text(grastate())
+    (nodes[1].data / "gvwstate.dat").write_text(gvwstate(1, 1, 2))
+    # A responder that does not answer is there.
+    group, health = hook.GROUP_PORT, hook.HEALTH_PORT
+    with socket.create_server((nodes[2].address, group)), socket.create_server((nodes[2].address, health)):
+        nodes[0].start().waits(f"{nodes[2].address} runs without a cluster")
+        assert nodes[1].start().ends() == JOIN
+        nodes[0].waits("too early")
 
 
 def test_without_its_settings_a_node_does_not_start(nodes: list[Node]) -> None:
