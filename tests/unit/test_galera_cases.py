@@ -92,7 +92,7 @@ def settle(state: State, *, writes: bool = True, alone: bool = False) -> State:
         if views:
             view = views.pop()
             assert view is not None
-            if view.members == alive:
+            if view.members == alive and all(nodes[n].saved == view for n in group):
                 continue
             source = [n for n in group if nodes[n].primary]
             primary = 2 * len(view.members & alive) > len(view.members)
@@ -236,11 +236,12 @@ def events(state: State) -> Iterator[State]:
     yield state._replace(nodes=tuple(n._replace(mode=HOOK) if n.mode == OFF else n for n in state.nodes))
     all_decided = [decided(state, n).nodes[n] if node.mode == HOOK else node for n, node in enumerate(state.nodes)]
     yield state._replace(nodes=tuple(all_decided))
-    all_started = state
-    for n in everyone:
-        if state.nodes[n].mode in {FORMING, STARTING}:
-            all_started = started(all_started, n)
-    yield all_started
+    for order in (everyone, reversed(everyone)):
+        all_started = state
+        for n in order:
+            if state.nodes[n].mode in {FORMING, STARTING}:
+                all_started = started(all_started, n)
+        yield all_started
     for link in itertools.combinations(everyone, 2):
         yield settle(state._replace(cuts=state.cuts ^ {link}))
 
