@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from components.template import FILES
-from constants import SERVICE_HEALTH_PORT
+from components.template import FILES, render, verbatim
+from constants import LIBRARY, SERVICE_HEALTH_PORT
 from localregion.client import wait_until
 from tests.programs import Stubs
 from tests.unit.galera_start import galera_start as hook
@@ -391,3 +392,55 @@ def test_a_member_is_the_same_after_starts_that_found_nobody(tmp_path: Path, mon
     before = hook.last_view()
     (tmp_path / "gvwstate.dat").write_text(gvwstate(0, 0, 1).replace("-bc5b-", "-bc5c-", 1))
     assert before == hook.last_view() is not None
+
+
+class _Over(Exception):  # noqa: N818
+    pass
+
+
+@pytest.mark.parametrize(
+    ("status", "peer", "restarts"),
+    [
+        ("non-Primary", CLEAN, True),
+        ("Disconnected", CLEAN, True),
+        ("non-Primary", RUNNING, False),
+        ("non-Primary", UNREACHABLE, False),
+        ("Primary", CLEAN, False),
+        ("", CLEAN, False),
+    ],
+)
+def test_a_node_that_lives_without_a_cluster_is_restarted_if_a_peer_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: str, peer: Any, restarts: bool
+) -> None:
+    now = 0.0
+    stubs = Stubs(tmp_path / "bin")
+    stubs.add("systemctl")
+    stubs.add("mariadb", f"printf 'wsrep_cluster_status\\t{status}\\n'" if status else "exit 1")
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        if stubs.calls("systemctl") or now > 100:
+            raise _Over
+
+    monkeypatch.setenv("PATH", stubs.environment()["PATH"])
+    monkeypatch.setattr(hook, "RUN", tmp_path)
+    monkeypatch.setattr(hook, "settings", lambda: (A, [B]))
+    monkeypatch.setattr(hook, "look_at_all", lambda peers: dict.fromkeys(peers, peer))
+    monkeypatch.setattr(hook, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: now, time=time.time))
+    with pytest.raises(_Over):
+        hook.watch()
+    assert stubs.calls("systemctl") == (["--no-block restart mariadb"] if restarts else [])
+    assert now >= hook.WITHOUT_CLUSTER
+
+
+def test_the_units_use_it() -> None:
+    unit = verbatim("mariadb/mariadb.service.d.conf").splitlines()
+    assert f"ExecStartPre=+{LIBRARY}/galera-start" in unit
+    assert f"EnvironmentFile=-{hook.RUN}/start.env" in unit
+    assert f"ExecStartPost=+-/bin/rm -f {hook.RUN}/attempt" in unit
+    # One that hangs in its stop is killed, and the hook's own limit comes before systemd's.
+    assert {"SendSIGKILL=yes", "TimeoutStopSec=180", "TimeoutStartSec=3600"} <= set(unit)
+    assert hook.PATIENCE < 3600
+    assert f"ExecStart={LIBRARY}/galera-start watch" in verbatim("mariadb/galera-watch.service").splitlines()
+    assert "systemctl --quiet enable --now some-watch" in render("mariadb/start.sh.j2", watch="some-watch").splitlines()
