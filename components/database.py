@@ -14,6 +14,7 @@ from settings import services
 
 CONFIG = "/etc/mysql/mariadb.conf.d/60-galera.cnf"
 SYSCTL = "/etc/sysctl.d/92-mariadb.conf"
+WATCH = "mycat-ha-galera-watch"
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class DatabaseArgs:
 
 
 class Database(pulumi.ComponentResource):
-    """A Galera cluster that forms once, is joined from then on, and comes back by itself after any power cut.
+    """A Galera cluster that forms once, is joined from then on, and comes back by itself after every stop.
 
     Nodes start and change one after the other, each synced before the next one is touched.
     """
@@ -78,19 +79,28 @@ class Database(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self),
         )
         after_install = pulumi.ResourceOptions(parent=self, depends_on=[installed])
+        restart_watch = f"systemctl is-active --quiet {WATCH} || exit 0; systemctl restart {WATCH}"
         return [
             machine.file(
                 f"{machine.name}-mariadb-environment",
                 "/etc/mycat-ha/galera.env",
-                render("mariadb/galera.env.j2", peers=peers),
+                render("mariadb/galera.env.j2", address=machine.address, peers=peers),
                 opts=after_install,
             ),
             machine.file(
                 f"{machine.name}-mariadb-start-hook",
                 f"{LIBRARY}/galera-start",
-                verbatim("mariadb/galera-start"),
+                verbatim("mariadb/galera_start.py"),
                 mode="0755",
-                validate='bash -n "$STAGED"',
+                validate='python3 -c "import ast, sys; ast.parse(open(sys.argv[1]).read())" "$STAGED"',
+                apply=restart_watch,
+                opts=after_install,
+            ),
+            machine.file(
+                f"{machine.name}-mariadb-watch",
+                f"/etc/systemd/system/{WATCH}.service",
+                verbatim("mariadb/galera-watch.service"),
+                apply=f"systemctl daemon-reload; {restart_watch}",
                 opts=after_install,
             ),
             machine.file(
@@ -128,7 +138,7 @@ class Database(pulumi.ComponentResource):
     def _start(self, machine: Machine, config: str, before: Sequence[pulumi.Resource]) -> remote.Command:
         return machine.run(
             f"{machine.name}-mariadb-start",
-            render("mariadb/start.sh.j2"),
+            render("mariadb/start.sh.j2", watch=WATCH),
             triggers=[hashlib.sha256(config.encode()).hexdigest()],
             timeout="60m",
             opts=pulumi.ResourceOptions(parent=self, depends_on=before),

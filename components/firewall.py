@@ -167,6 +167,7 @@ class Firewall(pulumi.ComponentResource):
         mysql = self._groups[Role.MYSQL]
         for protocol, port in GALERA_PORTS:
             self._between(mysql, mysql, f"galera-{protocol}", "Galera between databases", protocol=protocol, port=port)
+        self._between(mysql, mysql, "galera-health", "Whether a database has a cluster", port=SERVICE_HEALTH_PORT)
 
     def _group(self, suffix: str, description: str) -> aws.ec2.SecurityGroup:
         return aws.ec2.SecurityGroup(

@@ -1,11 +1,15 @@
 """Failovers: the VIP moves when it must, stays when it can, and no acknowledged write is lost."""
 
+import functools
 import json
 import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from os import SEEK_END
+from pathlib import Path
 
 import boto3
 import pytest
@@ -16,7 +20,7 @@ from drills.stack import Stack
 from localregion.client import Region, RegionError, wait_until
 from tests.conftest import Stackctl
 from tests.stack.clients import adverts, booted, connects, haproxy, journal, login, main_pid, mariadb, shell
-from tests.stack.whole import Machine, make_whole, masters
+from tests.stack.whole import Machine, make_whole, masters, states
 
 CLIENT = "client"
 
@@ -429,3 +433,74 @@ def test_a_clean_full_stop_needs_nobody(region: Region, stack: Stack) -> None:
         region.exec(node, ["systemctl", "--no-block", "start", "mariadb"])
     assert make_whole(region, stack, CLIENT, 700) == []
     has_outlived(region, stack, text)
+
+
+#: Writes one number after the other through the VIP, whatever happens, and says which were acknowledged.
+_NUMBERS = """
+import json, pymysql, sys, time
+settings = json.loads(sys.stdin.readline())
+n = 0
+while True:
+    try:
+        with pymysql.connect(connect_timeout=5, read_timeout=5, autocommit=True, **settings) as c, c.cursor() as cursor:
+            while True:
+                n += 1
+                cursor.execute("INSERT INTO numbers VALUES (%s)", [n])
+                print(n, flush=True)
+    except Exception:
+        time.sleep(0.2)
+"""
+
+
+def test_a_stop_of_all_databases_in_the_same_moment_needs_nobody(
+    region: Region, stack: Stack, aws: boto3.Session, tmp_path: Path
+) -> None:
+    """Galera then flags none of them as the last one. First the databases alone, then all machines in one call."""
+    at, nodes = login(stack, "mysql"), [node["instanceId"] for node in stack.of_role("mysql")]
+    machines = [machine["instanceId"] for machine in stack.machines]
+    ec2 = aws.client("ec2")
+
+    def together() -> bool:
+        want = {"wsrep_cluster_size": str(len(nodes)), "wsrep_local_state_comment": "Synced"}
+        found = states(region, stack)
+        return all(found[node["name"]].get("galera") == want for node in stack.of_role("mysql"))
+
+    def services() -> None:
+        with ThreadPoolExecutor(len(nodes)) as pool:
+            list(pool.map(lambda node: region.exec(node, ["systemctl", "stop", "mariadb"], timeout=60), nodes))
+        for node in nodes:
+            region.exec(node, ["systemctl", "--no-block", "start", "mariadb"])
+
+    def instances() -> None:
+        ec2.stop_instances(InstanceIds=machines)
+        ec2.get_waiter("instance_stopped").wait(InstanceIds=machines, WaiterConfig={"Delay": 2, "MaxAttempts": 60})
+        ec2.start_instances(InstanceIds=machines)
+
+    mariadb(region, at, "CREATE OR REPLACE TABLE numbers (n INT PRIMARY KEY)")
+    settings = {"host": at.address, "port": at.port, "user": at.user, "password": at.password, "database": at.schema}
+    with (tmp_path / "acknowledged").open("a+") as acknowledged:
+        client = region.popen(
+            CLIENT, [sys.executable, "-c", _NUMBERS], stdin=subprocess.PIPE, stdout=acknowledged, text=True
+        )
+
+        def written_since(begun: int) -> bool:
+            return acknowledged.seek(0, SEEK_END) > begun
+
+        try:
+            assert client.stdin is not None
+            client.stdin.write(json.dumps(settings) + "\n")
+            client.stdin.flush()
+            for stop in (services, instances):
+                begun = acknowledged.seek(0, SEEK_END)
+                wait_until(functools.partial(written_since, begun), "a write", 20)
+                stop()
+                wait_until(together, f"the databases to be together again after a stop of all {stop.__name__}", 180)
+                assert make_whole(region, stack, CLIENT, 400) == []
+        finally:
+            client.kill()
+            client.wait()
+        acknowledged.seek(0)
+        numbers = {int(line) for line in acknowledged}
+    stored = {int(n) for n in mariadb(region, at, "SET wsrep_sync_wait=7; SELECT n FROM numbers").split()}
+    assert numbers
+    assert numbers <= stored

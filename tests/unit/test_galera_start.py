@@ -1,106 +1,446 @@
-"""files/mariadb/galera-start: who may form a cluster, and who has to find one."""
+"""files/mariadb/galera_start.py: who may form a cluster, and who has to find one or to wait."""
 
+import os
 import random
+import signal
 import socket
+import subprocess
+import sys
+import threading
 import time
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from components.template import FILES, render, verbatim
+from constants import LIBRARY, SERVICE_HEALTH_PORT
+from localregion.client import wait_until
 from tests.programs import Stubs
+from tests.unit.galera_start import galera_start as hook
 
-PROGRAM = "mariadb/galera-start"
-FORGET = "unset-environment _WSREP_NEW_CLUSTER"
-FORM = "set-environment _WSREP_NEW_CLUSTER=--wsrep-new-cluster"
-LAST = "# GALERA saved state\nversion: 2.1\nuuid:    5d4c\nseqno:   12\nsafe_to_bootstrap: 1\n"
-GALERA_PORT = 4567
+A, B, C = "10.0.0.9", "10.0.0.10", "10.0.0.11"
+ALL = frozenset({A, B, C})
+CLUSTER, OTHER = "5d4c1c43-0000-11f0-8000-000000000001", "5d4c1c43-0000-11f0-8000-000000000002"
+IDS = {A: "a", B: "b", C: "c"}
+CLEAN = hook.Facts(CLUSTER, 7, left_last=False, crashed=False, view=None, nodes=ALL, run="1")
+UNREACHABLE, RUNNING, PRIMARY = hook.Unreachable(), hook.Running(), hook.Primary()
+
+
+def at(position: int) -> Any:
+    return replace(CLEAN, position=position)
+
+
+def remembers(node: str, *members: str, number: str = "3") -> Any:
+    view = hook.View(number, IDS[node], frozenset(IDS[member] for member in members))
+    return replace(CLEAN, crashed=True, view=view)
+
+
+NEW = replace(CLEAN, cluster="", position=-1)
+LAST = replace(CLEAN, left_last=True)
+
+
+@pytest.mark.parametrize(
+    ("me", "b", "c", "does"),
+    [
+        (CLEAN, UNREACHABLE, PRIMARY, hook.Start),
+        (LAST, RUNNING, PRIMARY, hook.Start),
+        (LAST, UNREACHABLE, UNREACHABLE, hook.Form),
+        (replace(NEW, left_last=True), UNREACHABLE, UNREACHABLE, hook.Form),
+        (CLEAN, UNREACHABLE, UNREACHABLE, hook.Wait),
+        (CLEAN, CLEAN, UNREACHABLE, hook.Wait),
+        (at(9), CLEAN, UNREACHABLE, hook.Wait),
+        # All are here.
+        (CLEAN, CLEAN, CLEAN, hook.Form),
+        (at(6), CLEAN, CLEAN, hook.Wait),
+        (at(8), CLEAN, CLEAN, hook.Form),
+        (CLEAN, NEW, at(6), hook.Form),
+        (NEW, at(0), at(0), hook.Wait),
+        (NEW, NEW, NEW, hook.Wait),
+        (CLEAN, LAST, CLEAN, hook.Wait),
+        (CLEAN, CLEAN, replace(CLEAN, cluster=OTHER), hook.Wait),
+        (CLEAN, CLEAN, replace(CLEAN, nodes=frozenset({A, C})), hook.Wait),
+        # After crashes.
+        (remembers(A, A, B, C), remembers(B, A, B, C), remembers(C, A, B, C), hook.Start),
+        (remembers(A, A, B), remembers(B, A, B), UNREACHABLE, hook.Start),
+        (remembers(A, A), UNREACHABLE, UNREACHABLE, hook.Start),
+        (remembers(A, A, B), UNREACHABLE, CLEAN, hook.Wait),
+        (remembers(A, A, B), remembers(B, A, B, number="4"), UNREACHABLE, hook.Wait),
+        (remembers(A, A, B, number="2"), remembers(B, B, C), remembers(C, B, C), hook.Wait),
+        (remembers(A, A, B, C), CLEAN, remembers(C, A, B, C), hook.Form),
+        # Somebody lives.
+        (CLEAN, UNREACHABLE, RUNNING, hook.Start),
+        (LAST, UNREACHABLE, RUNNING, hook.Form),
+    ],
+)
+def test_decision(me: Any, b: Any, c: Any, does: type) -> None:
+    assert type(hook.decide(A, me, {B: b, C: c})) is does
+
+
+def test_a_failed_attempt_is_not_repeated_at_once() -> None:
+    assert type(hook.decide(A, CLEAN, {B: RUNNING, C: UNREACHABLE}, hold=True)) is hook.Wait
+    assert type(hook.decide(A, CLEAN, {B: RUNNING, C: PRIMARY}, hold=True)) is hook.Start
+
+
+STRANGER, FAILED = hook.STRANGER, 2 * hook.HOLD
+
+
+@pytest.mark.parametrize(
+    ("me", "met", "failed", "seconds"),
+    [
+        (CLEAN, {}, False, STRANGER),
+        (CLEAN, {}, True, FAILED),
+        (remembers(A, A, B), {}, False, 0),
+        (remembers(A, A, B), {}, True, FAILED),
+        (remembers(A, A, B), {B: remembers(B, A, B)}, True, 0),
+        (remembers(A, A, B), {B: CLEAN}, False, STRANGER),
+        (remembers(A, A, B), {B: remembers(B, B, number="4")}, True, FAILED),
+        (remembers(A, A, B), {C: CLEAN}, False, 0),
+    ],
+)
+def test_how_long_a_peer_without_a_cluster_is_left_to_itself(me: Any, met: Any, failed: bool, seconds: float) -> None:
+    assert not hook.too_early(me, [B], met, waited=seconds, failed=failed)
+    assert hook.too_early(me, [B], met, waited=seconds - 1, failed=failed) is (seconds > 0)
+
+
+def test_of_equals_exactly_one_forms() -> None:
+    forms = [
+        node
+        for node in ALL
+        if type(hook.decide(node, CLEAN, {peer: CLEAN for peer in ALL if peer != node})) is hook.Form
+    ]
+    assert forms == [A]  # by number, not by text
+
+
+def test_a_node_without_peers() -> None:
+    alone = replace(CLEAN, nodes=frozenset({A}))
+    assert type(hook.decide(A, replace(alone, crashed=True), {})) is hook.Form
+    assert type(hook.decide(A, replace(alone, left_last=True), {})) is hook.Form
+    # It was one of several, which may go on.
+    assert type(hook.decide(A, alone, {})) is hook.Wait
+
+
+@pytest.mark.parametrize("told", [CLEAN, NEW, remembers(B, A, B)], ids=["clean", "new", "crashed"])
+def test_facts_arrive_as_they_were_sent(told: Any) -> None:
+    assert hook.decode(hook.encode(told)) == told
+
+
+def test_its_ports_are_those_of_the_stack() -> None:
+    assert hook.HEALTH_PORT == SERVICE_HEALTH_PORT
+
+
+def grastate(cluster: str = CLUSTER, position: int = 12, flag: int = 0) -> str:
+    """As Galera writes it: over what was there, so that something may follow."""
+    return f"# GALERA saved state\nversion: 2.1\nuuid:    {cluster}\nseqno:   {position}\nsafe_to_bootstrap: {flag}\n "
+
+
+def gvwstate(me: int, *members: int) -> str:
+    ids = [f"880b5a97-e9ba-11f1-bc5b-00000000000{i}" for i in range(10)]
+    lines = "".join(f"member: {ids[member]} 0\n" for member in members)
+    return f"my_uuid: {ids[me]}\n#vwbeg\nview_id: 3 {ids[members[0]]} 3\nbootstrap: 0\n{lines}#vwend\n"
 
 
 class Node:
-    def __init__(self, folder: Path) -> None:
-        self.data = folder / "mysql"
-        self.data.mkdir()
+    def __init__(self, folder: Path, address: str, peers: list[str]) -> None:
+        self.address = address
+        self.data, self.run = folder / "mysql", folder / "run"
+        self.data.mkdir(parents=True)
         self.stubs = Stubs(folder / "bin")
-        self.stubs.add("systemctl")
+        self.recovers(f"{CLUSTER}:12")
         self.settings = folder / "galera.env"
-        # Loopback addresses of this test alone; nothing listens there unless the test does.
-        octets = [random.randint(1, 254) for _ in range(3)]
-        self.peers = ["127.{}.{}.{}".format(*octets[:2], (octets[2] + n) % 254 + 1) for n in range(2)]
-        self.settings.write_text(f"PEERS='{' '.join(self.peers)}'\n")
+        self.settings.write_text(f"ADDRESS={address}\nPEERS='{' '.join(peers)}'\n")
+        self._said = folder / "said"
+        self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> tuple[int, str, list[str]]:
-        """Status, output, and what systemd was told."""
-        done = self.stubs.run(PROGRAM, MYCAT_HA_DATA=str(self.data), MYCAT_HA_GALERA_ENV=str(self.settings))
-        return done.returncode, done.stdout, self.stubs.calls("systemctl")
+    def recovers(self, position: str) -> None:
+        self.stubs.add("galera_recovery", f"echo --wsrep_start_position={position}")
+
+    def start(self) -> "Node":
+        settings = {"DATA": self.data, "GALERA_ENV": self.settings, "GALERA_RUN": self.run}
+        with self._said.open("ab") as said:
+            self.process = subprocess.Popen(
+                [sys.executable, FILES / "mariadb/galera_start.py"],
+                env=self.stubs.environment(**{f"MYCAT_HA_{name}": str(path) for name, path in settings.items()}),
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+            )
+        return self
+
+    def said(self) -> str:
+        return self._said.read_text()
+
+    def ends(self, status: int = 0) -> str:
+        """What mariadbd would be started with."""
+        assert self.process is not None
+        assert self.process.wait(30) == status, self.said()
+        return (self.run / "start.env").read_text() if status == 0 else ""
+
+    def waits(self, words: str) -> None:
+        wait_until(lambda: words in self.said(), f"it to say: {words}", 20)
+        assert self.process is not None
+        assert self.process.poll() is None
+
+
+POSITION = f"_WSREP_START_POSITION=--wsrep_start_position={CLUSTER}:12\n"
+FORM = f"_WSREP_NEW_CLUSTER=--wsrep-new-cluster\n{POSITION}"
+JOIN = f"_WSREP_NEW_CLUSTER=\n{POSITION}"
 
 
 @pytest.fixture
-def node(tmp_path: Path) -> Node:
-    return Node(tmp_path)
+def nodes(tmp_path: Path) -> Iterator[list[Node]]:
+    # Loopback addresses of this test alone; nothing listens there unless the test does.
+    first, second = random.randint(1, 254), random.randint(1, 254)
+    addresses = [f"127.{first}.{second}.{n}" for n in range(1, 4)]
+    three = [Node(tmp_path / a, a, [peer for peer in addresses if peer != a]) for a in addresses]
+    yield three
+    for node in three:
+        if node.process:
+            node.process.kill()
+            node.process.wait()
 
 
-def test_the_node_that_stopped_last_forms_the_cluster(node: Node) -> None:
-    (node.data / "grastate.dat").write_text(LAST)
-    assert node.start() == (0, "this node stopped last and no other is up: forming the cluster\n", [FORGET, FORM])
+def test_after_a_stop_of_all_at_once_one_forms_and_the_others_join_it(nodes: list[Node]) -> None:
+    for node in nodes:
+        (node.data / "grastate.dat").write_text(grastate())
+    nodes[1].recovers(f"{CLUSTER}:13")
+    nodes[0].start().waits(f"nothing is known of {nodes[1].address}, {nodes[2].address}")
+    nodes[2].start().waits(f"nothing is known of {nodes[1].address}")
+    assert nodes[1].start().ends() == FORM.replace(":12", ":13")
+    nodes[0].waits("waiting: ")
+    with socket.create_server((nodes[1].address, hook.GROUP_PORT)):
+        for node in (nodes[0], nodes[2]):
+            assert node.ends() == JOIN
+            assert (node.run / "attempt").exists()
+    state = (nodes[1].data / "grastate.dat").read_text()
+    assert f"uuid:    {CLUSTER}\nseqno:   12\nsafe_to_bootstrap: 1\n" in state
+    assert not (nodes[1].run / "attempt").exists()
 
 
-@pytest.mark.parametrize("up", [0, 1])
-def test_it_joins_if_any_other_is_up(node: Node, up: int) -> None:
-    (node.data / "grastate.dat").write_text(LAST)
-    with socket.create_server((node.peers[up], GALERA_PORT)):
-        assert node.start() == (0, f"node {node.peers[up]} is up: joining it\n", [FORGET])
+def test_all_of_the_last_view_meet_without_the_third(nodes: list[Node]) -> None:
+    for place, node in enumerate(nodes[:2]):
+        (node.data / "grastate.dat").write_text(grastate(position=-1))
+        (node.data / "gvwstate.dat").write_text(gvwstate(place, 0, 1))
+    nodes[0].start().waits("nothing is known of")
+    nodes[1].start()
+    processes = [node.process for node in nodes[:2] if node.process]
+    wait_until(lambda: any(process.poll() == 0 for process in processes), "one to start", 20)
+    # The other one sees it still here, or gone to start.
+    first = next(node for node, process in zip(nodes, processes, strict=False) if process.poll() == 0)
+    with socket.create_server((first.address, hook.GROUP_PORT)):
+        assert [node.ends() for node in nodes[:2]] == [JOIN, JOIN]
+    assert (nodes[0].data / "gvwstate.dat").exists()
 
 
-def test_a_node_alone_forms_its_cluster(node: Node) -> None:
-    (node.data / "grastate.dat").write_text(LAST)
-    node.settings.write_text("PEERS=''\n")
-    assert node.start()[2] == [FORGET, FORM]
+def test_the_node_that_left_last_asks_nobody(nodes: list[Node]) -> None:
+    (nodes[0].data / "grastate.dat").write_text(grastate(flag=1))
+    assert nodes[0].start().ends() == FORM
+
+
+def test_the_very_first_start(nodes: list[Node]) -> None:
+    (nodes[0].data / "grastate.dat").write_text(grastate(hook.NO_CLUSTER, -1, 1))
+    nodes[0].recovers(f"{hook.NO_CLUSTER}:-1")
+    assert nodes[0].start().ends() == "_WSREP_NEW_CLUSTER=--wsrep-new-cluster\n_WSREP_START_POSITION=\n"
+    with socket.create_server((nodes[0].address, hook.GROUP_PORT)):
+        assert nodes[1].start().ends() == "_WSREP_NEW_CLUSTER=\n_WSREP_START_POSITION=\n"
 
 
 @pytest.mark.parametrize(
     "state",
-    [
-        LAST.replace("safe_to_bootstrap: 1", "safe_to_bootstrap: 0"),
-        LAST.replace("safe_to_bootstrap: 1", "safe_to_bootstrap: 10"),
-        LAST.replace("safe_to_bootstrap: 1", "#safe_to_bootstrap: 1"),
-        "",
-        None,
-    ],
-    ids=["not the last", "10", "comment", "empty", "no file"],
+    [grastate(flag=1).replace("safe_to", "#safe_to"), grastate(flag=1).replace(": 1", ": 10"), "", None],
+    ids=["comment", "10", "empty", "none"],
 )
-def test_nobody_else_does(node: Node, state: str | None) -> None:
+def test_nothing_else_is_a_flag(nodes: list[Node], state: str | None) -> None:
     if state is not None:
-        (node.data / "grastate.dat").write_text(state)
-    assert node.start() == (0, "", [FORGET])
+        (nodes[0].data / "grastate.dat").write_text(state)
+    nodes[0].start().waits("nothing is known of")
 
 
-def test_after_a_power_cut_the_last_view_decides(node: Node) -> None:
-    """Even beside a state file that would allow it."""
-    (node.data / "grastate.dat").write_text(LAST)
-    (node.data / "gvwstate.dat").write_text("my_uuid: 1\n")
-    assert node.start() == (0, "", [FORGET])
+def test_a_flag_beside_a_view_with_others_is_older_than_that(nodes: list[Node]) -> None:
+    (nodes[0].data / "grastate.dat").write_text(grastate(flag=1))
+    (nodes[0].data / "gvwstate.dat").write_text(gvwstate(0, 0, 1, 2))
+    nodes[0].start().waits("nothing is known of")
 
 
-def test_a_peer_that_does_not_answer_costs_a_second(node: Node) -> None:
-    """Not a refusal but silence: the queue of a listener that accepts nobody is full."""
-    (node.data / "grastate.dat").write_text(LAST)
-    with socket.create_server((node.peers[0], GALERA_PORT), backlog=0), socket.socket() as first:
-        first.connect((node.peers[0], GALERA_PORT))
-        begun = time.monotonic()
-        status, _, told = node.start()
-    assert (status, told) == (0, [FORGET, FORM])
-    assert time.monotonic() - begun < 30  # TCP's own limit is two minutes
+def test_a_torn_state_is_repaired_and_a_torn_view_is_none(nodes: list[Node]) -> None:
+    for node in nodes:
+        (node.data / "grastate.dat").write_text("")
+        (node.data / "gvwstate.dat").write_text(gvwstate(0, 0, 1, 2).replace("#vwend\n", ""))
+        node.start()
+    assert nodes[0].ends() == FORM
+    assert f"uuid:    {CLUSTER}\nseqno:   -1\nsafe_to_bootstrap: 1\n" in (nodes[0].data / "grastate.dat").read_text()
+    assert not (nodes[0].data / "gvwstate.dat").exists()
+    for node in nodes[1:]:
+        node.waits(f"{nodes[0].address} has the highest position and forms the cluster")
+        assert hook.NO_CLUSTER not in (node.data / "grastate.dat").read_text()
 
 
-def test_without_its_settings_a_node_neither_forms_nor_starts(node: Node) -> None:
-    (node.data / "grastate.dat").write_text(LAST)
-    node.settings.unlink()
-    status, _, told = node.start()
-    assert status != 0
-    assert FORM not in told
+def test_data_of_an_interrupted_transfer_do_not_count(nodes: list[Node]) -> None:
+    """Whatever InnoDB says of them, or if it says nothing."""
+    for node, recovers in zip(nodes, (f"{CLUSTER}:99", f"{CLUSTER}:12", ""), strict=True):
+        (node.data / "grastate.dat").write_text(grastate(CLUSTER if node is nodes[1] else hook.NO_CLUSTER, -1))
+        node.recovers(recovers)
+    nodes[2].stubs.add("galera_recovery", "exit 1")
+    for node in nodes:
+        node.start()
+    assert nodes[1].ends() == FORM
 
 
-def test_a_systemd_that_refuses_is_a_failure(node: Node) -> None:
-    (node.data / "grastate.dat").write_text(LAST)
-    node.stubs.add("systemctl", '[ "$1" != set-environment ]')
-    assert node.start()[0] != 0
+def test_data_without_a_position_are_not_started(nodes: list[Node]) -> None:
+    (nodes[0].data / "grastate.dat").write_text(grastate(position=-1))
+    nodes[0].stubs.add("galera_recovery", "exit 1")
+    nodes[0].start().ends(1)
+    assert "cannot be recovered" in nodes[0].said()
+
+
+def test_a_stop_ends_the_waiting_at_once(nodes: list[Node]) -> None:
+    nodes[0].start().waits("nothing is known of")
+    assert nodes[0].process is not None
+    begun = time.monotonic()
+    nodes[0].process.send_signal(signal.SIGTERM)
+    nodes[0].ends(-signal.SIGTERM)
+    assert time.monotonic() - begun < 2
+
+
+def test_a_peer_that_says_nothing_is_not_down(nodes: list[Node]) -> None:
+    """Silence on either port: the queue of a listener that accepts nobody."""
+    (nodes[0].data / "grastate.dat").write_text(grastate())
+    with socket.create_server((nodes[1].address, hook.FACTS_PORT)) as silent:
+        nodes[0].start().waits(f"nothing is known of {nodes[1].address}")
+        silent.settimeout(10)
+        silent.accept()[0].close()
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "seen"),
+    [
+        (200, "ok", hook.Primary),
+        (503, "the node is not synced: Donor/Desynced", hook.Primary),
+        (503, "wsrep_ready is off: the node does not take queries", hook.Running),
+    ],
+)
+def test_a_peer_that_runs_is_asked_for_its_cluster(nodes: list[Node], status: int, words: str, seen: type) -> None:
+    class Responder(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status if self.path == "/mysql" else 404)
+            self.end_headers()
+            self.wfile.write(words.encode())
+
+    assert words.partition(":")[0] in f"ok {(FILES / 'health/health.py').read_text()}"
+    address = nodes[0].address
+    with socket.create_server((address, hook.GROUP_PORT)), HTTPServer((address, hook.HEALTH_PORT), Responder) as server:
+        threading.Thread(target=server.handle_request).start()
+        assert type(hook.look(address)) is seen
+
+
+def test_a_node_without_a_view_leaves_others_to_themselves_at_first(nodes: list[Node]) -> None:
+    """Those with a view start at once."""
+    for node in nodes[:2]:
+        (node.data / "grastate.dat").write_text(grastate())
+    (nodes[1].data / "gvwstate.dat").write_text(gvwstate(1, 1, 2))
+    # A responder that does not answer is there.
+    group, health = hook.GROUP_PORT, hook.HEALTH_PORT
+    with socket.create_server((nodes[2].address, group)), socket.create_server((nodes[2].address, health)):
+        nodes[0].start().waits(f"{nodes[2].address} runs without a cluster")
+        assert nodes[1].start().ends() == JOIN
+        nodes[0].waits("too early")
+
+
+def test_without_its_settings_a_node_does_not_start(nodes: list[Node]) -> None:
+    (nodes[0].data / "grastate.dat").write_text(grastate(flag=1))
+    nodes[0].settings.unlink()
+    nodes[0].start().ends(1)
+
+
+def test_an_attempt_is_vain_if_no_view_has_come_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stubs = Stubs(tmp_path / "bin")
+    stubs.add("systemctl", "echo start")
+    monkeypatch.setenv("PATH", stubs.environment()["PATH"])
+    monkeypatch.setattr(hook, "RUN", tmp_path)
+    monkeypatch.setattr(hook, "DATA", tmp_path)
+    attempt, view = tmp_path / "attempt", tmp_path / "gvwstate.dat"
+    before, now = gvwstate(0, 0, 1), time.time()
+
+    def begun(seconds_ago: float, remembered: str) -> None:
+        attempt.write_text(remembered)
+        os.utime(attempt, (now - seconds_ago, now - seconds_ago))
+
+    view.write_text(before)
+    read = hook.last_view()
+    assert read
+    assert not hook.attempt_is_vain()
+    begun(0, read.id)
+    assert not hook.attempt_is_vain()
+    begun(31, "")  # without a view mariadbd gives up by itself
+    assert not hook.attempt_is_vain()
+    begun(31, read.id)
+    assert hook.attempt_is_vain()
+    stubs.add("systemctl", "echo start-pre")
+    assert not hook.attempt_is_vain()
+    stubs.add("systemctl", "echo start")
+    view.write_text(before.replace("view_id: 3", "view_id: 4"))
+    assert not hook.attempt_is_vain()
+
+
+def test_a_member_is_the_same_after_starts_that_found_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hook, "DATA", tmp_path)
+    (tmp_path / "gvwstate.dat").write_text(gvwstate(0, 0, 1))
+    before = hook.last_view()
+    (tmp_path / "gvwstate.dat").write_text(gvwstate(0, 0, 1).replace("-bc5b-", "-bc5c-", 1))
+    assert before == hook.last_view() is not None
+
+
+class _Over(Exception):  # noqa: N818
+    pass
+
+
+@pytest.mark.parametrize(
+    ("status", "peer", "restarts"),
+    [
+        ("non-Primary", CLEAN, True),
+        ("Disconnected", CLEAN, True),
+        ("non-Primary", RUNNING, False),
+        ("non-Primary", UNREACHABLE, False),
+        ("Primary", CLEAN, False),
+        ("", CLEAN, False),
+    ],
+)
+def test_a_node_that_lives_without_a_cluster_is_restarted_if_a_peer_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: str, peer: Any, restarts: bool
+) -> None:
+    now = 0.0
+    stubs = Stubs(tmp_path / "bin")
+    stubs.add("systemctl")
+    stubs.add("mariadb", f"printf 'wsrep_cluster_status\\t{status}\\n'" if status else "exit 1")
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        if stubs.calls("systemctl") or now > 100:
+            raise _Over
+
+    monkeypatch.setenv("PATH", stubs.environment()["PATH"])
+    monkeypatch.setattr(hook, "RUN", tmp_path)
+    monkeypatch.setattr(hook, "settings", lambda: (A, [B]))
+    monkeypatch.setattr(hook, "look_at_all", lambda peers: dict.fromkeys(peers, peer))
+    monkeypatch.setattr(hook, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: now, time=time.time))
+    with pytest.raises(_Over):
+        hook.watch()
+    assert stubs.calls("systemctl") == (["--no-block restart mariadb"] if restarts else [])
+    assert now >= hook.WITHOUT_CLUSTER
+
+
+def test_the_units_use_it() -> None:
+    unit = verbatim("mariadb/mariadb.service.d.conf").splitlines()
+    assert f"ExecStartPre=+{LIBRARY}/galera-start" in unit
+    assert f"EnvironmentFile=-{hook.RUN}/start.env" in unit
+    assert f"ExecStartPost=+-/bin/rm -f {hook.RUN}/attempt" in unit
+    # One that hangs in its stop is killed, and the hook's own limit comes before systemd's.
+    assert {"SendSIGKILL=yes", "TimeoutStopSec=180", "TimeoutStartSec=3600"} <= set(unit)
+    assert hook.PATIENCE < 3600
+    assert f"ExecStart={LIBRARY}/galera-start watch" in verbatim("mariadb/galera-watch.service").splitlines()
+    assert "systemctl --quiet enable --now some-watch" in render("mariadb/start.sh.j2", watch="some-watch").splitlines()

@@ -127,6 +127,7 @@ def test_every_rule_has_a_description_and_the_open_ports_are_these(run_program: 
         (mysql, "udp", 4567, mysql),
         (mysql, "tcp", 4568, mysql),
         (mysql, "tcp", 4444, mysql),
+        (mysql, "tcp", 48700, mysql),
     }
     anywhere = {opening(rule)[2] for rule in recorded.of_type(EGRESS) if rule.inputs.get("cidrIpv4") == "0.0.0.0/0"}
     assert anywhere == {80, 443}
