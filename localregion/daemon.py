@@ -92,6 +92,7 @@ class Daemon:
         self._write_credentials()
         self._effects.start()
         serve(self.network.backbone, self.network.endpoint, self.api)
+        resolver.serve(self.network.backbone, self.network.endpoint)  # that of the hosts outside
         control = paths.control(self.name)
         serve_control(control, {verb: getattr(self, verb) for verb in VERBS})
         log.info("region %s is up at %s", self.name, self.network.endpoint)

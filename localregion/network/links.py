@@ -1,10 +1,15 @@
 """Network namespaces and the veth pairs between them."""
 
+import shutil
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 
 from localregion.kernel import ip, ip_batch, sysctl
 from localregion.model import Eni, Subnet, Vpc
 
+#: ``ip netns exec`` shows a program the files of its namespace's folder in place of those in /etc (ip-netns(8)).
+FILES = Path("/etc/netns")
 METADATA = IPv4Address("169.254.169.254")
 #: The two ends of every link between routers; they never leave their link.
 _INNER, _OUTER = "169.254.1.1", "169.254.1.2"
@@ -103,9 +108,13 @@ def connect_machine(namespace: str, router: str, eni: Eni, subnet: Subnet) -> No
     sysctl(namespace, ipv6__conf__all__accept_dad=0, ipv6__conf__default__accept_dad=0)
 
 
-def connect_host(namespace: str, router: str, name: str, address: IPv4Address) -> None:
-    """A test host's namespace with its device eth0."""
+def connect_host(namespace: str, router: str, name: str, address: IPv4Address, resolver: IPv4Address) -> None:
+    """A test host's namespace with its device eth0, and its name resolver."""
     link = host_link(name)
+    # This computer's own may be out of reach from there: whatever looks up a client's name would wait for it.
+    configuration = FILES / namespace
+    configuration.mkdir(parents=True, exist_ok=True)
+    (configuration / "resolv.conf").write_text(f"nameserver {resolver}\n")
     ip(None, "netns", "add", namespace)
     ip(router, "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", namespace)
     ip_batch(
@@ -131,7 +140,15 @@ def connect_host(namespace: str, router: str, name: str, address: IPv4Address) -
 def remove(namespace: str, router: str, link: str) -> None:
     """Whatever is left of a namespace and of its link to a router."""
     ip(router, "link", "delete", link, check=False)
+    remove_namespace(namespace)
+
+
+def remove_namespace(namespace: str) -> None:
+    """With the files that it has."""
     ip(None, "netns", "delete", namespace, check=False)
+    shutil.rmtree(FILES / namespace, ignore_errors=True)
+    with suppress(OSError):  # others' are there, or it never was
+        FILES.rmdir()
 
 
 def _no_delay(link: str) -> str:

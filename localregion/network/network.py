@@ -97,7 +97,7 @@ class Network:
                 if name.startswith(self.prefix):
                     if name.startswith(self.namespace("vpc-")):
                         kill_all(name)
-                    ip(None, "netns", "delete", name, check=False)
+                    links.remove_namespace(name)
             if "index" in saved:
                 ip(None, "link", "delete", f"mh{saved['index']}up", check=False)
             names = [link["ifname"] for link in json.loads(ip(None, "-j", "link", "show"))]
@@ -274,7 +274,8 @@ class Network:
             holder = next((eni.id for eni in self._layout.enis if where in eni.addresses), None)
             if holder:
                 raise NetworkError(f"{address} belongs to {holder}")
-            links.connect_host(self.host_namespace(name), router, name, where)
+            resolver = vpc.resolver if vpc else self.endpoint
+            links.connect_host(self.host_namespace(name), router, name, where, resolver)
             self._hosts[name] = Host(name, where, router)
 
     def remove_host(self, name: str) -> None:

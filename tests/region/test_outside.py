@@ -69,6 +69,14 @@ def knock(world: World, host: str, address: str) -> int:
     return world.region.exec(host, ["curl", "-s", "-m", "2", f"http://{address}"], check=False).returncode
 
 
+@pytest.mark.parametrize("host", ["stranger", "second"])
+def test_a_host_asks_a_name_server_that_answers(world: World, twin: Other, host: str) -> None:
+    """What looks up its client's name, as mariadbd and Java do, would wait ten seconds for one out of reach."""
+    script = "import socket; socket.gethostbyaddr('10.77.0.201')"
+    done = world.region.exec(host, ["python3", "-c", script], check=False)
+    assert "herror: [Errno 1] Unknown host" in done.stderr
+
+
 def test_vpcs_may_overlap_and_only_one_of_them_be_attached(world: World, twin: Other) -> None:
     with pytest.raises(RegionError, match=rf"{twin.vpc} \(10.77.0.0/16\) overlaps with {world.vpc} .* detach"):
         world.region.attach(twin.vpc)
