@@ -6,7 +6,7 @@ registered for is left out. When it passes all the same, moto has been mended, a
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
@@ -282,6 +282,21 @@ def a_group_that_another_one_refers_to_cannot_be_deleted(account: Account) -> No
     other = account.new_group("other")
     allow(account, IpProtocol="tcp", FromPort=1, ToPort=1, UserIdGroupPairs=[{"GroupId": other}])
     refused("DependencyViolation", account.ec2.delete_security_group, GroupId=other)
+
+
+@needs("EC2Backend.revoke_security_group_ingress")
+def a_rule_that_is_gone_cannot_be_revoked(account: Account) -> None:
+    allow(account, IpProtocol="tcp", FromPort=1, ToPort=1, IpRanges=[{"CidrIp": "10.9.0.0/24"}])
+    (rule,) = (rule["SecurityGroupRuleId"] for rule in rules(account, account.group))
+    revoke = partial(account.ec2.revoke_security_group_ingress, GroupId=account.group, SecurityGroupRuleIds=[rule])
+    revoke()
+    refused("InvalidSecurityGroupRuleId.NotFound", revoke)
+
+
+@needs("EC2Backend.revoke_security_group_egress")
+def an_egress_rule_that_is_gone_cannot_be_revoked(account: Account) -> None:
+    revoke = account.ec2.revoke_security_group_egress
+    refused("InvalidSecurityGroupRuleId.NotFound", revoke, GroupId=account.group, SecurityGroupRuleIds=["sgr-0abc"])
 
 
 # -- VPCs ------------------------------------------------------------------------------------------------------
