@@ -109,7 +109,11 @@ def remove(aws: Clients, item: Found) -> str | None:
         # IAM's parameters are named after its types: RoleName, InstanceProfileName.
         key = f"{type_.delete.removeprefix('Delete')}Name"
         key = next((kind.id for kind in KINDS if kind.name == item.kind), key)
-        getattr(aws.client(service), xform_name(type_.delete))(**{key: item.id})
+        several = type_.delete == "DeleteVpcEndpoints"  # it takes a list, and says of each whether it was refused
+        wanted = {f"{key}s": [item.id]} if several else {key: item.id}
+        answer = getattr(aws.client(service), xform_name(type_.delete))(**wanted)
+        if refused := answer.get("Unsuccessful"):
+            return str(refused[0]["Error"]["Message"])
     except (BotoCoreError, ClientError) as error:
         code = error.response["Error"]["Code"] if isinstance(error, ClientError) else ""
         # Gone already, such as by a call whose answer was lost.

@@ -512,7 +512,7 @@ class TestProtection:
 
         monkeypatch.setattr(life, "pulumi_of", lambda *_: pulumi)
         monkeypatch.setattr(life, "leftovers", lambda _: 0)
-        monkeypatch.setattr(healing, "heal", lambda _: done.append("heal"))
+        monkeypatch.setattr(healing, "heal", lambda _, **__: done.append("heal"))
         monkeypatch.setattr(protection, "lift", lambda _: done.append("lift"))
         monkeypatch.setattr(Pulumi, "stream", stream)
         assert life.destroy_unless_protected("mine", None, really) == 0
