@@ -31,7 +31,8 @@ class HealthArgs:
 
 
 class Health(pulumi.ComponentResource):
-    """A systemd socket on 48700 of the machine's own address; the firewall opens it to the load balancers, and between databases.
+    """A systemd socket on 48700 of the machine's own address; the firewall opens it to the load balancers, and to the
+    other databases.
 
     `up` goes on to what depends on it only when every check here has succeeded.
     """
