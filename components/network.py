@@ -7,6 +7,8 @@ from ipaddress import IPv4Address
 import pulumi
 import pulumi_aws as aws
 
+from components.tagging import name_tag, own_tags
+from resource_types import STACK_TAG
 from settings import MachineSettings, SettingsError, topology
 
 ANYWHERE = "0.0.0.0/0"
@@ -128,7 +130,7 @@ def refuse_taken_addresses(addresses: Mapping[str, IPv4Address], subnet_id: str)
     """Raise SettingsError if an address, given by its settings key, is on an interface that this stack did not make."""
     for key, address in addresses.items():
         holder = {"subnet-id": subnet_id, "addresses.private-ip-address": str(address)}
-        foreign = _interfaces(holder) - _interfaces({**holder, "tag:mycat-ha:stack": pulumi.get_stack()})
+        foreign = _interfaces(holder) - _interfaces({**holder, f"tag:{STACK_TAG}": pulumi.get_stack()})
         if foreign:
             raise SettingsError(
                 f"mycat-ha:{key}: {address} is taken by {', '.join(sorted(foreign))}, which is not this stack's; "
@@ -141,12 +143,11 @@ def refuse_changed_addresses(machines: Sequence[MachineSettings]) -> None:
 
     An interface keeps the primary address that it was made with, while all files on all machines follow the settings.
     """
-    project, stack = pulumi.get_project(), pulumi.get_stack()
-    mine = {"tag:mycat-ha:project": project, "tag:mycat-ha:stack": stack}
+    mine = {f"tag:{key}": value for key, value in own_tags().items()}
     if not _interfaces(mine):
         return
     for i, machine in enumerate(machines):
-        named = _interfaces({**mine, "tag:Name": f"{project}-{stack}-{machine.name}-eni"})
+        named = _interfaces({**mine, "tag:Name": name_tag(f"{machine.name}-eni")})
         holders = _interfaces({**mine, "addresses.private-ip-address": str(machine.address)})
         if named - holders:
             raise SettingsError(

@@ -9,14 +9,24 @@ from resource_types import INSTANCE, PROJECT_TAG, STACK_TAG, TAGGED
 _TOKENS = frozenset(type_.token for type_ in TAGGED)
 
 
+def own_tags() -> dict[str, str]:
+    """What all resources of this stack have, and those of no other."""
+    return {PROJECT_TAG: pulumi.get_project(), STACK_TAG: pulumi.get_stack()}
+
+
+def name_tag(name: str) -> str:
+    """The tag Name of the resource that the program calls ``name``."""
+    return f"{pulumi.get_project()}-{pulumi.get_stack()}-{name}"
+
+
 def tag_everything(tags: Mapping[str, str]) -> None:
     """Give every resource registered from now on ``tags``, the stack's name, and a Name that is unique in a region."""
-    project, stack = pulumi.get_project(), pulumi.get_stack()
+    mine = own_tags()
 
     def transform(args: pulumi.ResourceTransformationArgs) -> pulumi.ResourceTransformationResult | None:
         if args.type_ not in _TOKENS:
             return None
-        own = {**tags, PROJECT_TAG: project, STACK_TAG: stack, "Name": f"{project}-{stack}-{args.name}"}
+        own = {**tags, **mine, "Name": name_tag(args.name)}
         props = {**args.props, "tags": own}
         if args.type_ == INSTANCE:
             props["volume_tags"] = {k: v for k, v in own.items() if k != "Name"}
