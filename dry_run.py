@@ -47,7 +47,7 @@ def _run(config: Mapping[str, str], mocks: pulumi.runtime.Mocks, stack: str) -> 
     pulumi.runtime.set_all_config(dict(config))
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
-    pulumi.runtime.set_mocks(mocks, project=NAMESPACE, stack=stack, preview=False)
+    pulumi.runtime.set_mocks(mocks, project=NAMESPACE, stack=stack, preview=True)
     # set_mocks makes a root stack; this run makes its own, with its own transformations.
     set_root_resource(None)  # type: ignore[arg-type]
 
