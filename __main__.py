@@ -2,7 +2,7 @@
 
 import pulumi
 
-from components import account
+from components import account, reach
 from components.cluster import Cluster, ClusterArgs
 from components.firewall import Firewall, FirewallArgs
 from components.mycat_files import backends
@@ -12,6 +12,7 @@ from settings import Role, Settings
 
 settings = Settings.load()
 account.check()
+reach.say_what_is_off(settings.machines)
 tag_everything(settings.tags)
 
 network = Network("network", NetworkArgs(settings.network, settings.machines, settings.vip.address))
@@ -31,6 +32,8 @@ firewall = Firewall(
     ),
 )
 cluster = Cluster("cluster", ClusterArgs(settings, network, firewall))
+if __name__ == "__main__":  # as Pulumi runs it; dry_run.py connects to nothing
+    reach.watch(cluster.reached)
 
 pulumi.export("vip", str(settings.vip.address))
 pulumi.export("mysqlPort", settings.haproxy.mysql.port)

@@ -47,12 +47,12 @@ def _run(config: Mapping[str, str], mocks: pulumi.runtime.Mocks, stack: str) -> 
     pulumi.runtime.set_all_config(dict(config))
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
-    pulumi.runtime.set_mocks(mocks, project=NAMESPACE, stack=stack, preview=True)
+    pulumi.runtime.set_mocks(mocks, project=NAMESPACE, stack=stack, preview=False)
     # set_mocks makes a root stack; this run makes its own, with its own transformations.
     set_root_resource(None)  # type: ignore[arg-type]
 
     async def program() -> None:
-        runpy.run_path(str(ROOT / "__main__.py"), run_name="__main__")
+        runpy.run_path(str(ROOT / "__main__.py"), run_name="__dry_run__")
 
     try:
         loop.run_until_complete(run_in_stack(program))
@@ -99,6 +99,8 @@ class Names(pulumi.runtime.Mocks):
                 return {"id": args.args["id"], "cidrBlock": self.subnet_cidr, "vpcId": "<VPC>"}
             case "aws:ec2/getNetworkInterfaces:getNetworkInterfaces":
                 return {"ids": [], "id": self.region}
+            case "aws:ec2/getInstances:getInstances":
+                return {"ids": [], "privateIps": [], "id": self.region}
         raise AssertionError(f"dry_run.py has no answer to the program's call of {args.token}")
 
 

@@ -7,7 +7,7 @@ import pulumi_aws as aws
 import yaml
 from pulumi_command import remote
 
-from components.remote import DIAL_SECONDS, dials, run
+from components.remote import AWAY_SECONDS, DIAL_SECONDS, dials, run
 from components.template import verbatim
 from settings.topology import Instances
 
@@ -38,6 +38,7 @@ class Bastion(pulumi.ComponentResource):
 
     #: Its public address.
     address: pulumi.Output[str]
+    instance_id: pulumi.Output[str]
     #: The way through it.
     proxy: remote.ProxyConnectionArgs
 
@@ -69,6 +70,7 @@ class Bastion(pulumi.ComponentResource):
             ),
         )
         self.address = elastic.public_ip
+        self.instance_id = instance.id
         user, private_key = args.instances.image.user, pulumi.Output.secret(args.private_key)
         ready = run(
             f"{name}-ready",
@@ -90,8 +92,7 @@ class Bastion(pulumi.ComponentResource):
             user=user,
             private_key=private_key,
             host_key=ready.stdout.apply(lambda line: " ".join(line.split()[:2])),
-            # As for the machines: the resource's own timeout ends the wait.
-            dial_error_limit=-1,
+            dial_error_limit=dials(AWAY_SECONDS),
             per_dial_timeout=DIAL_SECONDS,
         )
         self.register_outputs({"address": self.address})

@@ -8,7 +8,7 @@ import pulumi
 import pulumi_aws as aws
 from pulumi_command import remote
 
-from components import haproxy, keepalived, mycat_files
+from components import haproxy, keepalived, mycat_files, reach
 from components.bastion import Bastion, BastionArgs
 from components.database import Database, DatabaseArgs, MycatUser
 from components.ec2_endpoint import Ec2Endpoint, Ec2EndpointArgs
@@ -41,6 +41,8 @@ class Cluster(pulumi.ComponentResource):
 
     #: The bastion, if one is created.
     bastion: Bastion | None = None
+    #: What the deployer connects to.
+    reached: list[reach.Target]
 
     def __init__(self, name: str, args: ClusterArgs, opts: pulumi.ResourceOptions | None = None):
         super().__init__("mycat-ha:cluster:Cluster", name, {}, opts)
@@ -72,6 +74,7 @@ class Cluster(pulumi.ComponentResource):
         )
         self._ec2_endpoint = self._endpoint(args)
         self.machines = self._boot(name, args, virtual_ip)
+        self.reached = self._reached()
 
         ready: list[pulumi.Resource] = []
         if databases := settings.of_role(Role.MYSQL):
@@ -165,6 +168,27 @@ class Cluster(pulumi.ComponentResource):
             self._child,
         )
         return self.bastion.proxy
+
+    def _reached(self) -> list[reach.Target]:
+        """What the deployer connects to itself: the bastion, if there is one, else every machine."""
+        bastion = self._settings.access.bastion
+        if self.bastion:
+            likely = (
+                "`access.bastion.cidrs` does not have the address that this machine comes from (on the internet that "
+                "is its router's), or a firewall on the way keeps SSH in"
+            )
+            return [reach.Target("the bastion", self.bastion.address, likely, made=self.bastion.instance_id)]
+        if bastion and bastion.host:
+            likely = (
+                "it is switched off, it does not let in the address that this machine comes from, or `access.bastion` "
+                "names another host"
+            )
+            return [reach.Target("the bastion", bastion.host, likely, bastion.port)]
+        likely = "there is no route from here to its subnet (a VPN?), or `access.deployer` has not this address"
+        return [
+            reach.Target(name, machine.address, likely, made=machine.instance_id)
+            for name, machine in self.machines.items()
+        ]
 
     def _database(self, name: str, nodes: Sequence[MachineSettings]) -> Database:
         settings, mycat = self._settings, self._settings.mycat

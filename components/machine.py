@@ -11,7 +11,7 @@ from pulumi_command import remote
 
 from components.config_file import ConfigFile, install_command
 from components.interface import Interface
-from components.remote import DIAL_SECONDS, dials, run
+from components.remote import AWAY_SECONDS, DIAL_SECONDS, dials, run
 from components.template import programs, render, verbatim
 from constants import LIBRARY
 from settings.topology import Instances
@@ -81,7 +81,7 @@ class Machine(pulumi.ComponentResource):
 
         ready = run(
             f"{name}-ready",
-            _connection(args, dial_error_limit=dials(args.instances.boot_timeout)),
+            _connection(args, seconds=args.instances.boot_timeout),
             render("machine/ready.sh.j2"),
             triggers=[self.instance_id],
             timeout=f"{round(args.instances.boot_timeout)}s",
@@ -216,7 +216,7 @@ class Machine(pulumi.ComponentResource):
 
 
 def _connection(
-    args: MachineArgs, host_key: pulumi.Input[str] | None = None, dial_error_limit: int = -1
+    args: MachineArgs, host_key: pulumi.Input[str] | None = None, seconds: float = AWAY_SECONDS
 ) -> remote.ConnectionArgs:
     return remote.ConnectionArgs(
         host=args.address,
@@ -224,7 +224,6 @@ def _connection(
         private_key=pulumi.Output.secret(args.private_key),
         host_key=host_key,
         proxy=args.proxy,
-        # Unlimited by itself: the resource's own timeout ends the wait, for a machine that restarts, too.
-        dial_error_limit=dial_error_limit,
+        dial_error_limit=dials(seconds),
         per_dial_timeout=DIAL_SECONDS,
     )

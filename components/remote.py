@@ -8,6 +8,8 @@ from pulumi_command import remote
 
 #: Seconds that the command provider waits for one connection.
 DIAL_SECONDS = 5
+#: Seconds that a machine which has booted before may be away, such as for another instance type.
+AWAY_SECONDS = 300
 
 
 def dials(seconds: float) -> int:

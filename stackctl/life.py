@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 from rich.table import Table
 
-from stackctl import configuration, healing, inventory, protection, reach
+from stackctl import configuration, healing, inventory, protection
 from stackctl.aws import connect_stack
 from stackctl.environment import NotRunningError, environment
 from stackctl.project import Stack, StackError, output, say, sources
@@ -80,10 +80,7 @@ def up(pulumi: Pulumi, archives: Path | None, options: Sequence[str] = ()) -> in
     if region and pulumi.tags().get(healing.LOCAL_REGION) != region:
         pulumi.tag(healing.LOCAL_REGION, region)
     refresh_first = healing.heal(pulumi, unlock=_no, remove=_no)
-    warned = reach.look(pulumi)
     code = pulumi.stream("up", "--yes", *(["--refresh"] if refresh_first else []), *options)
-    if code != 0 and not warned:
-        reach.look(pulumi)  # what is new was not there to be looked for
     if code == 0:
         file = pulumi.stack.config_file
         shown = file.relative_to(pulumi.stack.root) if file.is_relative_to(pulumi.stack.root) else file

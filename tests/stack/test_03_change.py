@@ -64,6 +64,21 @@ def test_wrong_settings_change_nothing_and_name_the_key(stack: Stack, stackctl: 
     assert " unchanged" in stackctl("create", *words)
 
 
+def test_who_cannot_reach_the_bastion_is_told_its_address_and_port(
+    region: Region, stack: Stack, stackctl: Stackctl, aws: boto3.Session
+) -> None:
+    address = stack_outputs(stack.name)["bastion"]
+    found = aws.client("ec2").describe_instances(Filters=[{"Name": "ip-address", "Values": [address]}])
+    bastion = found["Reservations"][0]["Instances"][0]["InstanceId"]
+    region.freeze(bastion)
+    try:
+        said = " ".join(stackctl("up", stack.name).split())
+    finally:
+        region.thaw(bastion)
+    assert f"the bastion does not answer at {address}, port 22, within 5 s. A new machine boots" in said
+    assert "port 22, within 5 s; likely, `access.bastion.cidrs` does not have the address" in said
+
+
 def test_a_route_that_somebody_added_stays(stack: Stack, stackctl: Stackctl, aws: boto3.Session) -> None:
     """Such as the one of a VPN: neither a refresh nor an `up` takes it for a mistake."""
     ec2 = aws.client("ec2")

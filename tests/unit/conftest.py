@@ -41,6 +41,7 @@ class Recorder(pulumi.runtime.Mocks):
     protected: set[str] = field(default_factory=set)
     interfaces: list[str] = field(default_factory=list)  # ids that get_network_interfaces finds, not this stack's
     machines: dict[str, str] = field(default_factory=dict)  # this stack's that exist, each with its address
+    off: list[str] = field(default_factory=list)  # names of those of `machines` that are switched off
     subnet_cidr: str = "192.168.106.128/25"
     region: str = "eu-central-1"
     partition: str = "aws"
@@ -77,6 +78,10 @@ class Recorder(pulumi.runtime.Mocks):
             case "aws:ec2/getNetworkInterfaces:getNetworkInterfaces":
                 filters = {each["name"]: each["values"][0] for each in args.args["filters"]}
                 return {"ids": self._found(filters), "id": "region"}
+            case "aws:ec2/getInstances:getInstances":
+                assert args.args["instanceStateNames"] == ["stopping", "stopped"]
+                addresses = [self.machines[name] for name in self.off]
+                return {"ids": [f"i-{name}" for name in self.off], "privateIps": addresses}
         raise AssertionError(f"unexpected call of {args.token}")
 
     def _found(self, filters: Mapping[str, str]) -> list[str]:

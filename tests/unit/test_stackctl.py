@@ -10,12 +10,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import boto3
 import pytest
@@ -39,7 +38,6 @@ from stackctl import (
     life,
     listing,
     protection,
-    reach,
     sweep,
     teststack,
 )
@@ -911,69 +909,6 @@ class TestInventory:
             monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{listener.getsockname()[1]}")
             with pytest.raises(StackError, match=r"AWS does not answer.*'eu-central-1'"):
                 inventory.scan(connect(environment(), "eu-central-1"), "x")
-
-
-class TestReach:
-    """What this machine has to reach, and what it says if it cannot."""
-
-    MACHINE = "urn:pulumi:s::mycat-ha::a$mycat-ha:machine:Machine$aws:ec2/instance:Instance::node1-instance"
-    BASTION = "urn:pulumi:s::mycat-ha::a$mycat-ha:bastion:Bastion$"
-    RESOURCES: ClassVar[list[dict[str, Any]]] = [
-        {"urn": MACHINE, "type": "aws:ec2/instance:Instance", "id": "i-1", "outputs": {"privateIp": "10.0.0.1"}},
-        {"urn": f"{BASTION}aws:ec2/instance:Instance::b", "type": "aws:ec2/instance:Instance", "id": "i-2"},
-        {"urn": f"{BASTION}aws:ec2/eip:Eip::b", "type": "aws:ec2/eip:Eip", "outputs": {"publicIp": "203.0.113.9"}},
-    ]
-
-    @pytest.mark.parametrize(
-        ("access", "running", "expected"),
-        [
-            ({}, {"i-1", "i-2"}, ("node1", "10.0.0.1", 22, "access.deployer")),
-            ({}, {"i-2"}, None),
-            ({"bastion": {"create": True}}, {"i-1", "i-2"}, ("the bastion", "203.0.113.9", 22, "access.bastion.cidrs")),
-            ({"bastion": {"create": True}}, {"i-1"}, None),  # it is off, or still to be made
-            ({"bastion": {"host": "gate", "port": 2222}}, set(), ("the bastion", "gate", 2222, "access.bastion")),
-        ],
-    )
-    def test_looks_where_pulumi_connects(
-        self, access: dict[str, Any], running: set[str], expected: tuple[str, str, int, str] | None
-    ) -> None:
-        found = list(reach.targets(access, self.RESOURCES, running))
-        if expected is None:
-            assert found == []
-        else:
-            (target,) = found
-            assert (target.name, target.host, target.port) == expected[:3]
-            assert expected[3] in target.likely
-
-    def test_says_what_does_not_answer(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(reach, "SECONDS", 0.2)
-        with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, ExitStack() as blocked:
-            port = listener.getsockname()[1]
-            target = reach.Target("node1", "127.0.0.1", "it is the VPN", port)
-            assert reach.dial(target) is None
-            for _ in range(4):  # a full queue: the kernel answers nobody else
-                waiting = blocked.enter_context(socket.socket())
-                waiting.setblocking(False)
-                waiting.connect_ex(("127.0.0.1", port))
-            said = reach.dial(target)
-            assert said is not None
-            assert f"node1 does not answer at 127.0.0.1, port {port}, within" in said
-            assert "it is the VPN" in said
-        assert f"node1 refuses at 127.0.0.1, port {port}" in str(reach.dial(target))
-
-    def test_says_which_machine_is_off(
-        self, tree: Path, aws: boto3.Session, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-    ) -> None:
-        pulumi = stack_in(tree, "mine", source())
-        instance = build(aws, "test-a", "10.1.0.0/24")["instance"]
-        aws.client("ec2").stop_instances(InstanceIds=[instance])
-        state = {"resources": [{**self.RESOURCES[0], "id": instance}]}
-        monkeypatch.setattr(Pulumi, "state", lambda _: state)
-        monkeypatch.setattr(reach, "connect_stack", lambda _: aws)
-        assert reach.look(pulumi)
-        said = capfd.readouterr().err
-        assert f"node1 ({instance}) is switched off" in said
-        assert f"aws ec2 start-instances --instance-ids {instance}" in said
 
 
 class TestLocalRegion:
