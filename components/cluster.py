@@ -8,7 +8,7 @@ import pulumi
 import pulumi_aws as aws
 from pulumi_command import remote
 
-from components import haproxy, keepalived, mycat_files, reach
+from components import haproxy, keepalived, mycat_files, reach, rolling
 from components.bastion import Bastion, BastionArgs
 from components.database import Database, DatabaseArgs, MycatUser
 from components.ec2_endpoint import Ec2Endpoint, Ec2EndpointArgs
@@ -114,12 +114,19 @@ class Cluster(pulumi.ComponentResource):
         protected = is_protected(settings.tags)
         key = aws.ec2.KeyPair(f"{name}-key", public_key=settings.access.ssh_public_key, opts=self._child)
         proxy = self._proxy(name, args, ami.id, key.key_name)
-        return {
-            machine.name: Machine(
+        types = [machine.instance_type or settings.instances.instance_type for machine in settings.machines]
+        retyped = rolling.retyped(settings.machines, types)
+        made: dict[str, Machine] = {}
+        # Those that go on running do their part before one is stopped, and each of the others after its change.
+        for number, machine in sorted(enumerate(settings.machines), key=lambda each: each[1].name in retyped):
+            others = [other.in_service for other in made.values()] if machine.name in retyped else []
+            made[machine.name] = Machine(
                 machine.name,
                 MachineArgs(
                     address=str(machine.address),
-                    instance_type=machine.instance_type or settings.instances.instance_type,
+                    instance_type=types[number],
+                    instance_types=",".join(types),
+                    after=others,
                     instances=settings.instances,
                     interface=self.interfaces[machine.name],
                     ami=ami.id,
@@ -134,8 +141,7 @@ class Cluster(pulumi.ComponentResource):
                 ),
                 self._child,
             )
-            for number, machine in enumerate(settings.machines)
-        }
+        return made
 
     def _proxy(
         self, name: str, args: ClusterArgs, ami: pulumi.Input[str], key_name: pulumi.Input[str]
@@ -224,7 +230,14 @@ class Cluster(pulumi.ComponentResource):
     ) -> Health:
         return Health(
             f"{node.name}-health",
-            HealthArgs(self.machines[node.name], node.roles, self._secret("health"), after=after, triggers=triggers),
+            HealthArgs(
+                self.machines[node.name],
+                node.roles,
+                self._secret("health"),
+                notice=haproxy.notice(self._settings.haproxy),
+                after=after,
+                triggers=triggers,
+            ),
             self._child,
         )
 

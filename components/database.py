@@ -138,7 +138,7 @@ class Database(pulumi.ComponentResource):
     def _start(self, machine: Machine, config: str, before: Sequence[pulumi.Resource]) -> remote.Command:
         return machine.run(
             f"{machine.name}-mariadb-start",
-            render("mariadb/start.sh.j2", watch=WATCH),
+            render("mariadb/start.sh.j2", watch=WATCH, library=LIBRARY),
             triggers=[hashlib.sha256(config.encode()).hexdigest()],
             timeout="60m",
             opts=pulumi.ResourceOptions(parent=self, depends_on=before),

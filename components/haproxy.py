@@ -1,6 +1,7 @@
 """HAProxy on a load balancer: built from source, logged through rsyslog, run by systemd."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -60,6 +61,12 @@ def configuration(
         http=http,
         http_servers={name: _web_servers(backend, machines) for name, backend in http.backends.items()} if http else {},
     )
+
+
+def notice(haproxy: services.Haproxy) -> int:
+    """Seconds in which every load balancer notices that a check of a database or a Mycat says no."""
+    checks = (haproxy.mysql.check, haproxy.mycat.check)
+    return math.ceil(1 + max(check.inter + check.fall * max(check.inter, check.fastinter or 0) for check in checks))
 
 
 def _all_frontends(haproxy: services.Haproxy, mycat: Mycat | None, http: Http | None) -> int:

@@ -24,6 +24,8 @@ class HealthArgs:
     roles: Sequence[Role]
     #: Of the user that checks databases and Mycat.
     password: pulumi.Input[str]
+    #: Seconds in which every load balancer notices that a check says no.
+    notice: int
     #: What has to run before it is checked.
     after: Sequence[pulumi.Resource] = ()
     #: Check again when one of these has changed.
@@ -66,6 +68,12 @@ class Health(pulumi.ComponentResource):
                 owner="root:mycat-ha-health",
                 validate='python3 -m json.tool "$STAGED" >/dev/null',
                 apply=restart,
+                opts=after_install,
+            ),
+            machine.file(
+                f"{name}-leave",
+                "/etc/mycat-ha/leave-service.env",
+                f"NOTICE_SECONDS={args.notice}\n",
                 opts=after_install,
             ),
             machine.file(

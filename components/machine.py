@@ -21,6 +21,8 @@ from settings.topology import Instances
 class MachineArgs:
     address: str
     instance_type: str
+    #: Of all machines: when one of them is changed, the others have to be in service.
+    instance_types: str
     instances: Instances
     interface: Interface
     ami: pulumi.Input[str]
@@ -31,6 +33,8 @@ class MachineArgs:
     #: When it installs security updates, UTC: 0 to 23, another one for each machine.
     upgrade_hour: int
     instance_profile: pulumi.Input[str] | None = None
+    #: What has to be done before the instance is changed.
+    after: Sequence[pulumi.Resource] = ()
     #: Whether EC2 refuses to terminate it.
     keep_running: bool = False
     #: Whether Pulumi refuses to delete or replace it as well.
@@ -47,6 +51,8 @@ class Machine(pulumi.ComponentResource):
     instance_id: pulumi.Output[str]
     #: Name of the network device, e.g. ens5.
     device: pulumi.Output[str]
+    #: Ends when the machine does its part again, after a change of its instance.
+    in_service: pulumi.Resource
 
     def __init__(self, name: str, args: MachineArgs, opts: pulumi.ResourceOptions | None = None):
         super().__init__("mycat-ha:machine:Machine", name, {}, opts)
@@ -75,6 +81,7 @@ class Machine(pulumi.ComponentResource):
                 ignore_changes=["ami", "keyName", "userData"],
                 delete_before_replace=True,
                 protect=args.holds_data,
+                depends_on=args.after,
             ),
         )
         self.instance_id = self._instance.id
@@ -95,7 +102,13 @@ class Machine(pulumi.ComponentResource):
             self._connection,
             # own-addresses is the machine's user data, too; this is for machines that are older than it.
             render("machine/tools.sh.j2", library=LIBRARY) + f"{LIBRARY}/own-addresses\n",
-            stdin=programs("machine/install-file", "machine/install-packages", "machine/own-addresses"),
+            stdin=programs(
+                "machine/install-file",
+                "machine/install-packages",
+                "machine/own-addresses",
+                "machine/leave-service",
+                "machine/in-service",
+            ),
             triggers=[self.instance_id],
             opts=pulumi.ResourceOptions(parent=self, deleted_with=self._instance),
         )
@@ -105,6 +118,22 @@ class Machine(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self),
         )
         self._guard_metadata(name)
+        self.file(
+            f"{name}-leave-service",
+            "/etc/systemd/system/leave-service.service",
+            verbatim("machine/leave-service.service"),
+            # Never restarted: that would be to leave service.
+            apply="systemctl daemon-reload && systemctl enable --quiet leave-service.service "
+            "&& systemctl --no-block start leave-service.service",
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+        self.in_service = self.run(
+            f"{name}-in-service",
+            f"{LIBRARY}/in-service 900",
+            triggers=[self._instance.instance_type, args.instance_types],
+            timeout="30m",
+            opts=pulumi.ResourceOptions(parent=self),
+        )
         self.register_outputs({"instanceId": self.instance_id, "device": self.device})
 
     def _guard_metadata(self, name: str) -> None:

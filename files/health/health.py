@@ -8,6 +8,7 @@ cost no more than one. Started by systemd with the listening socket (sd_listen_f
 """
 
 import json
+import os
 import socket
 import sys
 import threading
@@ -23,6 +24,8 @@ import pymysql
 FRESH = 0.2  # seconds for which an answer is good
 PATIENCE = 0.4  # seconds that one step of asking may take
 LIMIT = 0.9  # seconds until a caller is told no
+#: Files of leave-service, by request target: until how many seconds after the boot it is so.
+LEAVING = os.environ.get("MYCAT_HA_LEAVING", "/run/mycat-ha-leaving")
 
 
 class Service:
@@ -119,6 +122,16 @@ def mycat(service: Service) -> str:
     return "" if service.rows("SELECT 1") else "an empty answer"
 
 
+def leaving(target: str) -> str:
+    """Why clients should not come here although the service works; empty if they may."""
+    try:
+        with open(LEAVING + target, encoding="ascii") as file:
+            until = float(file.read())
+    except (OSError, ValueError):
+        return ""
+    return "leaving service" if time.clock_gettime(time.CLOCK_BOOTTIME) < until else ""
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 2
@@ -127,11 +140,12 @@ class Handler(BaseHTTPRequestHandler):
     aliases: ClassVar[dict[str, str]] = {"*": "/mycat", "/": "/mycat"}
 
     def answer(self) -> None:
-        service = self.services.get(self.aliases.get(self.path, self.path))
+        target = self.aliases.get(self.path, self.path)
+        service = self.services.get(target)
         if service is None:
             status, text = 404, "no such service here"
         else:
-            text = service.problem()
+            text = service.problem() or leaving(target)
             status = 503 if text else 200
         body = f"{text or 'ok'}\n".encode()
         self.send_response(status)

@@ -338,12 +338,12 @@ def look(peer: str) -> Peer:
 
 
 def _has_cluster(peer: str) -> bool:
-    """By its health responder, which also tells a node that is in a cluster but busy with a transfer."""
+    """By its health responder, which also tells a node that is in a cluster but busy with a transfer, or leaving it."""
     with closing(http.client.HTTPConnection(peer, HEALTH_PORT, timeout=ASK)) as connection:
         try:
             connection.request("GET", "/mysql")
             answer = connection.getresponse()
-            return answer.status == 200 or answer.read(LINE).startswith(b"the node is not synced")
+            return answer.status == 200 or answer.read(LINE).startswith((b"the node is not synced", b"leaving service"))
         except ConnectionRefusedError:
             return True
         except (OSError, http.client.HTTPException):

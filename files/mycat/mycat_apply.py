@@ -268,6 +268,10 @@ def systemctl(*words: str) -> bool:
     return subprocess.run(["systemctl", *words], check=False, stdin=subprocess.DEVNULL).returncode == 0
 
 
+def leave_service(*words: str) -> None:
+    subprocess.run(["/usr/local/lib/mycat-ha/leave-service", *words], check=False, stdin=subprocess.DEVNULL)
+
+
 def journal() -> str:
     command = ["journalctl", "--unit", "mycat", "--lines", "20", "--no-pager", "--output", "cat"]
     return _telling(subprocess.run(command, check=False, capture_output=True, text=True, errors="replace").stdout)
@@ -326,10 +330,16 @@ class Mycat:
         return self._restart(before)
 
     def _restart(self, configuration: Configuration) -> str:
+        """Out of rotation before it stops, so that the load balancers send nobody to one that is not there."""
         systemctl("daemon-reload")
         systemctl("enable", "--quiet", "mycat")
-        systemctl("restart", "mycat")
-        return self._usable(configuration)
+        if systemctl("is-active", "--quiet", "mycat"):
+            leave_service("mycat")
+        try:
+            systemctl("restart", "mycat")
+            return self._usable(configuration)
+        finally:
+            leave_service("back", "mycat")
 
     def _reload(self, listening: Configuration, password: str, way: str, seconds: float) -> None:
         """Raises RefusedError with Mycat's words. ``listening``: the configuration with which it was started."""

@@ -34,13 +34,15 @@ class Recorder(pulumi.runtime.Mocks):
     """Answers with what AWS would know only afterwards, and keeps what was registered."""
 
     resources: list[Recorded] = field(default_factory=list)
-    #: By name of a command: the names of the resources that it depends on, and of the one that it is deleted with.
+    #: By name: the names of the resources that it depends on.
     depends_on: dict[str, set[str]] = field(default_factory=dict)
+    #: By name of a command: of the one that it is deleted with.
     deleted_with: dict[str, str] = field(default_factory=dict)
     #: Names of the resources that Pulumi refuses to delete or replace.
     protected: set[str] = field(default_factory=set)
     interfaces: list[str] = field(default_factory=list)  # ids that get_network_interfaces finds, not this stack's
     machines: dict[str, str] = field(default_factory=dict)  # this stack's that exist, each with its address
+    types: dict[str, str] = field(default_factory=dict)  # their instance types
     off: list[str] = field(default_factory=list)  # names of those of `machines` that are switched off
     subnet_cidr: str = "192.168.106.128/25"
     region: str = "eu-central-1"
@@ -79,9 +81,11 @@ class Recorder(pulumi.runtime.Mocks):
                 filters = {each["name"]: each["values"][0] for each in args.args["filters"]}
                 return {"ids": self._found(filters), "id": "region"}
             case "aws:ec2/getInstances:getInstances":
-                assert args.args["instanceStateNames"] == ["stopping", "stopped"]
-                addresses = [self.machines[name] for name in self.off]
-                return {"ids": [f"i-{name}" for name in self.off], "privateIps": addresses}
+                filters = {each["name"]: each["values"][0] for each in args.args["filters"]}
+                assert filters["tag:mycat-ha:stack"] == "test"
+                kind, off = filters.get("instance-type"), "running" not in args.args["instanceStateNames"]
+                names = [name for name in (self.off if off else self.machines) if kind in (None, self.types.get(name))]
+                return {"ids": [f"i-{name}" for name in names], "privateIps": [self.machines[name] for name in names]}
         raise AssertionError(f"unexpected call of {args.token}")
 
     def _found(self, filters: Mapping[str, str]) -> list[str]:
@@ -99,8 +103,8 @@ class Recorder(pulumi.runtime.Mocks):
         """Keep what Pulumi's mocks leave out of a registration."""
         if request.protect:
             self.protected.add(request.name)
+        self.depends_on[request.name] = {urn.rsplit("::", 1)[-1] for urn in request.dependencies}
         if request.type == "command:remote:Command":
-            self.depends_on[request.name] = {urn.rsplit("::", 1)[-1] for urn in request.dependencies}
             self.deleted_with[request.name] = request.deletedWith.rsplit("::", 1)[-1]
 
     def of_type(self, kind: str) -> list[Recorded]:

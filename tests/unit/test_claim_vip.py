@@ -938,11 +938,47 @@ def test_probe_waits_until_a_new_role_is_known(node: Node, action: str, code: st
     assert node.pauses() == [3, 3]
 
 
+# -- released ------------------------------------------------------------------------------------------------------
+
+
+def test_a_machine_knows_when_the_address_is_no_longer_its_own(node: Node) -> None:
+    node.ec2.holder = OTHER
+    assert node.run("released").returncode == 0
+    assert node.pauses() == []
+
+
+def test_a_machine_waits_for_the_move_to_take_effect(node: Node) -> None:
+    node.ec2.holder = MINE
+    looks = 0
+
+    def move() -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 3:
+            node.ec2.holder = OTHER
+
+    node.metadata.on["mac"] = move
+    assert node.run("released").returncode == 0
+    assert node.pauses() == [0.2, 0.2]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_move_that_never_comes_is_not_waited_for_longer(node: Node, fails: bool) -> None:
+    """Nor is a metadata service that does not answer taken for one that no longer has the address."""
+    node.ec2.holder = MINE
+    if fails:
+        node.metadata.planned["mac"] = [Answer(500)] * 60
+    done = node.run("released")
+    assert done.returncode == 1
+    assert len(node.pauses()) == 50
+    assert "metadata still has" in done.stdout
+
+
 # -- usage --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("command", ["", "release"])
 def test_anything_else_is_refused(node: Node, command: str) -> None:
     done = node.run(command)
-    assert (done.returncode, done.stderr) == (64, "usage: claim-vip claim|reconcile|probe|settled\n")
+    assert (done.returncode, done.stderr) == (64, "usage: claim-vip claim|reconcile|probe|settled|released\n")
     assert node.ec2.calls == []

@@ -443,4 +443,5 @@ def test_the_units_use_it() -> None:
     assert {"SendSIGKILL=yes", "TimeoutStopSec=180", "TimeoutStartSec=3600"} <= set(unit)
     assert hook.PATIENCE < 3600
     assert f"ExecStart={LIBRARY}/galera-start watch" in verbatim("mariadb/galera-watch.service").splitlines()
-    assert "systemctl --quiet enable --now some-watch" in render("mariadb/start.sh.j2", watch="some-watch").splitlines()
+    start = render("mariadb/start.sh.j2", watch="some-watch", library="/some/library").splitlines()
+    assert "systemctl --quiet enable --now some-watch" in start

@@ -71,6 +71,21 @@ def test_a_mycat_that_answers_is_healthy(responder: Responder, method: str, targ
     assert responder.ask(method, target)[:2] == (200, "ok\n")
 
 
+@pytest.mark.parametrize(("seconds", "expected"), [(600, (503, "leaving service\n")), (-1, (200, "ok\n"))])
+def test_a_service_that_leaves_gets_no_more_clients_for_a_while(
+    seconds: int, expected: tuple[int, str], mycat: FakeMysql, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MYCAT_HA_LEAVING", str(tmp_path))
+    (tmp_path / "mycat").write_text(f"{time.clock_gettime(time.CLOCK_BOOTTIME) + seconds}\n")
+    login = {"host": "127.0.0.1", "port": mycat.port, "user": "health", "password": PASSWORD}
+    (tmp_path / "health.json").write_text(json.dumps({"/mycat": login}))
+    responder = Responder(tmp_path / "health.json")
+    assert responder.ask("OPTIONS", "*")[:2] == expected
+    (tmp_path / "mycat").unlink()
+    assert responder.ask("OPTIONS", "*")[:2] == (200, "ok\n")
+    responder.stop()
+
+
 def test_the_rest_is_not_here(responder: Responder) -> None:
     assert responder.ask("GET", "/mysql")[0] == 404
     assert responder.ask("GET", "/nonsense")[0] == 404

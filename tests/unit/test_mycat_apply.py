@@ -43,6 +43,7 @@ class Machine:
         self.home = folder / "home"
         self.live = folder / "mycat"
         self.restarts = 0
+        self.steps: list[str] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._ports = self._free(), self._free()
         (self.home).mkdir()
@@ -65,6 +66,7 @@ class Machine:
             "GATE_SECONDS": 3,
             "TRIAL_SECONDS": 10,
             "systemctl": self._systemctl,
+            "leave_service": lambda *words: self.steps.append(" ".join(words)),
             "journal": lambda: "the journal's words",
         }.items():
             monkeypatch.setattr(self.tool, name, value)
@@ -80,6 +82,7 @@ class Machine:
         if words[0] == "restart":
             self.stop()
             self.restarts += 1
+            self.steps.append("restart")
             self._process = subprocess.Popen(
                 [str(self.tool.PROGRAM[1]), str(self.tool.CURRENT.readlink()), str(self.home)],
                 stdin=subprocess.DEVNULL,
@@ -207,6 +210,7 @@ def test_a_change_that_reload_cannot_take_restarts(machine: Machine, what: str) 
             machine.tool.PROGRAM[0].write_text("[Unit]\nDescription=other\n")
     machine.apply(files, prefix)
     assert machine.restarts == 2
+    assert machine.steps[-3:] == ["mycat", "restart", "back mycat"], "out of rotation before it stops"
     assert str(machine.tool.CURRENT.readlink()) == prefix
 
 
