@@ -30,11 +30,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "last: the test leaves a stack that others do not expect; it runs after them")
     config.addinivalue_line("markers", "destroys(fixture): the test destroys the stack of this fixture; it runs last")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Random order within SEED, except that what destroys a stack is the last that uses it."""
+    """Random order within SEED, except that what changes a stack for good, or destroys it, is the last that uses it."""
     seed = config.getoption("--random-order")
     if seed is None:
         return
@@ -43,15 +44,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         by_module.setdefault(item.path, []).append(item)
 
-    def last(item: pytest.Item) -> bool:
-        return item.get_closest_marker("destroys") is not None
+    def last(item: pytest.Item) -> int:
+        return 2 if item.get_closest_marker("destroys") else 1 if item.get_closest_marker("last") else 0
 
     modules = list(by_module.values())
     chance.shuffle(modules)
     for module in modules:
         chance.shuffle(module)
         module.sort(key=last)
-    modules.sort(key=lambda module: all(map(last, module)))
+    modules.sort(key=lambda module: min(map(last, module)))
     items[:] = [item for module in modules for item in module]
 
 
