@@ -1,7 +1,7 @@
 """A client that connects to a MySQL server ten times a second and reads, until its standard input ends.
 
-The first line of standard input has PyMySQL's settings as JSON. The last line of output: how many attempts there were, and
-what went wrong with which.
+The first line of standard input has PyMySQL's settings as JSON. The output: how many attempts there were, and what went
+wrong when, in seconds since 1970.
 """
 
 import json
@@ -9,16 +9,16 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pymysql
 
 
-def attempt(settings: dict[str, object]) -> str:
+def attempt(settings: dict[str, Any]) -> str:
     """Empty if it has read."""
     try:
-        with pymysql.connect(connect_timeout=10, read_timeout=10, **settings) as connection:  # type: ignore[arg-type]
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT 1")
+        with pymysql.connect(connect_timeout=10, read_timeout=10, **settings) as server, server.cursor() as cursor:
+            cursor.execute("SELECT 1")
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return ""
@@ -27,7 +27,12 @@ def attempt(settings: dict[str, object]) -> str:
 def main() -> None:
     settings = json.loads(sys.stdin.readline())
     ended = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+
+    def wait() -> None:
+        sys.stdin.read()
+        ended.set()
+
+    threading.Thread(target=wait, daemon=True).start()
     with ThreadPoolExecutor(20) as pool:
         attempts = []
         while not ended.wait(0.1):
