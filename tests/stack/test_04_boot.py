@@ -17,7 +17,12 @@ from tests.stack.clients import Repeated, booted, login, mariadb, shell
 from tests.stack.whole import Machine, make_whole, pair, state, states
 
 CLIENT = "client"
-CHANGES = ("systemctl restart systemd-networkd", "networkctl renew ens5", "netplan apply")
+CHANGES = (
+    "systemctl restart systemd-networkd",
+    "networkctl renew ens5",
+    "networkctl reconfigure ens5",
+    "netplan apply",
+)
 #: Places in what `pair` returns.
 ROLES = pytest.mark.parametrize("place", [1, 0], ids=["standby", "master"])
 
