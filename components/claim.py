@@ -24,19 +24,19 @@ class ClaimArgs:
     vip: topology.VirtualIp
     #: Those of the load balancers of higher priority.
     better: Sequence[Interface]
+    #: Whether the VPC has an endpoint of the EC2 API.
+    has_endpoint: bool
 
 
-def ec2_endpoint(vip: topology.VirtualIp, region: str, dns_suffix: str) -> str:
+def ec2_endpoint(vip: topology.VirtualIp, region: str, dns_suffix: str, *, in_vpc: bool) -> str:
     """The EC2 API as the machines reach it: as set, else where the deployer's own SDK is sent, else the region's.
 
+    Where the deployer is sent may be outside of the VPC; the endpoint ``in_vpc`` has the region's own name there.
     Source: AWS SDKs Reference Guide, "Service-specific endpoints".
     """
-    return (
-        vip.ec2_endpoint
-        or os.environ.get("AWS_ENDPOINT_URL_EC2")
-        or os.environ.get("AWS_ENDPOINT_URL")
-        or f"https://ec2.{region}.{dns_suffix}"
-    ).rstrip("/")
+    own = f"https://ec2.{region}.{dns_suffix}"
+    elsewhere = None if in_vpc else os.environ.get("AWS_ENDPOINT_URL_EC2") or os.environ.get("AWS_ENDPOINT_URL")
+    return (vip.ec2_endpoint or elsewhere or own).rstrip("/")
 
 
 class Claim(pulumi.ComponentResource):
@@ -57,7 +57,7 @@ class Claim(pulumi.ComponentResource):
                 "vip/vip.env.j2",
                 vip=vip.address,
                 region=region,
-                endpoint=ec2_endpoint(vip, region, dns_suffix),
+                endpoint=ec2_endpoint(vip, region, dns_suffix, in_vpc=args.has_endpoint),
                 **known,
             )
         )

@@ -255,6 +255,7 @@ class Cluster(pulumi.ComponentResource):
                 virtual_ip=virtual_ip,
                 vip=settings.vip,
                 better=[self.interfaces[other.name] for other in better],
+                has_ec2_endpoint=settings.network.ec2_endpoint,
                 haproxy=settings.haproxy,
                 haproxy_cfg=self._secret("statistics").apply(lambda password: haproxy_cfg(settings, node, password)),
                 keepalived=settings.keepalived,

@@ -26,6 +26,8 @@ class LoadBalancerArgs:
     vip: topology.VirtualIp
     #: The interfaces of the load balancers of higher priority.
     better: Sequence[Interface]
+    #: Whether the VPC has an endpoint of the EC2 API.
+    has_ec2_endpoint: bool
     haproxy: SourceArchive
     haproxy_cfg: pulumi.Input[str]
     keepalived: services.Keepalived
@@ -57,7 +59,15 @@ class LoadBalancer(pulumi.ComponentResource):
         )
         claim = Claim(
             f"{name}-vip",
-            ClaimArgs(machine, args.interface, args.subnet_id, args.virtual_ip, args.vip, args.better),
+            ClaimArgs(
+                machine,
+                args.interface,
+                args.subnet_id,
+                args.virtual_ip,
+                args.vip,
+                args.better,
+                has_endpoint=args.has_ec2_endpoint,
+            ),
             child,
         )
         self.running = Keepalived(

@@ -10,10 +10,11 @@ import time
 import uuid
 from dataclasses import asdict
 from datetime import timedelta
+from functools import partial
 from ipaddress import IPv4Network
 from typing import Any
 
-from localregion import ec2, image, imds, paths, resolver
+from localregion import certificate, ec2, image, imds, paths, resolver
 from localregion.api import Api, ApiFaults
 from localregion.auth import Credentials
 from localregion.control import serve_control
@@ -71,7 +72,8 @@ class Daemon:
             on_exit=self._halted,
         )
         self.keyring = imds.Keyring()
-        self._served: set[str] = set()  # VPCs with a metadata service
+        self._served: set[str] = set()  # VPCs with a metadata service, and endpoints
+        self._tls = certificate.make(self._state, ec2.api_name(REGION))
         self._effects = Effects(self._apply)
         self.finished = threading.Event()
 
@@ -131,9 +133,12 @@ class Daemon:
         for vpc_id in vpcs - self._served:
             serve(self.network.namespace(vpc_id), METADATA, self._metadata.of_vpc(vpc_id))
             vpc = next(vpc for vpc in layout.vpcs if vpc.id == vpc_id)
-            resolver.serve(self.network.namespace(vpc_id), vpc.resolver)
-            self._served.add(vpc_id)
-        self._served &= vpcs
+            resolver.serve(self.network.namespace(vpc_id), vpc.resolver, partial(self.network.names, vpc_id))
+        endpoints = self.network.endpoints
+        for eni in endpoints.values():
+            if eni.id not in self._served:
+                serve(self.network.machine_namespace(eni.id), eni.primary, self.api, self._tls)
+        self._served = vpcs | endpoints.keys()
 
     # -- hypervisor of localregion.ec2 ----------------------------------------------------------------------
 

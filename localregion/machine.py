@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from localregion import cgroup
+from localregion import certificate, cgroup
 from localregion.kernel import NAMESPACES, children, kill, run, same_pid_namespace
 from localregion.model import MachineSpec
 from localregion.network import Drop, Network
@@ -69,7 +69,10 @@ class Machines:
         for name in ("root", "upper", "work"):
             (directory / name).mkdir(parents=True, exist_ok=True)
         if not os.path.ismount(root):
-            layers = f"lowerdir={self._image(spec.suite)},upperdir={directory / 'upper'},workdir={directory / 'work'}"
+            image = self._image(spec.suite)
+            if not any((directory / "upper").iterdir()):
+                certificate.trust(self._state.parent, image, directory / "upper")
+            layers = f"lowerdir={image},upperdir={directory / 'upper'},workdir={directory / 'work'}"
             run("mount", "-t", "overlay", f"mh-{self._region}", "-o", layers, str(root))
         hypervisor = directory / "hypervisor-uuid"
         if not hypervisor.exists():

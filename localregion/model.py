@@ -65,7 +65,9 @@ class Eni:
     groups: tuple[str, ...]
     source_dest_check: bool = True
     public: IPv4Address | None = None  # of the primary address (EIP or assigned); only with an internet gateway
-    instance_id: str | None = None  # None: attached to nothing, reachable nowhere
+    instance_id: str | None = None  # None: attached to nothing, reachable nowhere but for an endpoint's
+    #: Of a VPC endpoint of the EC2 API: the names that lead to it in its VPC.
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+import ssl
 import struct
 import threading
 from ipaddress import IPv4Address
@@ -13,17 +14,19 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from localregion.kernel import listening_socket
 
 log = logging.getLogger("localregion")
+_GREETING = 10  # seconds for TLS to be agreed on
 
 
-def serve(namespace: str, address: IPv4Address, application: Any) -> None:
-    """Serve a WSGI application on port 80 of an address in a network namespace, in a thread of its own."""
-    serve_on(listening_socket(namespace, address, 80), application)
+def serve(namespace: str, address: IPv4Address, application: Any, tls: ssl.SSLContext | None = None) -> None:
+    """Serve a WSGI application on port 80 of an address in a network namespace, or on 443, in a thread of its own."""
+    serve_on(listening_socket(namespace, address, 443 if tls else 80), application, tls)
 
 
-def serve_on(listening: socket.socket, application: Any) -> None:
+def serve_on(listening: socket.socket, application: Any, tls: ssl.SSLContext | None = None) -> None:
     """Serve a WSGI application on a socket that listens, in a thread of its own; takes the socket."""
     host, port = listening.getsockname()
-    server = make_server(host, port, application, threaded=True, fd=listening.fileno(), request_handler=_Handler)
+    handler = _over(tls) if tls else _Handler
+    server = make_server(host, port, application, threaded=True, fd=listening.fileno(), request_handler=handler)
     listening.detach()
     threading.Thread(target=server.serve_forever, daemon=True).start()
 
@@ -46,3 +49,15 @@ class _Handler(WSGIRequestHandler):
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:  # noqa: ARG002
         log.debug("%s %s %s", self.command, self.path, code)
+
+
+def _over(tls: ssl.SSLContext) -> type[_Handler]:
+    class Handler(_Handler):
+        def setup(self) -> None:
+            """In the connection's own thread: a client that dies before it has greeted must not stop the others."""
+            self.request.settimeout(_GREETING)
+            self.request = tls.wrap_socket(self.request, server_side=True)
+            self.request.settimeout(None)
+            super().setup()
+
+    return Handler

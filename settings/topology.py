@@ -228,8 +228,9 @@ class VirtualIp(Section):
     address: IPv4Address
     """The address, in `network.subnetCidr`, of no machine."""
     ec2_endpoint: Url | None = None
-    """The EC2 API as the load balancers reach it, for example a VPC interface endpoint. Default: `AWS_ENDPOINT_URL_EC2`
-    or `AWS_ENDPOINT_URL` of the deployer, else the region's own."""
+    """The EC2 API as the load balancers reach it, for example a VPC interface endpoint. Default: with
+    `network.ec2Endpoint` the region's own; without, `AWS_ENDPOINT_URL_EC2` or `AWS_ENDPOINT_URL` of the deployer, else
+    the region's own."""
     permissions_boundary: (
         Annotated[str, StringConstraints(pattern=r"^arn:aws[a-z-]*:iam::\d{12}:policy/[\w+=,.@/-]+$")] | None
     ) = None

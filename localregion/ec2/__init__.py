@@ -11,12 +11,13 @@ imported; :func:`install` does.
 from localregion.ec2.account import ACCOUNT, LOCK, backend, iam, set_state
 from localregion.ec2.hypervisor import Hypervisor
 from localregion.ec2.images import publish_images, suite, write_amis
-from localregion.ec2.network_layout import layout
+from localregion.ec2.network_layout import api_name, layout
 
 __all__ = [
     "ACCOUNT",
     "LOCK",
     "Hypervisor",
+    "api_name",
     "backend",
     "iam",
     "install",

@@ -5,6 +5,7 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 from localregion.model import Eni, Layout, Rule, SecurityGroup, Subnet, Vpc
+from localregion.partition import partition
 
 
 def layout(ec2: Any) -> Layout:
@@ -22,6 +23,9 @@ def layout(ec2: Any) -> Layout:
         for zone in ec2.subnets.values()
         for subnet in zone.values()
     )
+    endpoints = {
+        eni: endpoint for endpoint in list(ec2.vpc_end_points.values()) for eni in endpoint.network_interface_ids
+    }
     enis = tuple(
         Eni(
             id=eni.id,
@@ -29,10 +33,12 @@ def layout(ec2: Any) -> Layout:
             subnet_id=eni.subnet.id,
             primary=IPv4Address(eni.private_ip_address),
             addresses=frozenset(IPv4Address(a["PrivateIpAddress"]) for a in eni.private_ip_addresses),
-            groups=tuple(sorted(group.id for group in eni.group_set)),
+            # moto does not give an endpoint's groups to its interface.
+            groups=tuple(sorted(endpoints[eni.id].security_group_ids if eni.id in endpoints else _groups(eni))),
             source_dest_check=str(eni.source_dest_check).lower() == "true",
             public=_public_address(ec2, eni, elastic),
             instance_id=eni.instance.id if eni.instance else None,
+            names=_names(ec2, endpoints[eni.id]) if eni.id in endpoints else (),
         )
         for eni in list(ec2.enis.values())
     )
@@ -42,6 +48,22 @@ def layout(ec2: Any) -> Layout:
         for group in list(vpc_groups.values())
     )
     return Layout(vpcs, subnets, enis, groups)
+
+
+def _groups(eni: Any) -> list[str]:
+    return [group.id for group in eni.group_set]
+
+
+def _names(ec2: Any, endpoint: Any) -> tuple[str, ...]:
+    """Of the EC2 API's endpoint: its private name in the VPC, if it has that. Others answer nothing here."""
+    if endpoint.service_name.rpartition(".")[2] != "ec2" or not endpoint.private_dns_enabled:
+        return ()
+    return (api_name(ec2.region_name),)
+
+
+def api_name(region: str) -> str:
+    """The EC2 API's host name (AWS General Reference, "Amazon EC2 endpoints and quotas")."""
+    return f"ec2.{region}.{partition(region).domain}"
 
 
 def _rules(rules: Any) -> Iterator[Rule]:

@@ -108,6 +108,19 @@ def connect_machine(namespace: str, router: str, eni: Eni, subnet: Subnet) -> No
     sysctl(namespace, ipv6__conf__all__accept_dad=0, ipv6__conf__default__accept_dad=0)
 
 
+def connect_endpoint(namespace: str, router: str, eni: Eni, subnet: Subnet) -> None:
+    """The namespace in which a VPC endpoint answers at its interface's address."""
+    connect_machine(namespace, router, eni, subnet)
+    ip_batch(
+        namespace,
+        [
+            f"address add {eni.primary}/32 dev ens5",
+            "link set ens5 up",
+            f"route add default via {subnet.router} dev ens5 onlink",
+        ],
+    )
+
+
 def connect_host(namespace: str, router: str, name: str, address: IPv4Address, resolver: IPv4Address) -> None:
     """A test host's namespace with its device eth0, and its name resolver."""
     link = host_link(name)

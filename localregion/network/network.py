@@ -43,6 +43,7 @@ class Network:
         self._routes: dict[str, dict[str, set[IPv4Address]]] = {}  # VPC -> link -> addresses
         self._dhcp: dict[str, Dhcp] = {}  # by VPC
         self._attached: dict[str, Eni] = {}  # link -> ENI as attached
+        self._endpoints: dict[str, Eni] = {}  # by id
         self._drops: dict[str, Drop] = {}
         self._hosts: dict[str, Host] = {}
         self.index = 0
@@ -120,6 +121,15 @@ class Network:
         """What is in force, which the API may be ahead of."""
         return self._layout
 
+    @property
+    def endpoints(self) -> dict[str, Eni]:
+        """The interfaces of VPC endpoints, by id; each has a namespace, called as a machine's is."""
+        return dict(self._endpoints)
+
+    def names(self, vpc_id: str) -> dict[str, IPv4Address]:
+        """What lies behind a name in this VPC and nowhere else."""
+        return {name: eni.primary for eni, _ in rules.enis_of(self._layout, vpc_id) for name in eni.names}
+
     def apply(self, layout: Layout) -> None:
         """Make the network match ``layout``. Idempotent; calls run one after the other."""
         with self._lock:
@@ -131,6 +141,7 @@ class Network:
             for vpc_id in used.keys() - present:
                 self._add_vpc(used[vpc_id])
             self._apply_outside(list(used.values()))
+            self._apply_endpoints()
             for vpc in used.values():
                 self._apply_dhcp(vpc)
                 self._apply_routes(vpc)
@@ -169,6 +180,22 @@ class Network:
     def _apply_outside(self, vpcs: Sequence[Vpc]) -> None:
         public = {address: vpc.id for vpc in vpcs for address in rules.public_addresses(self._layout, vpc.id)}
         self._outside.apply(vpcs, public, self.public_range)
+
+    def _apply_endpoints(self) -> None:
+        """Each in a namespace of its own, so that it is reached, and its groups decide, as with a machine."""
+        wanted = {
+            eni.id: (vpc_id, eni, subnet)
+            for vpc_id in self._rules
+            for eni, subnet in rules.enis_of(self._layout, vpc_id)
+            if eni.names
+        }
+        for eni_id in self._endpoints.keys() - wanted.keys():
+            self.detach(eni_id, eni_id)
+            del self._endpoints[eni_id]
+        for eni_id in wanted.keys() - self._endpoints.keys():
+            vpc_id, eni, subnet = wanted[eni_id]
+            links.connect_endpoint(self.machine_namespace(eni_id), self.namespace(vpc_id), eni, subnet)
+            self._endpoints[eni_id] = self._attached[eni_link(eni_id)] = eni
 
     def _apply_dhcp(self, vpc: Vpc) -> None:
         subnets = [subnet for subnet in self._layout.subnets if subnet.vpc_id == vpc.id]

@@ -167,6 +167,36 @@ def test_egress_is_enforced_and_answers_are_not(served: World) -> None:
     wait_until(lambda: served.shell(1, out) != "000", "egress again", 5)
 
 
+def test_an_endpoint_of_the_api_has_the_apis_name_in_its_vpc_and_its_own_groups_decide(served: World) -> None:
+    """With TLS, and the API's certificate verified; nobody signed, so it denies."""
+    group = served.ec2.create_security_group(GroupName="endpoint", Description="test", VpcId=served.vpc)["GroupId"]
+    name = f"ec2.{served.region.status()['region']}.amazonaws.com"
+    ask = f"curl -s -m 2 -o /dev/null -w '%{{http_code}} %{{remote_ip}}' https://{name}/"
+    made = served.ec2.create_vpc_endpoint(
+        VpcId=served.vpc,
+        ServiceName=f"com.amazonaws.{served.region.status()['region']}.ec2",
+        VpcEndpointType="Interface",
+        SubnetIds=[served.subnet],
+        SecurityGroupIds=[group],
+        PrivateDnsEnabled=True,
+    )["VpcEndpoint"]
+    (interface,) = served.ec2.describe_network_interfaces(NetworkInterfaceIds=made["NetworkInterfaceIds"])[
+        "NetworkInterfaces"
+    ]
+    address, resolve = interface["PrivateIpAddress"], f"getent ahostsv4 {name} | awk '{{print $1}}' | sort -u"
+    try:
+        wait_until(lambda: served.shell(0, resolve) == address, "the name to lead to the endpoint", 10)
+        assert served.shell(0, ask).startswith("000")
+        permission = [{"IpProtocol": "tcp", "FromPort": 443, "ToPort": 443, "IpRanges": [{"CidrIp": "10.77.0.0/24"}]}]
+        served.ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=permission)
+        wait_until(lambda: served.shell(0, ask) == f"403 {address}", "the API's answer", 10)
+    finally:
+        served.ec2.delete_vpc_endpoints(VpcEndpointIds=[made["VpcEndpointId"]])
+        served.ec2.delete_security_group(GroupId=group)
+    served.region.settle()
+    assert served.shell(0, f"curl -s -m 2 -k -o /dev/null -w '%{{http_code}}' https://{address}/") == "000"
+
+
 RAW = "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_RAW, 112); "
 RECEIVE = RAW + "s.settimeout(3); print(s.recvfrom(99)[1][0])"
 SEND = RAW + "[s.sendto(b'advert', ('{}', 0)) for _ in '123']"

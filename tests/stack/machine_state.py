@@ -10,6 +10,8 @@ import subprocess
 import sys
 
 ADMIN_SOCKET = "/run/haproxy/admin.sock"
+#: Where netplan and networkd have what they configure.
+NETWORK = ("/etc/netplan", "/run/netplan", "/lib/netplan", "/etc/systemd/network", "/run/systemd/network")
 
 
 def output(*argv: str) -> str:
@@ -47,13 +49,24 @@ def servers() -> dict[str, str]:
     return {f"{r['pxname']}/{r['svname']}": r["status"] for r in rows if r["svname"] not in {"FRONTEND", "BACKEND"}}
 
 
+def addresses(vip: str) -> list[str]:
+    """The VIP with its prefix, for each device that has it."""
+    return [line.split()[3] for line in output("ip", "-4", "-o", "address", "show", "to", f"{vip}/32").splitlines()]
+
+
+def configured(vip: str) -> list[str]:
+    """The files of the machine's own network configuration that name the VIP."""
+    return output("grep", "-rlwF", vip, *NETWORK).splitlines()
+
+
 def main() -> None:
     vip, *names = sys.argv[1:]
     found = {
         "units": units(names),
         "galera": galera() if "mariadb.service" in names else {},
         "vrrp": vrrp() if "keepalived.service" in names else "",
-        "vip": bool(output("ip", "-4", "-o", "address", "show", "to", f"{vip}/32")),
+        "vip": addresses(vip),
+        "configured": configured(vip),
         "servers": servers() if "haproxy.service" in names else {},
     }
     print(json.dumps(found))

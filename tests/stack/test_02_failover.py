@@ -20,15 +20,9 @@ from drills.stack import Stack
 from localregion.client import Region, RegionError, wait_until
 from tests.conftest import Stackctl
 from tests.stack.clients import adverts, booted, connects, haproxy, journal, login, main_pid, mariadb, shell
-from tests.stack.whole import Machine, make_whole, masters, states
+from tests.stack.whole import Machine, make_whole, masters, pair, states
 
 CLIENT = "client"
-
-
-def pair(region: Region, stack: Stack) -> tuple[Machine, Machine]:
-    """The balancer that holds the VIP, and the other one."""
-    holder = stack.machine(stack.holder(region))
-    return holder, next(machine for machine in stack.of_role("lb") if machine["name"] != holder["name"])
 
 
 def stays(region: Region, stack: Stack, name: str, seconds: float = 5) -> None:

@@ -18,7 +18,8 @@ import pytest
 from drills.stack import Stack
 from localregion.client import Region, wait_until
 from stackctl import inventory
-from tests.conftest import Stackctl, create_words, created
+from stackctl.pulumi import stack_names
+from tests.conftest import ROOT, Stackctl, create_words, created
 from tests.servers import (
     RULE,
     Database,
@@ -31,8 +32,9 @@ from tests.servers import (
     server_xml,
     unpack,
 )
-from tests.stack.clients import FOLDER, Login, connects, curl, mariadb, outputs, servers
+from tests.stack.clients import FOLDER, Login, connects, curl, mariadb, outputs, servers, shell
 from tests.stack.conftest import EDGE_CLIENT as CLIENT
+from tests.stack.whole import problems
 from toolchain import mycat as toolchain_mycat
 
 EDGE = "test-edge"
@@ -84,6 +86,7 @@ def settings(**mycat: Any) -> list[str]:
             "backends": {"servers": {"external": [{"name": "web1", "address": WEB, "port": 8080}]}},
             "defaultBackend": "servers",
         },
+        "network.ec2Endpoint": True,
     }
     return [word for key, value in sections.items() for word in ("--set", f"{key}={json.dumps(value)}")]
 
@@ -244,14 +247,29 @@ def test_balancers_get_out_to_these_ports_only(region: Region, edge: Stack, exte
         assert not connects(region, balancer["instanceId"], MYCATS["mycat1"], 9066)
 
 
-def test_a_power_cut_leaves_the_other_balancer(region: Region, edge: Stack, external: Servers) -> None:
-    holder = edge.holder(region)
-    region.power_cut(edge.machine(holder)["instanceId"])
+def test_a_power_cut_leaves_the_other_balancer_and_it_needs_no_nat_gateway(
+    region: Region, edge: Stack, external: Servers, aws: boto3.Session
+) -> None:
+    """The EC2 API has an endpoint in the VPC: its name leads there, and nowhere else is there a way to it."""
+    ec2, table = aws.client("ec2"), outputs(EDGE)["routeTableId"]
+    (routes,) = ec2.describe_route_tables(RouteTableIds=[table])["RouteTables"]
+    nat = next(route["NatGatewayId"] for route in routes["Routes"] if route["DestinationCidrBlock"] == "0.0.0.0/0")
+    outside = region.status()["endpoint"].removeprefix("http://")
+    holder, balancers = edge.holder(region), [balancer["instanceId"] for balancer in edge.machines]
+    assert all(connects(region, balancer, outside, 80) for balancer in balancers)
+    ec2.delete_route(RouteTableId=table, DestinationCidrBlock="0.0.0.0/0")
     try:
+        region.settle()
+        assert not any(connects(region, balancer, outside, 80) for balancer in balancers)
+        for balancer in balancers:
+            said = shell(region, balancer, "/usr/local/lib/mycat-ha/claim-vip probe")
+            assert f"at https://ec2.{aws.region_name}.amazonaws.com; " in said
+        region.power_cut(edge.machine(holder)["instanceId"])
         wait_until(lambda: edge.holder(region) != holder, "the VIP to move", 20)
         for at in (at_databases(edge), at_mycat(edge)):
             wait_until(lambda: mariadb(region, at, "SELECT 1", CLIENT, check=False) == "1", "SQL", 20)  # noqa: B023
     finally:
+        ec2.create_route(RouteTableId=table, DestinationCidrBlock="0.0.0.0/0", NatGatewayId=nat)
         region.power_on(edge.machine(holder)["instanceId"])
 
 
@@ -280,8 +298,36 @@ def test_mycats_without_a_responder_are_asked_themselves(
         stackctl("create", *create_words(EDGE, NET), *settings())
 
 
+def listed() -> dict[str, dict[str, Any]]:
+    done = subprocess.run(
+        [sys.executable, "-m", "stackctl", "list", "--json"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return {row["name"]: row for row in json.loads(done.stdout)}
+
+
 @pytest.mark.destroys("edge")
-def test_it_goes_without_a_trace(edge: Stack, external: Servers, stackctl: Stackctl, aws: boto3.Session) -> None:
+def test_an_expired_stack_is_swept_and_the_other_one_stays_as_it_is(
+    region: Region, stack: Stack, edge: Stack, external: Servers, stackctl: Stackctl, aws: boto3.Session
+) -> None:
     assert " unchanged" in stackctl("preview", EDGE, "--", "--expect-no-changes")
-    stackctl("destroy", EDGE)
+    rows = listed()
+    for name in (stack.name, edge.name):
+        assert rows[name]["owner"] == "tests"
+        assert rows[name]["expired"] is False
+        assert rows[name]["protected"] is None
+    stackctl("sweep")
+    assert {stack.name, edge.name} <= set(stack_names())
+
+    tag = ["pulumi", "stack", "tag", "set", "mycat-ha:expires", "2020-01-01T00:00:00Z", "--stack", EDGE]
+    subprocess.run(tag, cwd=ROOT, check=True, capture_output=True)
+    assert listed()[EDGE]["expired"] is True
+    region.power_cut(edge.machine("lb2")["instanceId"])
+    said = stackctl("sweep")
+    assert f"stack {EDGE} of tests expired at 2020-01-01T00:00:00Z: destroying it" in said
+    assert EDGE not in stack_names()
     assert inventory.scan(aws, EDGE) == []
+    assert "the region has nothing that is tagged" in stackctl("leftovers", EDGE)
+
+    assert stack.name in stack_names()
+    assert problems(region, stack, "client") == []
+    assert " unchanged" in stackctl("preview", stack.name, "--", "--expect-no-changes")

@@ -75,6 +75,12 @@ def _has_vip(found: dict[str, State], balancer: Machine) -> bool:
     return bool(found[balancer["name"]].get("vip"))
 
 
+def pair(region: Region, stack: Stack) -> tuple[Machine, Machine]:
+    """The balancer that holds the VIP, and the other one."""
+    holder = stack.machine(stack.holder(region))
+    return holder, next(machine for machine in stack.of_role("lb") if machine["name"] != holder["name"])
+
+
 def problems(region: Region, stack: Stack, client: str) -> list[str]:
     """What is not whole, in words; empty if all is well. ``client`` is a test host that may use the VIP."""
     found = states(region, stack)

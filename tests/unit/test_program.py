@@ -5,15 +5,17 @@ import json
 import re
 import subprocess
 from importlib import import_module
+from ipaddress import IPv4Address
 from typing import Any
 
 import pytest
 import yaml
 
 from components import bastion, remote
+from components.claim import ec2_endpoint
 from components.template import verbatim
 from resource_types import INSTANCE, PROTECTED_TAG, TAGGED
-from settings import SettingsError
+from settings import SettingsError, topology
 from stackctl import inventory
 from tests import example
 from tests.example import EGRESS, INGRESS
@@ -294,6 +296,21 @@ def test_the_ec2_api_has_an_endpoint_in_the_vpc_for_the_balancers_alone(run_prog
     assert recorded.named("network-vpc").inputs["enableDnsHostnames"] is True  # private DNS needs it
     assert opened(recorded, INGRESS) - opened(without, INGRESS) == {("ec2-endpoint", 443, "firewall-lb-id")}
     assert opened(recorded, EGRESS) - opened(without, EGRESS) == {("lb", 443, group)}
+
+
+def test_balancers_use_the_endpoint_in_the_vpc_wherever_the_deployer_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    monkeypatch.delenv("AWS_ENDPOINT_URL_EC2", raising=False)
+    vip = topology.VirtualIp(address=IPv4Address("192.168.106.249"))
+
+    def endpoint(*, in_vpc: bool) -> str:
+        return ec2_endpoint(vip, "eu-central-1", "amazonaws.com", in_vpc=in_vpc)
+
+    own = "https://ec2.eu-central-1.amazonaws.com"
+    assert {endpoint(in_vpc=True), endpoint(in_vpc=False)} == {own}
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://100.64.0.10/")
+    assert endpoint(in_vpc=True) == own
+    assert endpoint(in_vpc=False) == "http://100.64.0.10"
 
 
 def test_an_existing_subnet_is_used_as_it_is(run_program: Run) -> None:

@@ -1,0 +1,58 @@
+"""The certificate by which the region's services answer over TLS inside a VPC, and which its machines trust.
+
+On AWS it is Amazon's own, which every image trusts. Here the region signs one for itself, anew at each start.
+"""
+
+import shutil
+import ssl
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+_LIFETIME = timedelta(days=365)
+#: What Debian's curl trusts, and where update-ca-certificates(8) finds what to add to it when it makes it anew.
+_BUNDLE, _ADDED = "etc/ssl/certs/ca-certificates.crt", "usr/local/share/ca-certificates/local-region.crt"
+
+
+def _path(state: Path) -> Path:
+    return state / "certificate.pem"
+
+
+def make(state: Path, *names: str) -> ssl.SSLContext:
+    """Write a certificate for these host names into the region's folder; what a server answers with."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "the local region")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + _LIFETIME)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    _path(state).write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    private = state / "certificate.key"
+    private.touch(0o600)
+    private.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(_path(state), private)
+    return context
+
+
+def trust(state: Path, image: Path, disk: Path) -> None:
+    """Let a machine that boots for the first time trust it: ``disk`` is what it has over its image."""
+    for name in (_BUNDLE, _ADDED):
+        (disk / name).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(_path(state), disk / _ADDED)
+    (disk / _BUNDLE).write_bytes((image / _BUNDLE).read_bytes() + _path(state).read_bytes())
