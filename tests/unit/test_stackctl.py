@@ -77,6 +77,25 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="session")
+def prepared_once() -> list[Path]:
+    """The work tree that `prepared` has made: it takes a dozen runs of Pulumi."""
+    return []
+
+
+@pytest.fixture
+def prepared(tree: Path, prepared_once: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Pulumi:
+    """A stack that `configuration.prepare` has completed, in a work tree of the test's own."""
+    pulumi = stack_in(tree, "local", source())
+    if prepared_once:
+        shutil.copytree(prepared_once[0], tree, dirs_exist_ok=True)
+    else:
+        configuration.prepare(pulumi)
+        prepared_once.append(tmp_path_factory.mktemp("prepared"))
+        shutil.copytree(tree, prepared_once[0], dirs_exist_ok=True)
+    return pulumi
+
+
 def stack_in(tree: Path, name: str, settings: dict[str, Any] | None) -> Pulumi:
     stack = Stack(name, root=tree, local=tree / ".local")
     if settings is not None:
@@ -91,9 +110,8 @@ def decrypted(pulumi: Pulumi) -> dict[str, Any]:
 
 
 class TestGeneratedSettings:
-    def test_are_what_the_program_accepts(self, tree: Path) -> None:
-        pulumi = stack_in(tree, "local", source())
-        configuration.prepare(pulumi)
+    def test_are_what_the_program_accepts(self, prepared: Pulumi) -> None:
+        pulumi = prepared
         settings = decrypted(pulumi)
         assert Settings.parse(settings).vip.address == IPv4Address("192.168.106.249")
 
@@ -105,9 +123,8 @@ class TestGeneratedSettings:
         assert len(set(passwords)) == len(passwords) == 3
         assert all(len(value) == 24 and value.isalnum() for value in passwords)
 
-    def test_are_readable_by_their_owner_only(self, tree: Path) -> None:
-        pulumi = stack_in(tree, "local", source())
-        configuration.prepare(pulumi)
+    def test_are_readable_by_their_owner_only(self, prepared: Pulumi) -> None:
+        pulumi = prepared
         for file in (pulumi.stack.generated, pulumi.stack.key):
             assert stat.S_IMODE(file.stat().st_mode) == 0o600
             assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
@@ -119,17 +136,15 @@ class TestGeneratedSettings:
         assert pulumi.stack.source.read_bytes() == before
         assert [path.name for path in (tree / "stacks").iterdir()] == ["Pulumi.local.yaml"]
 
-    def test_stay_as_they_are(self, tree: Path) -> None:
-        pulumi = stack_in(tree, "local", source())
-        configuration.prepare(pulumi)
+    def test_stay_as_they_are(self, prepared: Pulumi) -> None:
+        pulumi = prepared
         once = pulumi.stack.generated.read_bytes()
         configuration.prepare(pulumi)
         assert pulumi.stack.generated.read_bytes() == once
 
-    def test_are_completed_after_an_interruption(self, tree: Path) -> None:
+    def test_are_completed_after_an_interruption(self, prepared: Pulumi) -> None:
         """The stack was there already, but neither its salt nor all of its secrets had been written."""
-        pulumi = stack_in(tree, "local", source())
-        configuration.prepare(pulumi)
+        pulumi = prepared
         half = yaml.safe_load(pulumi.stack.generated.read_text())
         del half["encryptionsalt"], half["config"]["mycat-ha:secrets"]
         pulumi.stack.generated.write_text(yaml.safe_dump(half))
@@ -137,9 +152,8 @@ class TestGeneratedSettings:
         assert Settings.parse(decrypted(pulumi))
         assert decrypted(pulumi)["secrets"]["sshPrivateKey"].strip() == pulumi.stack.key.read_text().strip()
 
-    def test_follow_the_committed_file_and_keep_the_secrets(self, tree: Path) -> None:
-        pulumi = stack_in(tree, "local", source())
-        configuration.prepare(pulumi)
+    def test_follow_the_committed_file_and_keep_the_secrets(self, prepared: Pulumi) -> None:
+        pulumi = prepared
         before = decrypted(pulumi)
         changed = source(lambda raw: raw["vip"].update(address="192.168.106.248"))
         pulumi.stack.source.write_text(yaml.safe_dump(changed))
