@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import random
+import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from localregion.partition import partition
 
 log = logging.getLogger("localregion")
 _READS = ("Describe", "Get", "List", "Lookup")
+#: Services of the query protocol other than EC2, by the version of their API.
+_VERSIONS = {"2011-06-15": "sts", "2010-05-08": "iam"}
 #: Request parameters that name the resource an EC2 action is about (Service Authorization Reference, Amazon EC2).
 _RESOURCES = {
     "NetworkInterfaceId": "network-interface",
@@ -122,7 +125,7 @@ class Api:
             {name.lower(): value for name, value in http.headers.items()},
             body,
         )
-        service = "ec2"
+        service = _service(request)
         try:
             caller, region, service = authenticate(request, self.keyring)
             action = _action(request)
@@ -130,14 +133,14 @@ class Api:
             self.faults.strike(action, service, caller)
             if service == "ec2" and region != self.region:
                 raise Denied(401, "AuthFailure", f"This is the region {self.region}; the request is for {region}")
+            if (service, action) == ("sts", "GetCallerIdentity"):  # needs no permission, and no policy can deny it
+                return self._identity(caller)(environ, start_response)
             with self.lock:
                 self._authorize(caller, service, action, request)
                 if service == "ec2":
                     self.iam.check_profile(action, request)
         except Denied as denied:
             return _error(denied, service)(environ, start_response)
-        if (service, action) == ("sts", "GetCallerIdentity"):
-            return self._identity(caller)(environ, start_response)
         environ["wsgi.input"] = io.BytesIO(body)
         environ["CONTENT_LENGTH"] = str(len(body))
         with self.lock:
@@ -253,6 +256,16 @@ def _sdk(request: Request) -> str:
 def _action(request: Request) -> str:
     target = request.headers.get("x-amz-target")
     return target.rpartition(".")[2] if target else request.parameters.get("Action", "")
+
+
+def _service(request: Request) -> str:
+    """Whose error format the caller reads: also of a request that is signed wrongly, or not at all. Else EC2."""
+    scope = re.search(r"Credential=[^/,]+/\d{8}/[^/,]+/([^/,]+)/aws4_request", request.headers.get("authorization", ""))
+    if scope:
+        return scope[1]
+    if request.headers.get("x-amz-target", "").startswith("AmazonSSM."):
+        return "ssm"
+    return _VERSIONS.get(request.parameters.get("Version", ""), "ec2")
 
 
 def _error(denied: Denied, service: str) -> Response:

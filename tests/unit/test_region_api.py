@@ -14,6 +14,7 @@ from typing import Any
 
 import boto3
 import pytest
+import urllib3
 from botocore.config import Config
 from botocore.exceptions import ClientError, ConnectionClosedError, HTTPClientError
 
@@ -275,3 +276,46 @@ def test_arns_and_metadata_are_those_of_the_regions_partition(region: str, parti
     document = policy("ec2:AssignPrivateIpAddresses", resource)
     iam.put_role_policy(RoleName=name, PolicyName="claim", PolicyDocument=document)
     assign(NetworkInterfaceId=eni.id, PrivateIpAddresses=["10.9.0.99"])
+
+
+# -- errors ----------------------------------------------------------------------------------------------------
+
+
+def test_whoever_is_known_may_ask_who_he_is(endpoint: Endpoint) -> None:
+    """STS API Reference, GetCallerIdentity: no permissions are required, and a policy that denies it has no effect."""
+    name, iam = uuid.uuid4().hex, endpoint.client(1, "iam")
+    endpoint.api.faults = ApiFaults(iam_delay_ms=0)
+    caller = endpoint.role(name)
+    sts = endpoint.client(1, "sts", caller)
+    assert sts.get_caller_identity()["Arn"].endswith(f":assumed-role/{name}/i-1")
+    deny = policy("*", "*").replace("Allow", "Deny")
+    iam.put_role_policy(RoleName=name, PolicyName="nothing", PolicyDocument=deny)
+    assert sts.get_caller_identity()["Arn"].endswith(f":assumed-role/{name}/i-1")
+    stranger = endpoint.client(1, "sts", Credentials.administrator())
+    assert error_of(stranger.get_caller_identity) == "InvalidClientTokenId"
+
+
+SIGNED = "AWS4-HMAC-SHA256 Credential=AKIANOBODY/20260101/eu-central-1/{}/aws4_request, SignedHeaders=host, Signature="
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize(
+    ("service", "body", "headers", "root"),
+    [
+        ("ec2", "Action=DescribeVpcs&Version=2016-11-15", {}, "<Response><Errors><Error><Code>"),
+        ("sts", "Action=GetCallerIdentity&Version=2011-06-15", {}, "<ErrorResponse><Error><Type>Sender</Type><Code>"),
+        ("iam", "Action=ListRoles&Version=2010-05-08", {}, "<ErrorResponse><Error><Type>Sender</Type><Code>"),
+        ("ssm", "{}", {"X-Amz-Target": "AmazonSSM.GetParameter"}, '{"__type": "'),
+    ],
+)
+def test_who_is_not_known_gets_an_error_in_the_services_own_format(
+    endpoint: Endpoint, service: str, body: str, headers: dict[str, str], root: str, signed: bool
+) -> None:
+    code = {True: "AuthFailure" if service == "ec2" else "InvalidClientTokenId", False: "MissingAuthenticationToken"}
+    kind = "application/x-amz-json-1.1" if headers else "application/x-www-form-urlencoded"
+    headers = {"Content-Type": kind, **headers}
+    if signed:
+        headers["Authorization"] = SIGNED.format(service) + "0" * 64
+    answer = urllib3.request("POST", endpoint.url, body=body, headers=headers)
+    assert answer.status in {401, 403}
+    assert answer.data.decode().rpartition("?>\n")[2].startswith(root + code[signed])
