@@ -188,5 +188,8 @@ def test_the_firewall_lets_clients_to_the_balancers_and_only_those_to_the_web_se
 def test_no_service_is_installed_on_a_web_machine(run_program: Run) -> None:
     """What every machine has is all that it has."""
     commands = [r.name for r in run_program(with_http()).of_type("command:remote:Command") if r.name.startswith("web")]
-    of_all = ("metadata-rules-file", "metadata-unit-file", "nftables", "ready", "tools", "upgrades")
+    of_all = (
+        *("in-service", "leave-service-file", "metadata-rules-file", "metadata-unit-file", "nftables"),
+        *("ready", "tools", "upgrades"),
+    )
     assert sorted(commands) == [f"{web}-{command}" for web in ("web1", "web2") for command in of_all]

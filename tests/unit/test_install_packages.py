@@ -326,7 +326,9 @@ def test_every_machine_gets_the_programs_that_other_commands_call(run_program: R
     env = {**os.environ, "MYCAT_HA_ROOT": str(root)}
     for _ in range(2):  # also over those of an earlier run
         subprocess.run(["bash", "-euo", "pipefail", "-c", script], input=tools.stdin, text=True, check=True, env=env)
-    assert sorted(path.name for path in programs.iterdir()) == ["install-file", "install-packages", "own-addresses"]
+    assert sorted(path.name for path in programs.iterdir()) == [
+        *("in-service", "install-file", "install-packages", "leave-service", "own-addresses"),
+    ]
     for path in programs.iterdir():
         assert stat.S_IMODE(path.stat().st_mode) == 0o755
         assert path.read_bytes() == (FILES / "machine" / path.name).read_bytes()

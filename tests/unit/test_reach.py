@@ -136,7 +136,7 @@ def test_what_the_deployer_connects_to_itself_is_watched(
 def test_a_machine_that_is_off_is_named_with_the_way_to_start_it(log: Log, run_program: Run) -> None:
     raw = example.settings()
     name, address = raw["machines"][1]["name"], raw["machines"][1]["address"]
-    run_program(raw, Recorder(machines={name: address}, off=[name]))
+    run_program(raw, Recorder(machines={name: address}, types={name: "t3.small"}, off=[name]))
     assert [kind for kind, _ in log.lines] == ["warning"]
     assert f"{name} (i-{name}) is switched off" in log.lines[0][1]
     assert f"aws ec2 start-instances --instance-ids i-{name}" in log.lines[0][1]
