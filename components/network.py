@@ -7,7 +7,7 @@ from ipaddress import IPv4Address
 import pulumi
 import pulumi_aws as aws
 
-from components.tagging import name_tag, own_tags
+from components.tagging import name_tag, own_filters
 from resource_types import STACK_TAG
 from settings import MachineSettings, SettingsError, topology
 
@@ -143,7 +143,7 @@ def refuse_changed_addresses(machines: Sequence[MachineSettings]) -> None:
 
     An interface keeps the primary address that it was made with, while all files on all machines follow the settings.
     """
-    mine = {f"tag:{key}": value for key, value in own_tags().items()}
+    mine = own_filters()
     if not _interfaces(mine):
         return
     for i, machine in enumerate(machines):

@@ -12,7 +12,7 @@ import pulumi
 import pulumi_aws as aws
 
 from components.remote import DIAL_SECONDS
-from components.tagging import own_tags
+from components.tagging import own_filters
 from settings import MachineSettings
 
 SSH = 22
@@ -48,7 +48,7 @@ def watch(targets: Sequence[Target]) -> None:
 def say_what_is_off(machines: Sequence[MachineSettings]) -> None:
     """Warn of this stack's instances that are switched off, in previews, too."""
     names = {str(machine.address): machine.name for machine in machines}
-    filters = [aws.ec2.GetInstancesFilterArgs(name=f"tag:{key}", values=[value]) for key, value in own_tags().items()]
+    filters = [aws.ec2.GetInstancesFilterArgs(name=name, values=[value]) for name, value in own_filters().items()]
     off = aws.ec2.get_instances(filters=filters, instance_state_names=["stopping", "stopped"])
     for identifier, address in zip(off.ids, off.private_ips, strict=True):
         pulumi.log.warn(

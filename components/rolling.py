@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pulumi
 import pulumi_aws as aws
 
-from components.tagging import own_tags
+from components.tagging import own_filters
 from settings import MachineSettings
 
 #: All in which an instance is there, or comes back.
@@ -33,7 +33,7 @@ def retyped(machines: Sequence[MachineSettings], types: Sequence[str]) -> list[s
 
 def _addresses(instance_type: str | None = None) -> set[str]:
     """Of this stack's instances."""
-    wanted = {f"tag:{key}": value for key, value in own_tags().items()}
+    wanted = own_filters()
     if instance_type:
         wanted["instance-type"] = instance_type
     filters = [aws.ec2.GetInstancesFilterArgs(name=name, values=[value]) for name, value in wanted.items()]

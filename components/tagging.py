@@ -14,6 +14,11 @@ def own_tags() -> dict[str, str]:
     return {PROJECT_TAG: pulumi.get_project(), STACK_TAG: pulumi.get_stack()}
 
 
+def own_filters() -> dict[str, str]:
+    """EC2's filters for what has them, by name."""
+    return {f"tag:{key}": value for key, value in own_tags().items()}
+
+
 def name_tag(name: str) -> str:
     """The tag Name of the resource that the program calls ``name``."""
     return f"{pulumi.get_project()}-{pulumi.get_stack()}-{name}"
