@@ -234,13 +234,14 @@ class Region:
 
     def _call(self, verb: str, **arguments: Any) -> Any:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
-            control.settimeout(180)
             try:
+                # With a timeout, connect(2) on a Unix socket whose queue is full fails at once (EAGAIN) as if none ran.
                 control.connect(str(self._control))
             except OSError as error:
                 raise RegionError(
                     f"the local region '{self.name}' does not run: start it with `python -m localregion start`"
                 ) from error
+            control.settimeout(180)
             control.sendall(json.dumps({"verb": verb, "arguments": arguments}).encode() + b"\n")
             with control.makefile() as answers:
                 line = answers.readline()

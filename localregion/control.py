@@ -24,6 +24,7 @@ def serve_control(path: Path, verbs: Mapping[str, Callable[..., Any]]) -> None:
 
 class _Server(socketserver.ThreadingUnixStreamServer):
     daemon_threads = True
+    request_queue_size = 128  # a machine each may be asked at the same moment; socketserver's own is 5
 
     def __init__(self, path: str, verbs: Mapping[str, Callable[..., Any]]) -> None:
         self.verbs = verbs
