@@ -108,7 +108,8 @@ class Claim(pulumi.ComponentResource):
         self.probed = machine.run(
             f"{name}-probe",
             f"{LIBRARY}/claim-vip probe",
-            triggers=[environment],
+            # The same name leads elsewhere with an endpoint in the VPC.
+            triggers=[environment, "by the VPC's endpoint" if args.has_endpoint else "by the region's endpoint"],
             opts=pulumi.ResourceOptions(parent=self, depends_on=[*self.files, args.virtual_ip]),
         )
         self.register_outputs({})

@@ -296,6 +296,8 @@ def test_the_ec2_api_has_an_endpoint_in_the_vpc_for_the_balancers_alone(run_prog
     assert recorded.named("network-vpc").inputs["enableDnsHostnames"] is True  # private DNS needs it
     assert opened(recorded, INGRESS) - opened(without, INGRESS) == {("ec2-endpoint", 443, "firewall-lb-id")}
     assert opened(recorded, EGRESS) - opened(without, EGRESS) == {("lb", 443, group)}
+    before, after = (one.named("node1-vip-probe").inputs["triggers"] for one in (without, recorded))
+    assert before != after, "the hook has the same file, and its name of the API leads elsewhere"
 
 
 def test_balancers_use_the_endpoint_in_the_vpc_wherever_the_deployer_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
