@@ -12,6 +12,7 @@ from botocore.config import Config
 from botocore.configprovider import BOTOCORE_DEFAUT_SESSION_VARIABLES
 
 from constants import REFUSED
+from stackctl import esc
 from stackctl.environment import Environment
 from stackctl.project import StackError, read_yaml
 from stackctl.pulumi import Pulumi
@@ -82,19 +83,27 @@ def assume(session: boto3.Session, roles: Sequence[Mapping[str, Any]], region: s
     return session
 
 
-def connect(environment: Environment, region: str | None, settings: Mapping[str, Any] | None = None) -> Clients:
+def connect(
+    environment: Environment,
+    region: str | None,
+    settings: Mapping[str, Any] | None = None,
+    given: Mapping[str, str] | None = None,
+) -> Clients:
     """Clients for ``region``, or for the environment's one; on AWS with profile and roles of a stack's ``settings``.
 
+    ``given`` are the variables of the stack's Pulumi ESC environments, which go before this process's own.
     Raises StackError if no region is known, or AWS does not let them in.
     """
-    variables = environment.variables
+    variables = dict(environment.variables)
+    if environment.local_region is None:
+        variables |= given or {}
     chosen = region or variables.get("AWS_REGION") or variables.get("AWS_DEFAULT_REGION")
     if not chosen:
         raise StackError("no AWS region: set `aws:region` in the stack's settings, or AWS_REGION")
     if environment.local_region is None:
         settings = settings or {}
         with _in_words(chosen):  # by this process's own variables, and all that botocore knows
-            own = boto3.Session(region_name=chosen, profile_name=settings.get("aws:profile"))
+            own = _own(chosen, settings.get("aws:profile"), given or {})
         assumed = assume(own, settings.get("aws:assumeRoles") or (), chosen)
         check_account(assumed, chosen, [str(one) for one in settings.get("aws:allowedAccountIds") or ()])
         return assumed
@@ -105,6 +114,19 @@ def connect(environment: Environment, region: str | None, settings: Mapping[str,
     )
     # Endpoints and proxies are the two things that botocore takes from the process's variables, whatever the session.
     return _LocalClients(session, {"endpoint_url": variables["AWS_ENDPOINT_URL"], "config": Config(proxies={})})
+
+
+def _own(region: str, profile: str | None, given: Mapping[str, str]) -> boto3.Session:
+    """Credentials of the profile, else those that are given, else of all that botocore knows."""
+    profile = profile or given.get("AWS_PROFILE")
+    if profile or "AWS_ACCESS_KEY_ID" not in given:
+        return boto3.Session(region_name=region, profile_name=profile)
+    return boto3.Session(
+        aws_access_key_id=given["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=given.get("AWS_SECRET_ACCESS_KEY"),
+        aws_session_token=given.get("AWS_SESSION_TOKEN"),
+        region_name=region,
+    )
 
 
 @contextmanager
@@ -126,14 +148,20 @@ def backend_bucket(environment: Environment, options: Mapping[str, str]) -> Iter
         yield session.client("s3", endpoint_url=endpoint, config=config)
 
 
-def connect_stack(pulumi: Pulumi) -> Clients:
-    """Clients for the region of a stack: the one in its settings, else in its state, else in the environment."""
-    file = pulumi.stack.config_file
-    settings = read_yaml(file).get("config", {}) if file.exists() else {}
-    configured = settings.get("aws:region")
+def connect_stack(pulumi: Pulumi, settings: Mapping[str, Any] | None = None) -> Clients:
+    """Clients for the region of a stack: the one in its settings, else in its state, else in the environment.
+
+    ``settings`` are a stack file's, by default the stack's own; the Pulumi ESC environments that they name count too.
+    """
+    if settings is None:
+        file = pulumi.stack.config_file
+        settings = read_yaml(file) if file.exists() else {}
+    given = esc.opened(pulumi, esc.imports(settings))
+    config = {**given.config, **(settings.get("config") or {})}
+    configured = config.get("aws:region")
     if configured is None and pulumi.exists():
         configured = _region_of(pulumi.state())
-    return connect(pulumi.environment, configured, settings)
+    return connect(pulumi.environment, configured, config, given.variables)
 
 
 def _region_of(state: Mapping[str, Any]) -> str | None:

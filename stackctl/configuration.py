@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from settings.secret_names import SSH_KEY, VRRP, needed_secrets
+from stackctl import esc
 from stackctl.project import NAME, Stack, StackError, read_yaml, say, write_private
 from stackctl.pulumi import Pulumi
 from toolchain.mycat import Archive
@@ -55,7 +56,8 @@ def prepare(pulumi: Pulumi, archives: Path | None = None, mycat: Callable[[], Ar
     completed = complete(source, read_yaml(stack.generated) if stack.generated.exists() else {}, archives)
     if mycat and _has_mycat(completed):
         replace_mycat(completed, mycat())
-    missing = missing_secrets(completed)
+    given = esc.opened(pulumi, esc.imports(completed))
+    missing = missing_secrets({"config": esc.merged(given.config, completed["config"])})
     key = _key_pair(stack, completed, missing)
     if completed == source and not missing:
         stack.generated.unlink(missing_ok=True)
@@ -117,7 +119,7 @@ def missing_secrets(settings: Mapping[str, Any]) -> list[str]:
     config = settings.get("config", {})
     sections = {key.removeprefix(f"{NAME}:"): value for key, value in config.items() if key.startswith(f"{NAME}:")}
     present = sections.get("secrets") or {}
-    if set(present) == {"secure"}:  # all of them encrypted as one value: only its owner knows what is in it
+    if "secure" in present:  # all of them encrypted as one value: only its owner knows what is in it
         return []
     return [name for name in needed_secrets(sections) if name not in present]
 

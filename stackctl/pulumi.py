@@ -67,6 +67,11 @@ class Pulumi:
 
     # What the backend knows of the stack
 
+    def open_environment(self, name: str) -> dict[str, Any]:
+        """The values of an environment of Pulumi ESC, secrets in plain text. Raises StackError with Pulumi's reason."""
+        opened = _read(["env", "open", name, "--format", "json"], [], self.environment, self.stack.root)
+        return dict(json.loads(opened))
+
     def exists(self) -> bool:
         return self.stack.name in stack_names(self.environment, self.stack.root)
 

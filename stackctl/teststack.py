@@ -13,7 +13,7 @@ import yaml
 from botocore.exceptions import BotoCoreError, ClientError
 
 from stackctl import configuration, life
-from stackctl.aws import Clients, connect
+from stackctl.aws import Clients, connect_stack
 from stackctl.configuration import ENCRYPTION
 from stackctl.project import NAME, Stack, StackError, read_yaml, say
 from stackctl.protection import MARK
@@ -65,8 +65,7 @@ def create(
     settings = read_yaml(source.source)
     subnet = None
     if subnet_id:
-        config = settings.get("config") or {}
-        subnet = find_subnet(connect(pulumi.environment, config.get("aws:region"), config), subnet_id)
+        subnet = find_subnet(connect_stack(pulumi, settings), subnet_id)
     settings = derive(settings, target, tags, subnet)
     if secrets_provider:
         settings["secretsprovider"] = secrets_provider
