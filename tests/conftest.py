@@ -117,7 +117,7 @@ def created(name: str, net: str, region: Region, stackctl: Stackctl, *words: str
     finally:
         region.clear_faults()
         if name in stack_names():
-            stackctl("destroy", name)
+            stackctl("destroy", name, "--really-destroy", name)
 
 
 def create_words(name: str, net: str) -> list[str]:

@@ -2,20 +2,20 @@
 
 import json
 import re
-import subprocess
-import sys
 import time
 from email import message_from_string
 from typing import Any
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 
 from drills.stack import Stack
 from localregion.client import Region, wait_until
-from stackctl import inventory
+from stackctl import inventory, life, teststack
+from stackctl.project import StackError
 from stackctl.pulumi import stack_names
-from tests.conftest import ROOT, Stackctl
+from tests.conftest import Stackctl
 from tests.stack.clients import FOLDER, Repeated, administrator, adverts, connects, curl, login, mariadb, status
 from tests.stack.conftest import CLIENT, NET, TIERS, Mailbox
 from tests.stack.whole import make_whole, problems
@@ -272,35 +272,25 @@ def test_two_power_cuts_leave_the_third_balancer_and_each_is_in_the_mail(
 # -- the end ----------------------------------------------------------------------------------------------------
 
 
-def listed() -> dict[str, dict[str, Any]]:
-    done = subprocess.run(
-        [sys.executable, "-m", "stackctl", "list", "--json"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    return {row["name"]: row for row in json.loads(done.stdout)}
-
-
 @pytest.mark.destroys("tiers")
-def test_an_expired_stack_is_swept_and_the_other_one_stays_as_it_is(
-    region: Region, stack: Stack, tiers: Stack, stackctl: Stackctl, aws: boto3.Session
+def test_a_protected_stack_goes_only_if_that_is_spelled_out(
+    region: Region, tiers: Stack, stackctl: Stackctl, aws: boto3.Session
 ) -> None:
-    rows = listed()
-    for name in (stack.name, tiers.name):
-        assert rows[name]["owner"] == "tests"
-        assert rows[name]["expired"] is False
-        assert rows[name]["protected"] is None
-    stackctl("sweep")
-    assert {stack.name, tiers.name} <= set(stack_names())
+    """Its expiry, Pulumi, EC2 and a plain destroy leave it as it is."""
+    before = {(found.kind, found.id) for found in inventory.scan(aws, TIERS)}
+    pulumi = life.pulumi_of(TIERS, region.name)
+    pulumi.tag(teststack.EXPIRES, "2020-01-01T00:00:00Z")
+    assert f"stack {TIERS} expired at 2020-01-01T00:00:00Z but is protected" in stackctl("sweep")
+    with pytest.raises(StackError, match="protect"):
+        pulumi.read("destroy", "--yes")
+    with pytest.raises(ClientError, match="OperationNotPermitted"):
+        aws.client("ec2").terminate_instances(InstanceIds=[tiers.machine("lb1")["instanceId"]])
+    for words in ([], ["--really-destroy", "tiers"]):
+        assert "othing was done" in stackctl("destroy", TIERS, *words, check=False)
+    assert {(found.kind, found.id) for found in inventory.scan(aws, TIERS)} == before
+    assert problems(region, tiers, CLIENT) == []
 
-    tag = ["pulumi", "stack", "tag", "set", "mycat-ha:expires", "2020-01-01T00:00:00Z", "--stack", TIERS]
-    subprocess.run(tag, cwd=ROOT, check=True, capture_output=True)
-    assert listed()[TIERS]["expired"] is True
-    region.power_cut(tiers.machine("web2")["instanceId"])
-    said = stackctl("sweep")
-    assert f"stack {TIERS} of tests expired at 2020-01-01T00:00:00Z: destroying it" in said
+    stackctl("destroy", TIERS, "--really-destroy", TIERS)
     assert TIERS not in stack_names()
     assert inventory.scan(aws, TIERS) == []
     assert "the region has nothing that is tagged" in stackctl("leftovers", TIERS)
-
-    assert stack.name in stack_names()
-    assert problems(region, stack, "client") == []
-    assert " unchanged" in stackctl("preview", stack.name, "--", "--expect-no-changes")

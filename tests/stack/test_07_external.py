@@ -18,7 +18,8 @@ import pytest
 from drills.stack import Stack
 from localregion.client import Region, wait_until
 from stackctl import inventory
-from tests.conftest import Stackctl, create_words, created
+from stackctl.pulumi import stack_names
+from tests.conftest import ROOT, Stackctl, create_words, created
 from tests.servers import (
     RULE,
     Database,
@@ -33,6 +34,7 @@ from tests.servers import (
 )
 from tests.stack.clients import FOLDER, Login, connects, curl, mariadb, outputs, servers, shell
 from tests.stack.conftest import EDGE_CLIENT as CLIENT
+from tests.stack.whole import problems
 from toolchain import mycat as toolchain_mycat
 
 EDGE = "test-edge"
@@ -296,8 +298,36 @@ def test_mycats_without_a_responder_are_asked_themselves(
         stackctl("create", *create_words(EDGE, NET), *settings())
 
 
+def listed() -> dict[str, dict[str, Any]]:
+    done = subprocess.run(
+        [sys.executable, "-m", "stackctl", "list", "--json"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return {row["name"]: row for row in json.loads(done.stdout)}
+
+
 @pytest.mark.destroys("edge")
-def test_it_goes_without_a_trace(edge: Stack, external: Servers, stackctl: Stackctl, aws: boto3.Session) -> None:
+def test_an_expired_stack_is_swept_and_the_other_one_stays_as_it_is(
+    region: Region, stack: Stack, edge: Stack, external: Servers, stackctl: Stackctl, aws: boto3.Session
+) -> None:
     assert " unchanged" in stackctl("preview", EDGE, "--", "--expect-no-changes")
-    stackctl("destroy", EDGE)
+    rows = listed()
+    for name in (stack.name, edge.name):
+        assert rows[name]["owner"] == "tests"
+        assert rows[name]["expired"] is False
+        assert rows[name]["protected"] is None
+    stackctl("sweep")
+    assert {stack.name, edge.name} <= set(stack_names())
+
+    tag = ["pulumi", "stack", "tag", "set", "mycat-ha:expires", "2020-01-01T00:00:00Z", "--stack", EDGE]
+    subprocess.run(tag, cwd=ROOT, check=True, capture_output=True)
+    assert listed()[EDGE]["expired"] is True
+    region.power_cut(edge.machine("lb2")["instanceId"])
+    said = stackctl("sweep")
+    assert f"stack {EDGE} of tests expired at 2020-01-01T00:00:00Z: destroying it" in said
+    assert EDGE not in stack_names()
     assert inventory.scan(aws, EDGE) == []
+    assert "the region has nothing that is tagged" in stackctl("leftovers", EDGE)
+
+    assert stack.name in stack_names()
+    assert problems(region, stack, "client") == []
+    assert " unchanged" in stackctl("preview", stack.name, "--", "--expect-no-changes")
