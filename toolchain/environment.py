@@ -44,4 +44,6 @@ def environment() -> dict[str, str]:
         variables["PULUMI_CONFIG_PASSPHRASE_FILE"] = _passphrase()
     variables["PULUMI_SKIP_UPDATE_CHECK"] = "true"
     variables.pop("PYTHONHOME", None)
+    # Without bytecode each of the many Python programs, Pulumi's among them, compiles all that it imports again.
+    variables.pop("PYTHONDONTWRITEBYTECODE", None)
     return variables
