@@ -9,12 +9,18 @@ from toolchain.paths import ROOT
 from toolchain.progress import say
 
 #: The longest first: two at a time, each on one core, if there is nothing else.
-WITHOUT_REGION = ("unit", "contract", "lint", "rendering")
+QUICK = ("unit", "contract", "lint", "rendering")
+#: Needs the AWS provider, which is built for minutes where it cannot be downloaded.
+WITH_PROVIDER = ("provider",)
 WITH_REGION = ("region", "stack")
+#: Many unit tests wait for programs: two processes use the time. A file's tests stay together, for their fixtures.
+IN_TWO = ("-n", "2", "--dist", "loadfile")
 
 
 def _command(level: str) -> list[str]:
-    return [sys.executable, "-m", *(["toolchain", "lint"] if level == "lint" else ["pytest", f"tests/{level}"])]
+    if level == "lint":
+        return [sys.executable, "-m", "toolchain", "lint"]
+    return [sys.executable, "-m", "pytest", f"tests/{level}", *(IN_TWO if level == "unit" else ())]
 
 
 def _beside_others(level: str) -> tuple[str, bool, float]:
@@ -43,11 +49,11 @@ def _by_itself(level: str) -> tuple[str, bool, float]:
 
 
 def check(everything: bool) -> bool:
-    """Runs lint and the tests that need no region, or all tests; says at the end what passed and how long it took."""
+    """Runs lint and the quick tests, or all tests; says at the end what passed and how long it took."""
     started = time.monotonic()
     # The tests on a region wait more than they compute, so that the others do not hold them up; those one at a time.
     with ThreadPoolExecutor(1 if everything else 2) as pool:
-        without_region = pool.map(_beside_others, WITHOUT_REGION)
+        without_region = pool.map(_beside_others, (*QUICK, *WITH_PROVIDER) if everything else QUICK)
         with_region = [_by_itself(level) for level in WITH_REGION] if everything else []
         results = [*without_region, *with_region]
     for level, passed, seconds in results:

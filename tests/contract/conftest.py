@@ -17,17 +17,7 @@ from tests.contract.sshd import Server, serving
 from toolchain import plugins
 
 REAL = plugins.home() / "plugins" / f"resource-command-v{plugins.VERSIONS['command']}" / "pulumi-resource-command"
-REAL_AWS = plugins.home() / "plugins" / f"resource-aws-v{plugins.VERSIONS['aws']}" / "pulumi-resource-aws"
 Program = Callable[[], None]
-
-
-@pytest.fixture(scope="session")
-def aws_provider() -> str:
-    """The program: the official one, or the one built here."""
-    program = str(REAL_AWS) if REAL_AWS.exists() else shutil.which("pulumi-resource-aws")
-    if not program:
-        pytest.skip("`make check` needs no AWS provider; `make test` has one")
-    return program
 
 
 @dataclass
@@ -48,6 +38,19 @@ class Stack:
         with pytest.raises(automation.CommandError) as raised:
             self.up(program)
         return str(raised.value)
+
+    def failures(self, program: Program) -> dict[str, str]:
+        """Runs `up`, which has to fail, on to its end; what was said of each resource that failed, by its name."""
+        with pytest.raises(automation.CommandError):
+            self.up(program, continue_on_error=True)
+        said: dict[str, str] = {}
+        for event in self.events:
+            diagnostic = event.diagnostic_event
+            if diagnostic and diagnostic.urn and diagnostic.severity == "error":
+                name = diagnostic.urn.rpartition("::")[2]
+                said[name] = said.get(name, "") + diagnostic.message
+        said.pop("contract-contract", None)  # the stack: that something has failed
+        return said
 
     def preview(self, program: Program) -> automation.PreviewResult:
         self.stack.workspace.program = program

@@ -62,22 +62,25 @@ def test_without_an_update_command_create_runs_again(stack: Stack, server: Serve
 
 
 def test_triggers_replace(stack: Stack, server: Server, host: Path) -> None:
-    def program(*triggers: Any) -> None:
-        remote.Command(
-            "triggered",
-            connection=connect(server),
-            create="echo create >>log",
-            update="echo update >>log",
-            delete="echo delete >>log",
-            triggers=list(triggers) or None,
-        )
+    def program(*all_triggers: tuple[Any, ...]) -> None:
+        for number, triggers in enumerate(all_triggers):
+            remote.Command(
+                f"triggered-{number}",
+                connection=connect(server),
+                create=f"echo create >>log-{number}",
+                update=f"echo update >>log-{number}",
+                delete=f"echo delete >>log-{number}",
+                triggers=list(triggers) or None,
+            )
 
-    stack.up(lambda: program("a", {"b": 1}))
-    assert stack.changes(lambda: program("a", {"b": 1})) == {}
-    assert stack.changes(lambda: program("a", {"b": 2})) == {"replace": 1}
-    assert log(host / "log") == ["create", "create", "delete"], "the old one is deleted after the new one is made"
-    assert stack.changes(lambda: program("a", {"b": 2}, "c")) == {"replace": 1}
-    assert stack.changes(lambda: program(*[])) == {"replace": 1}
+    before: tuple[Any, ...] = ("a", {"b": 1})
+    same, another, one_more, none = before, ("a", {"b": 2}), (*before, "c"), ()
+    stack.up(lambda: program(before, before, before, before))
+    assert stack.changes(lambda: program(same, another, one_more, none)) == {"replace": 3}
+    assert log(host / "log-0") == ["create"]
+    for number in (1, 2, 3):
+        ran = log(host / f"log-{number}")
+        assert ran == ["create", "create", "delete"], "the old one is deleted after the new one is made"
 
 
 def test_a_changed_connection_updates(stack: Stack, server: Server, host: Path) -> None:
@@ -93,15 +96,14 @@ def test_a_changed_connection_updates(stack: Stack, server: Server, host: Path) 
 
 
 def test_environment_needs_the_servers_consent(stack: Stack, server: Server) -> None:
-    def program(name: str) -> None:
-        command = remote.Command(
-            "environment", connection=connect(server), create="echo $ACCEPTED_NAME", environment={name: "a value"}
-        )
-        pulumi.export("stdout", command.stdout)
+    def program() -> None:
+        for name in ("ACCEPTED_NAME", "OTHER_NAME"):
+            remote.Command(name, connection=connect(server), create=f"echo ${name}", environment={name: "a value"})
 
-    assert stack.outputs(lambda: program("ACCEPTED_NAME")) == {"stdout": "a value"}
-    said = stack.fails(lambda: program("OTHER_NAME"))
-    assert 'could not set environment variable "OTHER_NAME": ssh: setenv failed' in said
+    (said,) = stack.failures(program).items()
+    assert said[0] == "OTHER_NAME"
+    assert 'could not set environment variable "OTHER_NAME": ssh: setenv failed' in said[1]
+    assert stack.state("ACCEPTED_NAME")["outputs"]["stdout"] == "a value"
 
 
 def test_previous_output_can_be_kept_out_of_the_environment(stack: Stack, server: Server) -> None:
@@ -154,32 +156,44 @@ def test_large_input_and_output(stack: Stack, server: Server) -> None:
 
 
 def test_logins(stack: Stack, server: Server) -> None:
-    def program(**more: Any) -> None:
-        command = remote.Command("login", connection=connect(server, **more), create="echo in")
-        pulumi.export("stdout", command.stdout)
-
-    expected = {"stdout": "in"}
-    assert stack.outputs(lambda: program(private_key=None, password=PASSWORD)) == expected
     encrypted = server.encrypted_key("open sesame")
-    assert stack.outputs(lambda: program(private_key=encrypted, private_key_password="open sesame")) == expected
-    said = stack.fails(lambda: program(private_key=None, password="wrong", dial_error_limit=0))
-    assert "unable to authenticate" in said
+
+    cases: dict[str, dict[str, Any]] = {
+        "password": {"private_key": None, "password": PASSWORD},
+        "encrypted-key": {"private_key": encrypted, "private_key_password": "open sesame"},
+        "wrong-password": {"private_key": None, "password": "wrong", "dial_error_limit": 0},
+    }
+
+    def program() -> None:
+        for name, more in cases.items():
+            remote.Command(name, connection=connect(server, **more), create="echo in")
+
+    (said,) = stack.failures(program).items()
+    assert said[0] == "wrong-password"
+    assert "unable to authenticate" in said[1]
+    for name in ("password", "encrypted-key"):
+        assert stack.state(name)["outputs"]["stdout"] == "in"
 
 
 def test_passphrases(stack: Stack, server: Server) -> None:
-    def program(key: str, passphrase: str | None) -> None:
-        connection = connect(server, private_key=key, private_key_password=passphrase)
-        remote.Command("passphrase", connection=connection, create="true")
-
     encrypted, pkcs8 = server.encrypted_key("open sesame"), server.encrypted_key("open sesame", "pkcs8-pem")
-    for key, passphrase, expected in (
-        (encrypted, "wrong", "decryption password incorrect"),
-        (encrypted, None, "this private key is passphrase protected"),
-        (server.private_key, "open sesame", "key is not password protected"),
-        (pkcs8, "open sesame", "not an encrypted key"),
-        (pkcs8, None, "unsupported key type"),
-    ):
-        assert expected in stack.fails(lambda: program(key, passphrase))  # noqa: B023
+    cases = {
+        "wrong": (encrypted, "wrong", "decryption password incorrect"),
+        "none": (encrypted, None, "this private key is passphrase protected"),
+        "unneeded": (server.private_key, "open sesame", "key is not password protected"),
+        "pkcs8": (pkcs8, "open sesame", "not an encrypted key"),
+        "pkcs8-none": (pkcs8, None, "unsupported key type"),
+    }
+
+    def program() -> None:
+        for name, (key, passphrase, _) in cases.items():
+            connection = connect(server, private_key=key, private_key_password=passphrase)
+            remote.Command(name, connection=connection, create="true")
+
+    said = stack.failures(program)
+    assert said.keys() == cases.keys()
+    for name, (_, _, expected) in cases.items():
+        assert expected in said[name]
 
 
 def test_a_malformed_private_key_is_not_shown(stack: Stack, server: Server) -> None:
@@ -196,13 +210,16 @@ def test_a_malformed_private_key_is_not_shown(stack: Stack, server: Server) -> N
 
 
 def test_host_keys(stack: Stack, server: Server) -> None:
-    def program(key: str) -> None:
-        remote.Command("known", connection=connect(server, host_key=key, dial_error_limit=0), create="true")
-
-    stack.up(lambda: program(server.host_public_key))
     other = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode()
-    assert "host key mismatch" in stack.fails(lambda: program(other))
-    assert "failed to parse host key" in stack.fails(lambda: program("not a key"))
+
+    def program() -> None:
+        for name, key in {"known": server.host_public_key, "other": other, "malformed": "not a key"}.items():
+            remote.Command(name, connection=connect(server, host_key=key, dial_error_limit=0), create="true")
+
+    said = stack.failures(program)
+    assert said.keys() == {"other", "malformed"}
+    assert "host key mismatch" in said["other"]
+    assert "failed to parse host key" in said["malformed"]
 
 
 def closed_port() -> int:
@@ -269,23 +286,25 @@ def test_a_silent_host_is_given_up_after_the_time_for_a_dial(stack: Stack, serve
 
 
 def test_proxy(stack: Stack, server: Server, host: Path) -> None:
-    def program(**more: Any) -> None:
-        through = remote.ProxyConnectionArgs(
-            host="127.0.0.1", port=bastion.port, user="jump", private_key=bastion.private_key, **more
-        )
-        command = remote.Command(
-            "behind",
-            connection=connect(server, proxy=through),
-            create="echo $ACCEPTED",
-        )
-        pulumi.export("stdout", command.stdout)
+    cases: dict[str, dict[str, Any]] = {
+        "behind": {},
+        "other-key": {"host_key": server.host_public_key, "dial_error_limit": 0},
+    }
+
+    def program() -> None:
+        for name, more in cases.items():
+            through = remote.ProxyConnectionArgs(
+                host="127.0.0.1", port=bastion.port, user="jump", private_key=bastion.private_key, **more
+            )
+            remote.Command(name, connection=connect(server, proxy=through), create="echo $ACCEPTED")
 
     with serving(host) as bastion:
-        assert stack.outputs(program) == {"stdout": ""}
+        (said,) = stack.failures(program).items()
         assert bastion.tunnels == [f"127.0.0.1:{server.port}"]
-        said = stack.fails(lambda: program(host_key=server.host_public_key, dial_error_limit=0))
-        assert "proxy: " in said
-        assert "host key mismatch" in said
+        assert stack.state("behind")["outputs"]["stdout"] == ""
+        assert said[0] == "other-key"
+        assert "proxy: " in said[1]
+        assert "host key mismatch" in said[1]
 
 
 def test_a_login_behind_a_proxy_is_tried_again_on_the_tunnel_that_is_closed(stack: Stack, server: Server) -> None:

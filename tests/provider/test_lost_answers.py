@@ -115,7 +115,7 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Endpoint:
 @pytest.fixture
 def pulumi(tmp_path: Path, endpoint: Endpoint, aws_provider: str, monkeypatch: pytest.MonkeyPatch) -> Pulumi:
     """The stack, of the program above."""
-    del aws_provider  # found on PATH; without one there is no test
+    del aws_provider  # Pulumi finds it by itself
     if shutil.which("pulumi") is None:
         pytest.fail("no pulumi on PATH: run `python3 -m toolchain install`, and the tests with `make test`")
     (tmp_path / "state").mkdir()
