@@ -1,5 +1,6 @@
 """One stack on a region of its own, for every test that needs the real thing. It is made when the first one asks."""
 
+import gc
 import os
 import random
 import subprocess
@@ -54,6 +55,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         module.sort(key=last)
     modules.sort(key=lambda module: min(map(last, module)))
     items[:] = [item for module in modules for item in module]
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported stays: it is left out of the garbage collector's rounds, a third of all processor time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture(scope="session")

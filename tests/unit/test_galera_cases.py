@@ -11,6 +11,7 @@ import itertools
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, NamedTuple
 
 import pytest
@@ -151,7 +152,12 @@ def crashed(state: State, nodes: Iterator[int] | range | list[int], origin: int 
 
 
 def facts(state: State, n: int) -> hook.Facts:
-    node, names = state.nodes[n], frozenset(map(str, range(len(state.nodes))))
+    return facts_of(state.nodes[n], n, len(state.nodes))
+
+
+@cache  # asked for a million times, of some thousand nodes
+def facts_of(node: Node, n: int, many: int) -> hook.Facts:
+    names = frozenset(map(str, range(many)))
     view = None
     if node.saved and node.saved != TORN:
         members = frozenset(map(str, node.saved.members))
@@ -331,12 +337,12 @@ def test_every_order(many: int, depth: int, capsys: pytest.CaptureFixture[str]) 
     edge = {normal(State((whole,) * many, frozenset(), 0))}
     known, steps, tried = set(edge), 0, set()
     for _ in range(depth):
-        following = set()
+        following: set[State] = set()
         for state in edge:
-            for after in events(state):
-                steps += 1
-                following.add(normal(after))
-        edge = following - known
+            after = list(events(state))
+            steps += len(after)
+            following.update(after)
+        edge = {normal(state) for state in following} - known
         known |= edge
     for state in known:
         tried.add(normal(settle(state._replace(cuts=frozenset()))))
