@@ -45,8 +45,14 @@ def run(config: Mapping[str, str], mocks: pulumi.runtime.Mocks, stack: str) -> N
 
 def _run(config: Mapping[str, str], mocks: pulumi.runtime.Mocks, stack: str) -> None:
     pulumi.runtime.set_all_config(dict(config))
-    loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    def own_loop() -> asyncio.AbstractEventLoop:
+        loops.append(asyncio.new_event_loop())
+        asyncio.set_event_loop(loops[-1])
+        return loops[-1]
+
+    loop = own_loop()
     pulumi.runtime.set_mocks(mocks, project=NAMESPACE, stack=stack, preview=False)
     # set_mocks makes a root stack; this run makes its own, with its own transformations.
     set_root_resource(None)  # type: ignore[arg-type]
@@ -55,9 +61,13 @@ def _run(config: Mapping[str, str], mocks: pulumi.runtime.Mocks, stack: str) -> 
         runpy.run_path(str(ROOT / "__main__.py"), run_name="__dry_run__")
 
     try:
-        loop.run_until_complete(run_in_stack(program))
+        # The mocks answer in threads, each of which Pulumi would give a loop that nobody closes.
+        with ThreadPoolExecutor(initializer=own_loop) as threads:
+            loop.set_default_executor(threads)
+            loop.run_until_complete(run_in_stack(program))
     finally:
-        loop.close()
+        for each in loops:
+            each.close()
         pulumi.runtime.set_all_config({})
 
 

@@ -32,6 +32,7 @@ class Region:
         self.name = paths.check(name)
         self._state = paths.state(name)
         self._control = paths.control(name)
+        self._daemon: subprocess.Popen[bytes] | None = None  # if this process has started it
 
     # -- start and stop -------------------------------------------------------------------------------------
 
@@ -46,7 +47,7 @@ class Region:
         self._state.mkdir(parents=True, mode=0o700)
         raise_limits(self._state.parent)
         with (self._state / "log").open("ab") as log:
-            process = subprocess.Popen(
+            self._daemon = process = subprocess.Popen(
                 [sys.executable, "-m", "localregion.daemon", self.name],
                 cwd=Path(__file__).parents[1],
                 stdin=subprocess.DEVNULL,
@@ -70,6 +71,9 @@ class Region:
             with suppress(TimeoutError):
                 wait_until(lambda: self._pid() is None, "end of the region", 60)
         self._sweep()
+        if self._daemon:
+            self._daemon.wait(10)
+            self._daemon = None
 
     def running(self) -> bool:
         try:

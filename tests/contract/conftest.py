@@ -123,6 +123,8 @@ def stack(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
             ),
         ),
     )
+    # It logs to an engine that may be gone already, and does not close its event loop if that fails.
+    monkeypatch.setattr(pulumi.log, "debug", lambda *_, **__: None)
     # After each `up` the automation API asks the CLI for these, half a second each; the tests look at events and state.
     monkeypatch.setattr(made, "outputs", dict)
     monkeypatch.setattr(made, "info", lambda *_: {})

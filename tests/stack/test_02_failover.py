@@ -212,7 +212,7 @@ def test_a_balancer_that_is_no_longer_master_lets_go_of_the_databases(region: Re
     finally:
         region.exec(holder["instanceId"], ["systemctl", "start", "keepalived"])
         client.kill()
-        client.wait()
+        client.communicate()
     stays(region, stack, peer["name"])
 
 
@@ -492,7 +492,7 @@ def test_a_stop_of_all_databases_in_the_same_moment_needs_nobody(
                 assert make_whole(region, stack, CLIENT, 400) == []
         finally:
             client.kill()
-            client.wait()
+            client.communicate()
         acknowledged.seek(0)
         numbers = {int(line) for line in acknowledged}
     stored = {int(n) for n in mariadb(region, at, "SET wsrep_sync_wait=7; SELECT n FROM numbers").split()}
