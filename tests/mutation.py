@@ -3,9 +3,10 @@
     nice python -m tests.mutation [--write docs/mutation.md] [FILE...]
 
 A mutant is a copy of the work tree in which one line of one file is gone, or has one number changed. On each the unit
-tests run; a mutant that they all pass on survives. Comments, empty lines and template statements without output are
-left alone. Takes seconds for each mutant: not for CI. Exit status 1 if a mutant survives that ACCEPTED does not
-give a reason for.
+tests run; a mutant that they all pass on survives. One on which they do not end in time has timed out: no test has
+failed, so it is not caught; a program may hang on it, or the machine was busy, and only a run by hand tells. Comments,
+empty lines and template statements without output are left alone. Takes seconds for each mutant: not for CI. Exit
+status 1 if a mutant survives or times out that ACCEPTED does not give a reason for.
 """
 
 import argparse
@@ -39,7 +40,7 @@ FILES = (
 TEXTS = "tests/unit/test_rendered.py"
 TESTS = ("tests/unit/test_balancer.py", "tests/unit/test_http.py", "tests/unit/test_topologies.py", TEXTS)
 SECONDS = 120
-#: Survivors that are right: the file, what the line begins with, and why no unit test has to notice.
+#: Not caught, and right: the file, what the line begins with, and why no unit test has to notice.
 ACCEPTED: tuple[tuple[str, str, str], ...] = (
     (
         "files/haproxy/haproxy.service",
@@ -68,11 +69,15 @@ class Mutant:
     text: str
     kind: str  # deleted, or changed to what
     failed: set[str] = field(default_factory=set)
-    seconds_exceeded: bool = False
+    timed_out: bool = False
 
     @property
     def caught(self) -> bool:
-        return bool(self.failed) or self.seconds_exceeded
+        return bool(self.failed)
+
+    @property
+    def survived(self) -> bool:
+        return not self.caught and not self.timed_out
 
     @property
     def by_text_only(self) -> bool:
@@ -181,20 +186,29 @@ def report(done: list[Mutant], tests: list[str]) -> str:
         "Written by `nice python -m tests.mutation --write docs/mutation.md`; tests/mutation.py says what a mutant is.",
         f"Run on {datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d}, with {', '.join(f'`{test}`' for test in tests)}.",
         "",
-        f"| file | mutants | caught | of these by `{TEXTS}` only | survived | accepted |",
-        "|---|---|---|---|---|---|",
+        f"A mutant on which the tests do not end in {SECONDS} s has timed out: no test has failed, so it is not",
+        "caught. A program may hang on it, or the machine was busy: look at it by hand.",
+        "",
+        f"| file | mutants | caught | of these by `{TEXTS}` only | timed out | survived | accepted |",
+        "|---|---|---|---|---|---|---|",
     ]
     for file in dict.fromkeys(mutant.file for mutant in done):
         mine = [mutant for mutant in done if mutant.file == file]
-        alive = [mutant for mutant in mine if not mutant.caught]
-        accepted = [mutant for mutant in alive if reason(mutant)]
-        counts = (len(mine), len(mine) - len(alive), sum(m.by_text_only for m in mine), len(alive), len(accepted))
+        counts = (
+            len(mine),
+            sum(mutant.caught for mutant in mine),
+            sum(mutant.by_text_only for mutant in mine),
+            sum(mutant.timed_out for mutant in mine),
+            sum(mutant.survived for mutant in mine),
+            sum(not mutant.caught and bool(reason(mutant)) for mutant in mine),
+        )
         lines.append(f"| `{file}` | {' | '.join(map(str, counts))} |")
-    lines += ["", "## Survivors", "", "| file | line | mutant | why it is left |", "|---|---|---|---|"]
+    lines += ["", "## Not caught", "", "| file | line | mutant | | why it is left |", "|---|---|---|---|---|"]
     for mutant in done:
         if not mutant.caught:
             what = f"`{mutant.text}` {'deleted' if mutant.kind == 'deleted' else f'→ `{mutant.kind}`'}"
-            lines.append(f"| `{mutant.file}` | {mutant.line} | {what.replace('|', chr(92) + '|')} | {reason(mutant)} |")
+            what, outcome = what.replace("|", chr(92) + "|"), "timed out" if mutant.timed_out else "survived"
+            lines.append(f"| `{mutant.file}` | {mutant.line} | {what} | {outcome} | {reason(mutant)} |")
     lines += [
         "",
         "## Rows of the recipe's table",
@@ -246,13 +260,13 @@ def main() -> int:
             # Running the whole program takes long: only if the others have found nothing.
             for whole_program in (False, True) if words.whole_program else (False,):
                 failed = run_tests(ROOT, words.tests, whole_program)
-                mutant.failed, mutant.seconds_exceeded = failed or set(), failed is None
-                if mutant.caught:
+                mutant.failed, mutant.timed_out = failed or set(), failed is None
+                if not mutant.survived:
                     break
             path.write_text(original)
             tried.append(mutant)
-            state = "caught" if mutant.caught else "SURVIVED"
-            print(f"{state:9}{file}:{mutant.line}: {mutant.text} [{mutant.kind}]", flush=True)
+            state = "caught" if mutant.caught else "TIMED OUT" if mutant.timed_out else "SURVIVED"
+            print(f"{state:10}{file}:{mutant.line}: {mutant.text} [{mutant.kind}]", flush=True)
         if words.write:
             words.write.write_text(report(tried, words.tests))
     return int(any(not mutant.caught and not reason(mutant) for mutant in tried))
