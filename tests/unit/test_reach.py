@@ -91,7 +91,7 @@ def test_a_machine_that_boots_is_waited_for(log: Log, monkeypatch: pytest.Monkey
         waiting = asyncio.create_task(reach._wait(target, "127.0.0.1"))
         while not log.lines:
             await asyncio.sleep(0.01)
-        server = await asyncio.start_server(lambda *_: None, "127.0.0.1", port)
+        server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", port)
         await waiting
         server.close()
 
