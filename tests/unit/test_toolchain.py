@@ -313,11 +313,13 @@ def test_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(venv, "VENV", tmp_path / "clone")
     for name in ("PULUMI_BACKEND_URL", "PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     with pytest.raises(ToolchainError, match="python3 -m toolchain install"):
         environment.environment()
     (tmp_path / "venv").mkdir()
     (tmp_path / "venv" / venv.DONE).touch()
     variables = environment.environment()
+    assert "PYTHONDONTWRITEBYTECODE" not in variables
     assert variables["PATH"].split(os.pathsep)[:2] == [str(tmp_path / "venv/bin"), str(paths.BIN)]
     assert variables["PULUMI_BACKEND_URL"] == (tmp_path / ".local/state").as_uri()
     passphrase = Path(variables["PULUMI_CONFIG_PASSPHRASE_FILE"])
