@@ -96,9 +96,16 @@ async def _command(process: asyncssh.SSHServerProcess[bytes], folder: Path) -> N
         asyncio.ensure_future(_pump(child.stderr, process.stderr)),
     ]
     feeding = asyncio.ensure_future(_pump(process.stdin, child.stdin))
-    await asyncio.gather(*pumps)
-    status = await child.wait()
-    feeding.cancel()
+    try:
+        await asyncio.gather(*pumps)
+        status = await child.wait()
+    except asyncio.CancelledError:
+        # The server stops. What is left of a command would be collected when its event loop is gone.
+        child.terminate()
+        await child.communicate()
+        raise
+    finally:
+        feeding.cancel()
     if status < 0:
         process.exit_with_signal("TERM")
     else:
@@ -153,9 +160,10 @@ def serving(folder: Path, port: int = 0, like: Server | None = None) -> Iterator
 
         async def stop() -> None:
             acceptor.close()
-            for task in asyncio.all_tasks():
-                if task is not asyncio.current_task():
-                    task.cancel()
+            tasks = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
         asyncio.run_coroutine_threadsafe(stop(), loop).result(10)
         loop.call_soon_threadsafe(loop.stop)
