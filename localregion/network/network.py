@@ -37,7 +37,7 @@ class Network:
         self._table = f"mh-{region}"
         self._state = state / "network.json"
         self._lock = threading.RLock()
-        self._layout = Layout()
+        self._layout = self._in_force = Layout()
         self._outside = Outside(self.backbone)
         self._rules: dict[str, tuple[str, ...]] = {}  # VPC -> what its router has loaded
         self._routes: dict[str, dict[str, set[IPv4Address]]] = {}  # VPC -> link -> addresses
@@ -119,7 +119,7 @@ class Network:
     @property
     def layout(self) -> Layout:
         """What is in force, which the API may be ahead of."""
-        return self._layout
+        return self._in_force
 
     @property
     def endpoints(self) -> dict[str, Eni]:
@@ -137,6 +137,7 @@ class Network:
             present = set(self._rules)
             for vpc_id in present - used.keys():
                 self._remove_vpc(vpc_id)
+            both = rules.both(self._layout, layout)
             self._layout = layout
             for vpc_id in used.keys() - present:
                 self._add_vpc(used[vpc_id])
@@ -144,8 +145,11 @@ class Network:
             self._apply_endpoints()
             for vpc in used.values():
                 self._apply_dhcp(vpc)
+                # While an address moves, answers of both machines are on their way, and none of them is to be lost.
+                self._apply_rules(vpc, both)
                 self._apply_routes(vpc)
-                self._apply_rules(vpc)
+                self._apply_rules(vpc, layout)
+            self._in_force = layout
 
     @staticmethod
     def _used(vpc: Vpc, layout: Layout) -> bool:
@@ -223,11 +227,11 @@ class Network:
             known[link] = set(eni.addresses)
         ip_batch(self.namespace(vpc.id), lines)
 
-    def _apply_rules(self, vpc: Vpc) -> None:
+    def _apply_rules(self, vpc: Vpc, layout: Layout) -> None:
         attached = self._outside.sources(vpc.id)
         texts = (
-            rules.vpc_rules(vpc, self._layout, self._drops.values(), attached),
-            rules.nat_rules(vpc, self._layout, attached),
+            rules.vpc_rules(vpc, layout, self._drops.values(), attached),
+            rules.nat_rules(vpc, layout, attached),
         )
         for text in texts:
             if text not in self._rules[vpc.id]:

@@ -1,7 +1,7 @@
 """nftables rules of the routers: security groups, source/destination check, ways out, and lost packets."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, collapse_addresses
 
 from localregion.model import Eni, Layout, Rule, SecurityGroup, Subnet, Vpc
@@ -23,6 +23,13 @@ class Drop:
 def enis_of(layout: Layout, vpc_id: str) -> Iterator[tuple[Eni, Subnet]]:
     subnets = {subnet.id: subnet for subnet in layout.subnets if subnet.vpc_id == vpc_id}
     return ((eni, subnets[eni.subnet_id]) for eni in layout.enis if eni.subnet_id in subnets)
+
+
+def both(before: Layout, after: Layout) -> Layout:
+    """``after``, in which every interface still has the addresses of ``before`` as well."""
+    known = {eni.id: eni.addresses for eni in before.enis}
+    enis = (replace(eni, addresses=eni.addresses | known.get(eni.id, frozenset())) for eni in after.enis)
+    return replace(after, enis=tuple(enis))
 
 
 def host_rules(table: str, uplink: str) -> str:

@@ -1,5 +1,7 @@
 """The network is as the API describes it: seen from machines and test hosts, not through the API."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -85,6 +87,30 @@ def test_the_effect_comes_after_the_answer(served: World) -> None:
 
     wait_until(moved, "the effect", 15)
     assert served.address(0) in answers
+
+
+def test_while_an_address_moves_every_connection_is_answered(served: World) -> None:
+    """The machine before serves until packets go to the next one, and the answers of both get through."""
+    script = (
+        "import select, socket, sys, time\n"
+        "count, slowest = 0, 0\n"
+        "while not select.select([sys.stdin], [], [], 0.002)[0]:\n"
+        "    start = time.monotonic()\n"
+        "    socket.create_connection((sys.argv[1], 3306), 5).close()\n"
+        "    count, slowest = count + 1, max(slowest, time.monotonic() - start)\n"
+        "print(count, slowest)\n"
+    )
+    argv = [sys.executable, "-c", script, VIP]
+    client = served.region.popen("inside", argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        for to in (1, 0, 1, 0):
+            move(served, to)
+            served.region.settle()
+    finally:
+        said, _ = client.communicate()
+    count, slowest = said.split()
+    assert int(count) > 100
+    assert float(slowest) < 0.9, "TCP has repeated a lost packet, which it does after a second"
 
 
 def test_the_effect_comes_half_a_second_after_the_answer_if_nobody_says_otherwise(world: World) -> None:
