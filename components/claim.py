@@ -84,6 +84,14 @@ class Claim(pulumi.ComponentResource):
                 opts=child,
             ),
             machine.file(
+                f"{name}-switchover",
+                f"{LIBRARY}/switch-vip",
+                verbatim("vip/switch-vip"),
+                mode="0755",
+                validate='bash -n "$STAGED"',
+                opts=child,
+            ),
+            machine.file(
                 f"{name}-service",
                 "/etc/systemd/system/claim-vip.service",
                 verbatim("vip/claim-vip.service"),

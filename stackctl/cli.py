@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from stackctl import changes, life, listing, rendering, sweep, teststack
+from stackctl import switchover as planned
 from stackctl.project import Stack, StackError, console, output
 from toolchain.progress import ToolchainError
 
@@ -90,6 +91,21 @@ def heal(
     that the state does not know, or that were made twice.
     """
     raise typer.Exit(life.heal(life.pulumi_of(stack, region_env), yes=yes))
+
+
+@app.command()
+def switchover(
+    stack: StackName,
+    machine: Annotated[
+        str | None, typer.Argument(metavar="[MACHINE]", help="the new holder, if not the next balancer that is fit")
+    ] = None,
+    wait: Annotated[
+        int, typer.Option(min=0, max=3600, help="seconds that sessions have to end by themselves before they are ended")
+    ] = planned.WAIT,
+    region_env: RegionEnv = None,
+) -> None:
+    """Move the VIP to another balancer without a failed new connection (exit code 4: refused, nothing was changed)."""
+    raise typer.Exit(planned.switchover(life.existing(stack, region_env), machine, wait))
 
 
 @app.command()

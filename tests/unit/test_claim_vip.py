@@ -938,40 +938,51 @@ def test_probe_waits_until_a_new_role_is_known(node: Node, action: str, code: st
     assert node.pauses() == [3, 3]
 
 
-# -- released ------------------------------------------------------------------------------------------------------
+# -- hand-over -----------------------------------------------------------------------------------------------------
+
+SERVED_LOCALLY = f"local {VIP} dev lo table local metric 1"
 
 
-def test_a_machine_knows_when_the_address_is_no_longer_its_own(node: Node) -> None:
-    node.ec2.holder = OTHER
-    assert node.run("released").returncode == 0
-    assert node.pauses() == []
+@pytest.fixture
+def leaving(node: Node) -> Node:
+    """A holder whose keepalived stops, and whose calls are in order."""
+    node.stubs.add("ip")
+    node.stubs.add("systemctl")
+    return node
 
 
-def test_a_machine_waits_for_the_move_to_take_effect(node: Node) -> None:
-    node.ec2.holder = MINE
+def test_who_hands_over_serves_until_the_move_has_taken_effect(leaving: Node) -> None:
+    leaving.ec2.holder = MINE
     looks = 0
 
     def move() -> None:
         nonlocal looks
         looks += 1
         if looks == 3:
-            node.ec2.holder = OTHER
+            leaving.ec2.holder = OTHER
 
-    node.metadata.on["mac"] = move
-    assert node.run("released").returncode == 0
-    assert node.pauses() == [0.2, 0.2]
+    leaving.metadata.on["mac"] = move
+    assert leaving.run("hand-over").returncode == 0
+    assert leaving.stubs.calls() == [
+        f"ip route replace {SERVED_LOCALLY}",
+        "systemctl stop keepalived.service",
+        "sleep 0.2",
+        "sleep 0.2",
+        f"ip route delete {SERVED_LOCALLY}",
+    ]
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_move_that_never_comes_is_not_waited_for_longer(node: Node, fails: bool) -> None:
+def test_a_move_that_never_comes_is_not_waited_for_longer(leaving: Node, fails: bool) -> None:
     """Nor is a metadata service that does not answer taken for one that no longer has the address."""
-    node.ec2.holder = MINE
+    leaving.ec2.holder = MINE
     if fails:
-        node.metadata.planned["mac"] = [Answer(500)] * 60
-    done = node.run("released")
-    assert done.returncode == 1
-    assert len(node.pauses()) == 50
+        leaving.metadata.planned["mac"] = [Answer(500)] * 60
+    done = leaving.run("hand-over")
+    assert done.returncode == 0
+    assert len(leaving.pauses()) == 50
     assert "metadata still has" in done.stdout
+    assert leaving.stubs.calls("ip")[-1] == f"route delete {SERVED_LOCALLY}"
 
 
 # -- usage --------------------------------------------------------------------------------------------------------
@@ -980,5 +991,5 @@ def test_a_move_that_never_comes_is_not_waited_for_longer(node: Node, fails: boo
 @pytest.mark.parametrize("command", ["", "release"])
 def test_anything_else_is_refused(node: Node, command: str) -> None:
     done = node.run(command)
-    assert (done.returncode, done.stderr) == (64, "usage: claim-vip claim|reconcile|probe|settled|released\n")
+    assert (done.returncode, done.stderr) == (64, "usage: claim-vip claim|reconcile|probe|settled|hand-over\n")
     assert node.ec2.calls == []
