@@ -19,7 +19,7 @@ from drills.faults import FAULTS
 from drills.stack import Stack
 from localregion.client import Region, RegionError, wait_until
 from tests.conftest import Stackctl
-from tests.stack.clients import adverts, booted, connects, haproxy, journal, login, main_pid, mariadb, shell
+from tests.stack.clients import FOLDER, adverts, booted, connects, haproxy, journal, login, main_pid, mariadb, shell
 from tests.stack.whole import Machine, make_whole, masters, pair, states
 
 CLIENT = "client"
@@ -214,6 +214,37 @@ def test_a_balancer_that_is_no_longer_master_lets_go_of_the_databases(region: Re
         client.kill()
         client.communicate()
     stays(region, stack, peer["name"])
+
+
+def test_a_switchover_there_and_back_fails_no_new_connection(region: Region, stack: Stack, stackctl: Stackctl) -> None:
+    """And it ends the sessions of the holder before, which had their time. A target that is not fit is refused."""
+    holder, peer = pair(region, stack)
+    on_vip = f"ss --no-header --tcp --numeric state established src {stack.vip}"
+    argv = [sys.executable, str(FOLDER / "newcomers.py"), stack.vip, str(stack.port)]
+    client = region.popen(CLIENT, argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        for before, after in ((holder, peer), (peer, holder)):
+            stackctl("switchover", stack.name, after["name"], "--wait", "1")
+            assert stack.holder(region) == after["name"]
+            assert masters(region, stack) == [after["name"]]
+            assert shell(region, before["instanceId"], on_vip) == ""
+    finally:
+        said, _ = client.communicate(timeout=60)
+    count, errors, slowest, unheard = json.loads(said)
+    assert count > 300
+    assert errors == []
+    assert slowest < 0.9, "TCP has repeated a lost packet, which it does after a second"
+    # One at each move may be made at the holder before and go on at the next one.
+    assert unheard <= 2
+
+    shell(region, peer["instanceId"], "systemctl stop keepalived")
+    try:
+        refusal = stackctl("switchover", stack.name, peer["name"], check=False)
+    finally:
+        shell(region, peer["instanceId"], "systemctl start keepalived")
+    assert "refused, and nothing was changed" in refusal
+    assert "its keepalived does not run" in " ".join(refusal.split())
+    stays(region, stack, holder["name"], 2)
 
 
 @pytest.mark.parametrize(("place", "takes_it_back"), [(0, True), (1, False)], ids=["higher priority", "lower priority"])
