@@ -177,6 +177,13 @@ class ExternalServer(Section):
     """Its port."""
 
 
+class Durability(StrEnum):
+    """When an acknowledged commit is on the disks."""
+
+    FULL = "full"
+    RELAXED = "relaxed"
+
+
 class Galera(Section):
     """MariaDB with Galera: how soon a lost node is noticed (in seconds), and what a server may use.
 
@@ -199,6 +206,12 @@ class Galera(Section):
     max_connections: Annotated[int, Field(ge=10)] = 500
     """`max_connections` of each server; more than `haproxy.mysql.serverMaxConnections`, so that checks and
     administrators find room."""
+    durability: Durability = Durability.FULL
+    """`full`: an acknowledged commit is on the disk of the node that took it, and survives that all nodes lose their
+    power in the same second (`innodb_flush_log_at_trx_commit` 1, `sync_binlog` 1). `relaxed`: it is written to disk
+    about once a second (2 and 0), which saves a flush for each commit; when all nodes lose their power or their kernel
+    at once, the commits of about the last second are gone. The loss of some nodes, or of mariadbd on all of them, loses
+    nothing either way."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

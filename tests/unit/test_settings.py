@@ -138,6 +138,7 @@ def test_the_example_is_accepted() -> None:
         (put("database", {**EXTERNAL, "externalCheckUser": None}), ["database.external", "role mysql"]),
         (put("database", EXTERNAL), ["database", "externalCheckUser", "missing", "max_connect_errors"]),
         (put("database/galera", {"suspectTimeout": 5}), ["database.galera", "suspectTimeout"]),
+        (put("database/galera", {"durability": "lax"}), ["database.galera.durability", "'full' or 'relaxed'"]),
         (put("surprise", {}), ["surprise"]),
     ],
 )

@@ -1,0 +1,33 @@
+"""What the settings make of the databases' files."""
+
+import re
+from typing import Any
+
+import pytest
+
+from components import database
+from settings import Settings
+from tests import example
+
+
+def galera_cnf(*addresses: str, **galera: Any) -> dict[str, str]:
+    """The lines of node1's 60-galera.cnf."""
+    settings = Settings.parse(example.settings(lambda raw: raw["database"].update(galera=galera)))
+    text = database.configuration(
+        "node1", addresses[0], addresses=addresses, cluster="test", galera=settings.database.galera, mycat=False
+    )
+    return dict(re.findall(r"^(\w+) = (.*)$", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize("addresses", [("10.0.0.1",), ("10.0.0.1", "10.0.0.2", "10.0.0.3")], ids=["alone", "three"])
+@pytest.mark.parametrize(
+    ("galera", "flush", "binlog"),
+    [({}, "1", "1"), ({"durability": "full"}, "1", "1"), ({"durability": "relaxed"}, "2", "0")],
+    ids=["default", "full", "relaxed"],
+)
+def test_what_is_acknowledged_is_on_disk(
+    addresses: tuple[str, ...], galera: dict[str, Any], flush: str, binlog: str
+) -> None:
+    """However many databases there are: all of them may lose their power in the same second."""
+    lines = galera_cnf(*addresses, **galera)
+    assert (lines["innodb_flush_log_at_trx_commit"], lines["sync_binlog"]) == (flush, binlog)
