@@ -212,6 +212,10 @@ class Galera(Section):
     about once a second (2 and 0), which saves a flush for each commit; when all nodes lose their power or their kernel
     at once, the commits of about the last second are gone. The loss of some nodes, or of mariadbd on all of them, loses
     nothing either way."""
+    require_primary_key: bool = True
+    """Refuse to create or alter a table that has neither a primary key nor a unique one without NULL
+    (`innodb_force_primary_key`, error 1173), which Galera does not support fully. That goes for temporary tables too;
+    `false` is for applications that have them without a key. Tables that exist can still be read and written."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

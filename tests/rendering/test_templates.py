@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pymysql
 import pytest
 
 from components import cluster, database, mycat_files
@@ -188,6 +189,51 @@ def test_mariadb_reads_a_password_as_it_was_written(server: Database, password: 
     with connect(server.port, "app", "app") as connection:
         ((hexadecimal,),) = ask(connection, f"SELECT HEX({sql_string(password)})")
     assert bytes.fromhex(hexadecimal).decode() == password
+
+
+@pytest.fixture
+def strict(server: Database) -> Iterator["pymysql.Connection[Any]"]:
+    """A session in app1, with what the configuration says of engines and keys."""
+    text = database.configuration(
+        "node1", "10.0.0.1", addresses=["10.0.0.1"], cluster="test", galera=settings().database.galera, mycat=False
+    )
+    lines = re.findall("^(enforce_storage_engine|innodb_force_primary_key) = (.*)$", text, re.MULTILINE)
+    with connect(server.port, "app", "app") as administrator:
+        try:
+            for name, value in lines:
+                ask(administrator, f"SET GLOBAL {name} = {value}")
+            with connect(server.port, "app", "app", "app1") as session:
+                yield session
+        finally:
+            ask(administrator, "SET GLOBAL enforce_storage_engine = DEFAULT, GLOBAL innodb_force_primary_key = DEFAULT")
+
+
+@pytest.mark.parametrize(
+    ("statement", "words"),
+    [
+        ("CREATE TABLE t (n INT PRIMARY KEY) ENGINE=MyISAM", r"1290.*NO_ENGINE_SUBSTITUTION"),
+        ("CREATE TABLE t (PRIMARY KEY (n)) ENGINE=Aria AS SELECT 1 AS n", r"1290.*NO_ENGINE_SUBSTITUTION"),
+        ("ALTER TABLE good ENGINE=MyISAM", r"1290.*NO_ENGINE_SUBSTITUTION"),
+        ("CREATE TABLE t (n INT)", r"1173.*requires a primary key"),
+        ("CREATE TABLE t AS SELECT 1 AS n", r"1173.*requires a primary key"),
+        ("ALTER TABLE good DROP PRIMARY KEY", r"1173.*requires a primary key"),
+    ],
+)
+def test_mariadb_refuses_tables_that_galera_does_not_replicate(
+    strict: "pymysql.Connection[Any]", statement: str, words: str
+) -> None:
+    ask(strict, "CREATE TABLE IF NOT EXISTS good (n INT PRIMARY KEY)")
+    with pytest.raises(pymysql.Error, match=words):
+        ask(strict, statement)
+
+
+def test_a_table_of_another_engine_can_be_converted_and_dropped(
+    server: Database, strict: "pymysql.Connection[Any]"
+) -> None:
+    for name in ("old", "older"):
+        ask(strict, f"SET STATEMENT enforce_storage_engine = NULL FOR CREATE TABLE {name} (n INT) ENGINE=MyISAM")
+    ask(strict, "ALTER TABLE old ADD PRIMARY KEY (n), ENGINE=InnoDB")
+    ask(strict, "DROP TABLE old, older")
 
 
 def every_kind_of_function(raw: dict[str, Any]) -> None:

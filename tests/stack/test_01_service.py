@@ -51,6 +51,28 @@ def test_a_row_written_through_the_vip_is_on_every_database(region: Region, stac
         assert region.exec(node["instanceId"], ["mariadb", "-N", "-e", sql]).stdout.strip() == "42"
 
 
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ("refused (n INT PRIMARY KEY) ENGINE=MyISAM", "1290"),
+        ("refused (PRIMARY KEY (n)) ENGINE=MyISAM AS SELECT 1 AS n", "1290"),
+        ("refused (n INT)", "1173.*primary key"),
+    ],
+)
+def test_tables_that_galera_does_not_replicate_are_refused(
+    region: Region, stack: Stack, table: str, words: str
+) -> None:
+    with pytest.raises(RegionError, match=words):
+        query(region, stack, f"CREATE TABLE {table}")
+    assert query(region, stack, "SHOW TABLES LIKE 'refused'") == ""
+
+
+def test_every_database_has_what_is_acknowledged_on_disk(region: Region, stack: Stack) -> None:
+    for node in stack.of_role("mysql"):
+        sql = "SELECT @@innodb_flush_log_at_trx_commit, @@sync_binlog"
+        assert region.exec(node["instanceId"], ["mariadb", "-N", "-e", sql]).stdout.split() == ["1", "1"], node["name"]
+
+
 def test_a_wrong_password_is_refused(region: Region, stack: Stack) -> None:
     with pytest.raises(RegionError, match="1045"):
         region.exec("client", ["mariadb", f"-h{stack.vip}", f"-u{stack.user}", "-pwrong", "-e", "SELECT 1"])

@@ -31,3 +31,11 @@ def test_what_is_acknowledged_is_on_disk(
     """However many databases there are: all of them may lose their power in the same second."""
     lines = galera_cnf(*addresses, **galera)
     assert (lines["innodb_flush_log_at_trx_commit"], lines["sync_binlog"]) == (flush, binlog)
+
+
+def test_tables_that_galera_does_not_replicate_are_refused() -> None:
+    lines = galera_cnf("10.0.0.1")
+    assert (lines["enforce_storage_engine"], lines["innodb_force_primary_key"]) == ("InnoDB", "ON")
+    lines = galera_cnf("10.0.0.1", requirePrimaryKey=False)
+    assert lines["enforce_storage_engine"] == "InnoDB"
+    assert "innodb_force_primary_key" not in lines
