@@ -191,6 +191,42 @@ def test_mariadb_reads_a_password_as_it_was_written(server: Database, password: 
     assert bytes.fromhex(hexadecimal).decode() == password
 
 
+@pytest.mark.parametrize("schema", ["my_app", "My_Upper_App"])
+def test_a_grant_is_for_its_database_only_and_a_wider_one_is_taken_back(server: Database, schema: str) -> None:
+    """Also when there is nothing to take back, and by every `up` again."""
+    similar = schema.replace("_", "x")
+    sql = render(
+        "mariadb/users.sql.j2",
+        schema=schema,
+        user="owner",
+        password="x",
+        health_password="x",
+        mycat_user="router",
+        mycat_password="x",
+        mycat_databases=(schema,),
+    )
+    wider = "".join(f"GRANT ALL PRIVILEGES ON `{schema}`.* TO '{user}'@'%';" for user in ("owner", "router"))
+
+    def run(statements: str) -> None:
+        argv = ["mariadb", "--no-defaults", "--batch", "-uroot", f"--socket={server.folder / 's'}"]
+        done = subprocess.run(argv, input=statements, text=True, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+    pattern = schema.lower().replace("_", r"\_")
+    run(f"CREATE DATABASE `{similar}`;")
+    try:
+        for statements in (sql, wider + sql, sql):
+            run(statements)
+            for user in ("owner", "router"):
+                with connect(server.port, user, "x", schema) as session:
+                    rights = [grant for (grant,) in ask(session, "SHOW GRANTS") if "ON *.*" not in grant]
+                    assert rights == [f"GRANT ALL PRIVILEGES ON `{pattern}`.* TO `{user}`@`%`"]
+                    with pytest.raises(pymysql.Error, match="1044"):
+                        ask(session, f"USE `{similar}`")
+    finally:
+        run(f"DROP DATABASE `{similar}`; DROP DATABASE `{schema}`; DROP USER owner, router;")
+
+
 @pytest.fixture
 def strict(server: Database) -> Iterator["pymysql.Connection[Any]"]:
     """A session in app1, with what the configuration says of engines and keys."""

@@ -73,6 +73,14 @@ def test_every_database_has_what_is_acknowledged_on_disk(region: Region, stack: 
         assert region.exec(node["instanceId"], ["mariadb", "-N", "-e", sql]).stdout.split() == ["1", "1"], node["name"]
 
 
+def test_the_application_has_its_schema_and_no_other(region: Region, stack: Stack) -> None:
+    rights = query(region, stack, "SHOW GRANTS").splitlines()
+    assert [re.sub(" IDENTIFIED BY .*", "", grant) for grant in rights] == [
+        f"GRANT USAGE ON *.* TO `{stack.user}`@`%`",
+        f"GRANT ALL PRIVILEGES ON `{stack.schema}`.* TO `{stack.user}`@`%`",
+    ]
+
+
 def test_a_wrong_password_is_refused(region: Region, stack: Stack) -> None:
     with pytest.raises(RegionError, match="1045"):
         region.exec("client", ["mariadb", f"-h{stack.vip}", f"-u{stack.user}", "-pwrong", "-e", "SELECT 1"])
