@@ -110,7 +110,12 @@ def checks(roles: Sequence[Role], address: str, password: str) -> dict[str, dict
     """What the responder checks: PyMySQL's connection settings by request target."""
     login = {"user": HEALTH_USER, "password": password}
     connections: dict[Role, dict[str, Any]] = {
-        Role.MYSQL: {"unix_socket": "/run/mysqld/mysqld.sock", **login},
+        Role.MYSQL: {
+            "unix_socket": "/run/mysqld/mysqld.sock",
+            # A busy node has to answer too, whatever `database.galera.wsrepSyncWait` is.
+            "init_command": "SET SESSION wsrep_sync_wait = 0",
+            **login,
+        },
         Role.MYCAT: {"host": address, "port": MYCAT_PORT, **login},
     }
     return {path: connections[role] for role, path in PATHS.items() if role in roles}

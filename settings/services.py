@@ -216,6 +216,11 @@ class Galera(Section):
     """Refuse to create or alter a table that has neither a primary key nor a unique one without NULL
     (`innodb_force_primary_key`, error 1173), which Galera does not support fully. That goes for temporary tables too;
     `false` is for applications that have them without a key. Tables that exist can still be read and written."""
+    wsrep_sync_wait: Annotated[int, Field(ge=0, le=15)] = 0
+    """`wsrep_sync_wait`: which statements wait until their node has applied what was committed before on any node; a
+    sum of 1 (SELECT, BEGIN), 2 (UPDATE, DELETE), 4 (INSERT, REPLACE) and 8 (SHOW). 0: none, so a read on another node
+    may miss a write that was acknowledged a moment before. Each such statement costs a round trip through the group
+    and the wait for the node's queue, at worst 30 s and an error 1205; a session may choose for itself."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

@@ -67,10 +67,22 @@ def test_tables_that_galera_does_not_replicate_are_refused(
     assert query(region, stack, "SHOW TABLES LIKE 'refused'") == ""
 
 
-def test_every_database_has_what_is_acknowledged_on_disk(region: Region, stack: Stack) -> None:
+def test_every_database_has_the_settings_in_force(region: Region, stack: Stack) -> None:
+    expected = {
+        "innodb_flush_log_at_trx_commit": "1",
+        "sync_binlog": "1",
+        "enforce_storage_engine": "InnoDB",
+        "innodb_force_primary_key": "1",
+        "wsrep_sync_wait": "0",
+    }
+    sql = "SELECT " + ", ".join(f"@@GLOBAL.{name}" for name in expected)
     for node in stack.of_role("mysql"):
-        sql = "SELECT @@innodb_flush_log_at_trx_commit, @@sync_binlog"
-        assert region.exec(node["instanceId"], ["mariadb", "-N", "-e", sql]).stdout.split() == ["1", "1"], node["name"]
+        said = region.exec(node["instanceId"], ["mariadb", "-N", "-e", sql]).stdout
+        assert dict(zip(expected, said.split(), strict=True)) == expected, node["name"]
+
+
+def test_a_session_may_wait_for_what_is_committed_elsewhere(region: Region, stack: Stack) -> None:
+    assert query(region, stack, "SET SESSION wsrep_sync_wait = 1; SELECT @@wsrep_sync_wait") == "1"
 
 
 def test_the_application_has_its_schema_and_no_other(region: Region, stack: Stack) -> None:

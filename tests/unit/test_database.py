@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from components import database
-from settings import Settings
+from components import database, health
+from settings import Role, Settings
 from tests import example
 
 
@@ -39,3 +39,15 @@ def test_tables_that_galera_does_not_replicate_are_refused() -> None:
     lines = galera_cnf("10.0.0.1", requirePrimaryKey=False)
     assert lines["enforce_storage_engine"] == "InnoDB"
     assert "innodb_force_primary_key" not in lines
+
+
+def test_reads_wait_for_what_is_committed_if_that_is_wanted() -> None:
+    assert galera_cnf("10.0.0.1")["wsrep_sync_wait"] == "0"
+    assert galera_cnf("10.0.0.1", wsrepSyncWait=15)["wsrep_sync_wait"] == "15"
+
+
+def test_a_health_check_never_waits_for_what_is_committed() -> None:
+    """A node that is busy would be out of rotation, and then the next one."""
+    asked = health.checks([Role.MYSQL, Role.MYCAT], "10.0.0.1", "x")
+    assert asked["/mysql"]["init_command"] == "SET SESSION wsrep_sync_wait = 0"
+    assert "init_command" not in asked["/mycat"]

@@ -139,6 +139,7 @@ def test_the_example_is_accepted() -> None:
         (put("database", EXTERNAL), ["database", "externalCheckUser", "missing", "max_connect_errors"]),
         (put("database/galera", {"suspectTimeout": 5}), ["database.galera", "suspectTimeout"]),
         (put("database/galera", {"durability": "lax"}), ["database.galera.durability", "'full' or 'relaxed'"]),
+        (put("database/galera", {"wsrepSyncWait": 16}), ["database.galera.wsrepSyncWait", "15"]),
         (put("surprise", {}), ["surprise"]),
     ],
 )
