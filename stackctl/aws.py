@@ -157,7 +157,7 @@ def connect_stack(pulumi: Pulumi, settings: Mapping[str, Any] | None = None) -> 
         file = pulumi.stack.config_file
         settings = read_yaml(file) if file.exists() else {}
     given = esc.opened(pulumi, esc.imports(settings))
-    config = {**given.config, **(settings.get("config") or {})}
+    config = esc.merged(given.config, settings.get("config") or {})
     configured = config.get("aws:region")
     if configured is None and pulumi.exists():
         configured = _region_of(pulumi.state())
