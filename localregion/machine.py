@@ -227,7 +227,10 @@ class Machines:
             raise RuntimeError(f"{instance_id} does not run")
         clean = ["env", "--chdir=/root", "-i", "HOME=/root", "USER=root", "LANG=C.UTF-8", "TERM=dumb"]
         path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-        return ["nsenter", f"--target={running.init}", "--all", "--", *clean, path, *argv]
+        # nsenter's own fork stops for ever with a child that is stopped for a moment, as everything in a machine is
+        # when it shuts down. timeout waits for its child's end, and passes signals on; 0: however long it takes.
+        fork = ["timeout", "--foreground", "0"]
+        return ["nsenter", f"--target={running.init}", "--all", "--no-fork", "--", *clean, path, *fork, *argv]
 
     def down(self) -> None:
         """End every machine, also those of a daemon that was killed, and remove their disks."""

@@ -18,3 +18,26 @@ def test_a_service_is_stopped_and_killed_on_its_own_machine_only(world: World) -
     finally:
         world.shell(1, "systemctl stop same", check=True)
     assert world.shell(1, processes) == "0"
+
+
+def test_a_command_goes_on_after_its_machine_was_stopped_for_a_moment(world: World) -> None:
+    """As everything in a machine is before it shuts down: its command must not stop for ever with it."""
+    with world.region.popen(world.machines[0], ["sh", "-c", "echo began; sleep 1; exit 3"], stdout=-1) as command:
+        try:
+            assert command.stdout and command.stdout.readline() == b"began\n"
+            world.region.freeze(world.machines[0])
+            world.region.thaw(world.machines[0])
+            assert command.wait(30) == 3
+        finally:
+            command.kill()
+
+
+def test_a_signal_reaches_the_command(world: World) -> None:
+    with world.region.popen(world.machines[0], ["sh", "-c", "echo began; exec sleep 1000"], stdout=-1) as command:
+        assert command.stdout and command.stdout.readline() == b"began\n"
+        try:
+            command.terminate()
+            command.wait(30)
+        finally:
+            command.kill()
+    wait_until(lambda: world.shell(0, "pgrep -c -f '^sleep 1000'") == "0", "the command's end", 5)
