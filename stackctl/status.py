@@ -28,8 +28,8 @@ WRONG, UNASKED = 1, 2
 SECONDS = 15.0
 #: What runs on the machines.
 REPORT = Path(__file__).with_name("machine_report.py")
-#: EC2 has as long as the machines.
-PATIENCE = Config(connect_timeout=5, read_timeout=5, retries={"total_max_attempts": 2, "mode": "standard"})
+#: EC2 has no longer than the machines.
+PATIENCE = Config(connect_timeout=3, read_timeout=4, retries={"total_max_attempts": 2, "mode": "standard"})
 STACK = "pulumi:pulumi:Stack"
 
 

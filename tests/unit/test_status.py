@@ -3,6 +3,7 @@
 """
 
 import ast
+import asyncio
 import csv
 import io
 import json
@@ -232,6 +233,25 @@ def test_a_machine_that_does_not_answer_is_a_row_and_the_others_are_told(played:
     assert re.search(rf"! node3 +{re.escape(GONE)}", text)
     assert re.search(r"! node3 +cannot be asked", text)
     assert "node1     active" in text
+
+
+def test_machines_are_asked_side_by_side(played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one is answered when the last one has been asked."""
+    asked = 0
+    all_asked = asyncio.Event()
+
+    async def run(host: Host, command: str, *, stdin: str, timeout: float) -> str:
+        nonlocal asked
+        asked += 1
+        if asked == len(ADDRESSES):
+            all_asked.set()
+        async with asyncio.timeout(5):
+            await all_asked.wait()
+        assert timeout == status.SECONDS <= 15
+        return await played.run(host, command, stdin=stdin, timeout=timeout)
+
+    monkeypatch.setattr(ssh, "run", run)
+    assert found().whole
 
 
 def test_a_server_on_a_machine_that_cannot_be_asked_is_no_second_problem(played: Played) -> None:
