@@ -21,7 +21,7 @@ from stackctl.pulumi import Pulumi
 class Clients(Protocol):
     """What makes clients: a boto3.Session is one."""
 
-    def client(self, service_name: Any, /) -> Any: ...
+    def client(self, service_name: Any, /, *, config: Config | None = None) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,11 @@ class _LocalClients:
     session: boto3.Session
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def client(self, service_name: Any, /) -> Any:
-        return self.session.client(service_name, **self.options)
+    def client(self, service_name: Any, /, *, config: Config | None = None) -> Any:
+        options = dict(self.options)
+        if config is not None:
+            options["config"] = options["config"].merge(config) if "config" in options else config
+        return self.session.client(service_name, **options)
 
 
 @contextmanager

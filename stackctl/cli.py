@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from stackctl import changes, life, listing, rendering, sweep, teststack
+from stackctl import changes, life, listing, rendering, status_tables, sweep, teststack
+from stackctl import status as condition
 from stackctl import switchover as planned
 from stackctl.project import Stack, StackError, console, output
 from toolchain.progress import ToolchainError
@@ -106,6 +107,28 @@ def switchover(
 ) -> None:
     """Move the VIP to another balancer without a failed new connection (exit code 4: refused, nothing was changed)."""
     raise typer.Exit(planned.switchover(life.existing(stack, region_env), machine, wait))
+
+
+@app.command()
+def status(
+    stack: StackName,
+    as_json: Annotated[bool, typer.Option("--json", help="for programs: docs/stacks.md describes it")] = False,
+    region_env: RegionEnv = None,
+) -> None:
+    """Who holds the VIP, and how every load balancer, database and Mycat is, as they say themselves. Changes nothing.
+
+    Exit code 0: the stack is whole; 1: something is wrong; 2: it could not be asked (no such stack, no credentials).
+    """
+    try:
+        found = condition.status(life.existing(stack, region_env))
+    except StackError as error:
+        console.print(f"error: {error}", markup=False)
+        raise typer.Exit(condition.UNASKED) from None
+    if as_json:
+        sys.stdout.write(condition.as_json(found))
+    else:
+        status_tables.show(found, output)
+    raise typer.Exit(0 if found.whole else condition.WRONG)
 
 
 @app.command()

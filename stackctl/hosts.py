@@ -23,17 +23,34 @@ def hosts(pulumi: Pulumi, role: str | None = None) -> dict[str, Host]:
 
     Raises StackError if one has no host key in the state, because `up` has never connected to it.
     """
+    return of(*settings_and_state(pulumi), role)
+
+
+def settings_and_state(pulumi: Pulumi) -> tuple[dict[str, Any], list[Mapping[str, Any]]]:
+    """The settings' sections, decrypted, and the state's resources."""
     if not pulumi.stack.config_file.exists():
         configuration.recover(pulumi)
     listed = pulumi.read_json("config", "--show-secrets")
     config = {
         key.removeprefix(f"{NAME}:"): entry.get("objectValue", entry.get("value")) for key, entry in listed.items()
     }
-    return of(config, pulumi.state().get("resources") or [], role)
+    return config, pulumi.state().get("resources") or []
 
 
 def of(config: Mapping[str, Any], resources: Iterable[Mapping[str, Any]], role: str | None = None) -> dict[str, Host]:
     """``config`` has the settings' sections, decrypted; ``resources`` are the state's."""
+    found = {}
+    for name, host in known(config, resources, role).items():
+        if host is None:
+            raise StackError(f"the state has no host key of {name}: `stackctl up` has to have connected to it before")
+        found[name] = host
+    return found
+
+
+def known(
+    config: Mapping[str, Any], resources: Iterable[Mapping[str, Any]], role: str | None = None
+) -> dict[str, Host | None]:
+    """As `of`, but None for a machine that has no host key in the state."""
     resources = list(resources)
     user, private_key = Instances.model_validate(config.get("instances") or {}).image.user, config["secrets"][SSH_KEY]
     access = Access.model_validate(config["access"])
@@ -48,15 +65,13 @@ def of(config: Mapping[str, Any], resources: Iterable[Mapping[str, Any]], role: 
         via = Host(str(given.host), given.port, given.user, private_key, given.host_key)
     elif access.bastion:
         via = _created(resources, user, private_key)
-    found = {}
+    found: dict[str, Host | None] = {}
     for machine in config["machines"]:
         name = machine["name"]
         if role and role not in machine["roles"]:
             continue
-        if not (facts := said.get(name)):
-            raise StackError(f"the state has no host key of {name}: `stackctl up` has to have connected to it before")
-        key = json.loads(facts)["hostKey"]
-        found[name] = Host(machine["address"], SSH, user, private_key, key, via)
+        facts = said.get(name)
+        found[name] = facts and Host(machine["address"], SSH, user, private_key, json.loads(facts)["hostKey"], via)
     return found
 
 

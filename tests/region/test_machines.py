@@ -24,7 +24,8 @@ def test_a_command_goes_on_after_its_machine_was_stopped_for_a_moment(world: Wor
     """As everything in a machine is before it shuts down: its command must not stop for ever with it."""
     with world.region.popen(world.machines[0], ["sh", "-c", "echo began; sleep 1; exit 3"], stdout=-1) as command:
         try:
-            assert command.stdout and command.stdout.readline() == b"began\n"
+            assert command.stdout
+            assert command.stdout.readline() == b"began\n"
             world.region.freeze(world.machines[0])
             world.region.thaw(world.machines[0])
             assert command.wait(30) == 3
@@ -34,7 +35,8 @@ def test_a_command_goes_on_after_its_machine_was_stopped_for_a_moment(world: Wor
 
 def test_a_signal_reaches_the_command(world: World) -> None:
     with world.region.popen(world.machines[0], ["sh", "-c", "echo began; exec sleep 1000"], stdout=-1) as command:
-        assert command.stdout and command.stdout.readline() == b"began\n"
+        assert command.stdout
+        assert command.stdout.readline() == b"began\n"
         try:
             command.terminate()
             command.wait(30)

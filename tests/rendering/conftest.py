@@ -77,9 +77,9 @@ def judge(validator: str) -> Judge:
 
 
 @pytest.fixture(scope="session", params=sorted(pinned("haproxy")))
-def judge_haproxy(request: pytest.FixtureRequest) -> Judge:
-    """Every version that a committed stack names, or where its archive cannot be had, the distribution's of the same
-    branch, with a warning that says so."""
+def haproxy_prefix(request: pytest.FixtureRequest) -> Path:
+    """Where each version is that a committed stack names, or where its archive cannot be had, the distribution's of
+    the same branch, with a warning that says so."""
     version: str = request.param
     try:
         prefix = built("haproxy", version, haproxy.PACKAGES)
@@ -93,7 +93,12 @@ def judge_haproxy(request: pytest.FixtureRequest) -> Judge:
         judging = told.stdout.splitlines()[0]
         assert f"version {branch}." in judging
         warnings.warn(f"HAProxy {version} is judged by {judging}: {reason}", stacklevel=1)
-    return judge(render("haproxy/validate.sh.j2", prefix=prefix))
+    return prefix
+
+
+@pytest.fixture(scope="session")
+def judge_haproxy(haproxy_prefix: Path) -> Judge:
+    return judge(render("haproxy/validate.sh.j2", prefix=haproxy_prefix))
 
 
 @pytest.fixture(scope="session", params=sorted(pinned("keepalived")))

@@ -12,7 +12,7 @@ from typing import Any
 from drills.stack import Stack
 from localregion.client import Region, RegionError
 from stackctl.pulumi import stack_outputs
-from tests.conftest import ROOT
+from tests.conftest import REGION, ROOT
 from toolchain import jdbc
 
 FOLDER = Path(__file__).parent
@@ -113,6 +113,14 @@ def curl(region: Region, host: str, *words: str) -> str:
 def status(region: Region, host: str, *words: str) -> int:
     """HTTP's status; 0 if there is no answer."""
     return int(curl(region, host, "-o", "/dev/null", "-w", "%{http_code}", *words) or 0)
+
+
+def condition(stack: Stack) -> tuple[int, dict[str, Any]]:
+    """What `stackctl status --json` says: its exit status, and the object."""
+    argv = [sys.executable, "-m", "stackctl", "status", stack.name, "--json", "--region-env", REGION]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    assert done.returncode in {0, 1}, done.stderr
+    return done.returncode, json.loads(done.stdout)
 
 
 def connects(region: Region, host: str, address: str, port: int) -> bool:

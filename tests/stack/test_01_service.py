@@ -15,7 +15,7 @@ from drills.stack import Stack
 from localregion.client import Region, RegionError, wait_until
 from stackctl.pulumi import stack_outputs
 from tests.conftest import ROOT
-from tests.stack.clients import administrator, connects, curl, login, mariadb, servers
+from tests.stack.clients import administrator, condition, connects, curl, login, mariadb, servers
 
 PORTS = (22, 25, 53, 80, 443, 514, 3306, 3307, 4444, 4567, 4568, 8066, 8888, 8889, 9066, 48700)
 
@@ -267,6 +267,60 @@ def test_a_database_that_is_not_usable_leaves_rotation_and_comes_back(region: Re
     wait_until(lambda: health() == "200", "the database to be healthy again", 60)
     wait_until(up, "node3 in rotation", 30)
     assert "node3" in {query(region, stack, "SELECT @@wsrep_node_name") for _ in range(6)}
+
+
+def test_status_says_that_the_stack_is_whole_and_what_is_not(region: Region, stack: Stack) -> None:
+    """As EC2 and the machines say, over SSH; its last word is the exit status."""
+
+    def parts(said: dict[str, Any], part: str) -> dict[str, dict[str, Any]]:
+        return {machine["name"]: machine[part] for machine in said["machines"] if machine[part]}
+
+    def of_node3(said: dict[str, Any]) -> list[dict[str, Any]]:
+        found = [server for one in parts(said, "balancer").values() for server in one["servers"]]
+        return [server for server in found if (server["backend"], server["name"]) == ("mysqlservers", "node3")]
+
+    def all_down() -> bool:
+        return {server["state"] for server in of_node3(condition(stack)[1])} == {"DOWN"}
+
+    names = {role: {machine["name"] for machine in stack.of_role(role)} for role in ("lb", "mysql", "mycat")}
+    code, said = condition(stack)
+    assert (code, said["whole"], said["problems"]) == (0, True, [])
+    holder = stack.holder(region)
+    assert said["vip"]["ec2"] == {"machine": holder, "interface": stack.machine(holder)["eniId"], "error": None}
+    assert (said["vip"]["masters"], said["vip"]["on_device"], said["vip"]["agreed"]) == ([holder], [holder], True)
+    balancers, databases, mycats = (parts(said, part) for part in ("balancer", "database", "mycat"))
+    assert {name: balancer["claimed"] for name, balancer in balancers.items()} == {
+        name: name == holder for name in names["lb"]
+    }
+    for balancer in balancers.values():
+        assert {(server["backend"], server["name"], server["state"]) for server in balancer["servers"]} >= {
+            ("mysqlservers", name, "UP") for name in names["mysql"]
+        }
+    assert databases.keys() == names["mysql"]
+    assert {(one["cluster_status"], one["local_state"], one["cluster_size"]) for one in databases.values()} == {
+        ("Primary", "Synced", len(names["mysql"]))
+    }
+    assert len({one["cluster"] for one in databases.values()}) == 1
+    assert min(one["position"] for one in databases.values()) > 0
+    assert {name: mycat["answers"] for name, mycat in mycats.items()} == dict.fromkeys(names["mycat"], True)
+
+    node = stack.machine("node3")["instanceId"]
+    region.exec(node, ["systemctl", "stop", "mariadb"], timeout=60)
+    try:
+        wait_until(all_down, "node3 to leave rotation", 30)
+        code, said = condition(stack)
+        assert code == 1
+        assert [(problem["machine"], problem["what"]) for problem in said["problems"]] == [
+            ("node3", "mariadb is inactive")
+        ]
+        assert [server["reason"] for server in of_node3(said) if "503" not in server["reason"]] == []
+        database = parts(said, "database")["node3"]
+        assert (database["running"], database["to_be_recovered"], database["view"]) == (False, False, None)
+        assert database["cluster"] == databases["node3"]["cluster"]
+        assert database["position"] >= databases["node3"]["position"]
+    finally:
+        region.exec(node, ["systemctl", "start", "mariadb"], timeout=60)
+    wait_until(lambda: condition(stack)[0] == 0, "status to find the stack whole again", 90)
 
 
 def test_the_responder_knows_only_what_the_machine_has(region: Region, stack: Stack) -> None:

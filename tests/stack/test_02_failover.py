@@ -19,7 +19,19 @@ from drills.faults import FAULTS
 from drills.stack import Stack
 from localregion.client import Region, RegionError, wait_until
 from tests.conftest import Stackctl
-from tests.stack.clients import FOLDER, adverts, booted, connects, haproxy, journal, login, main_pid, mariadb, shell
+from tests.stack.clients import (
+    FOLDER,
+    adverts,
+    booted,
+    condition,
+    connects,
+    haproxy,
+    journal,
+    login,
+    main_pid,
+    mariadb,
+    shell,
+)
 from tests.stack.whole import Machine, make_whole, masters, pair, states
 
 CLIENT = "client"
@@ -245,6 +257,22 @@ def test_a_switchover_there_and_back_fails_no_new_connection(region: Region, sta
     assert "refused, and nothing was changed" in refusal
     assert "its keepalived does not run" in " ".join(refusal.split())
     stays(region, stack, holder["name"], 2)
+
+
+def test_status_tells_of_a_machine_without_power_and_of_all_others(region: Region, stack: Stack) -> None:
+    holder, peer = pair(region, stack)
+    region.power_cut(holder["instanceId"])
+    try:
+        wait_until(lambda: stack.holder(region) == peer["name"], "the VIP to move", 20)
+        code, said = condition(stack)
+    finally:
+        region.power_on(holder["instanceId"])
+    assert code == 1
+    assert [machine["name"] for machine in said["machines"] if machine["error"]] == [holder["name"]]
+    assert {problem["machine"] for problem in said["problems"]} == {holder["name"]}
+    assert (said["vip"]["ec2"]["machine"], said["vip"]["masters"]) == (peer["name"], [peer["name"]])
+    make_whole(region, stack, CLIENT)
+    assert condition(stack)[0] == 0
 
 
 @pytest.mark.parametrize(("place", "takes_it_back"), [(0, True), (1, False)], ids=["higher priority", "lower priority"])

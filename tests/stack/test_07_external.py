@@ -32,7 +32,7 @@ from tests.servers import (
     server_xml,
     unpack,
 )
-from tests.stack.clients import FOLDER, Login, connects, curl, mariadb, outputs, servers, shell
+from tests.stack.clients import FOLDER, Login, condition, connects, curl, mariadb, outputs, servers, shell
 from tests.stack.conftest import EDGE_CLIENT as CLIENT
 from tests.stack.whole import problems
 from toolchain import mycat as toolchain_mycat
@@ -202,6 +202,10 @@ def test_a_database_that_fails_leaves_rotation_and_comes_back(region: Region, ed
     try:
         wait_until(lambda: up(region, edge, "mysqlservers") == {"db1"}, "it to leave rotation", 15)
         assert {database_of(region, edge) for _ in range(6)} == {"db1"}
+        # The stack cannot ask it; its balancers can.
+        code, said = condition(edge)
+        assert (code, [machine["database"] for machine in said["machines"]]) == (1, [None, None])
+        assert {problem["what"].partition(" for ")[0] for problem in said["problems"]} == {"mysqlservers/db2 is DOWN"}
     finally:
         external["db2"].start()
     wait_until(lambda: up(region, edge, "mysqlservers") == set(DATABASES), "it to come back", 30)

@@ -21,7 +21,7 @@ class Refusing:
     def __init__(self, error: Exception):
         self.error = error
 
-    def client(self, service_name: Any, /) -> Any:
+    def client(self, service_name: Any, /, *, config: object = None) -> Any:
         raise self.error
 
 

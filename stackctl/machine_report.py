@@ -1,0 +1,129 @@
+"""What a machine says of itself, as one line of JSON. `stackctl status` sends this to each machine, as root's standard
+input: it has to be one file of the standard library only. It reads, and changes nothing.
+
+python3 -I - QUESTION    the question is JSON: roles, vip, address, healthPort
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+LIBRARY = Path(os.environ.get("MYCAT_HA_LIBRARY", "/usr/local/lib/mycat-ha"))
+RUN = Path(os.environ.get("MYCAT_HA_RUN", "/run/mycat-ha"))
+DATA = Path(os.environ.get("MYCAT_HA_DATA", "/var/lib/mysql"))
+ADMIN_SOCKET = os.environ.get("MYCAT_HA_ADMIN_SOCKET", "/run/haproxy/admin.sock")
+#: Seconds that one step may take: what hangs must not keep the rest from being told.
+PATIENCE = 3.0
+#: Bytes of a file or an answer that are told.
+LIMIT = 1 << 20
+
+#: As it is now: names and values of what says whether this node takes clients.
+STATUS = (
+    "SELECT LOWER(variable_name), variable_value FROM information_schema.global_status WHERE variable_name IN"
+    " ('wsrep_cluster_status', 'wsrep_local_state_comment', 'wsrep_cluster_size', 'wsrep_ready',"
+    " 'wsrep_cluster_state_uuid', 'wsrep_last_committed') UNION SELECT 'read_only', @@read_only"
+)
+
+
+def output(*argv: str) -> tuple[str, str]:
+    """What a command has printed, and what was wrong with it: empty if nothing was."""
+    try:
+        done = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return "", f"{argv[0]} has not answered within {PATIENCE:g} s"
+    except OSError as error:
+        return "", f"{argv[0]}: {error.strerror}"
+    return done.stdout, "" if done.returncode == 0 else done.stderr.strip() or f"exit status {done.returncode}"
+
+
+def unit(name: str) -> dict[str, str]:
+    said, problem = output("systemctl", "show", "--property=ActiveState,MainPID", name)
+    found = dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
+    return {"state": found.get("ActiveState") or problem, "pid": found.get("MainPID", "0")}
+
+
+def text(path: Path) -> str | None:
+    """None if there is no such file."""
+    try:
+        with path.open(errors="replace") as file:
+            return file.read(LIMIT)
+    except OSError:
+        return None
+
+
+def balancer(question: dict[str, Any]) -> dict[str, Any]:
+    vrrp, problem = output(str(LIBRARY / "switch-vip"), "state")
+    addresses, _ = output("ip", "-4", "-oneline", "address", "show", "to", f"{question['vip']}/32")
+    try:
+        statistics, unanswered = ask_haproxy("show stat"), ""
+    except OSError as error:
+        statistics, unanswered = "", str(error)
+    return {
+        "keepalived": unit("keepalived.service"),
+        "haproxy": unit("haproxy.service"),
+        "vrrp": vrrp,
+        "vrrpProblem": problem,
+        "stated": text(RUN / "vrrp"),
+        "claimed": text(RUN / "claimed"),
+        "addresses": addresses,
+        "statistics": statistics,
+        "statisticsProblem": unanswered,
+    }
+
+
+def ask_haproxy(command: str) -> str:
+    with socket.socket(socket.AF_UNIX) as admin:
+        admin.settimeout(PATIENCE)
+        admin.connect(ADMIN_SOCKET)
+        admin.sendall(f"{command}\n".encode())
+        return b"".join(iter(lambda: admin.recv(65536), b"")).decode(errors="replace")
+
+
+def database(_question: dict[str, Any]) -> dict[str, Any]:
+    status, problem = output("mariadb", "--batch", "--skip-column-names", "--execute", STATUS)
+    waits, _ = output("journalctl", "--unit=mariadb", "--identifier=galera-start", "--lines=1", "--output=cat")
+    return {
+        "mariadb": unit("mariadb.service"),
+        "status": status,
+        "statusProblem": problem,
+        "grastate": text(DATA / "grastate.dat"),
+        "gvwstate": text(DATA / "gvwstate.dat"),
+        "waits": waits,
+    }
+
+
+def mycat(question: dict[str, Any]) -> dict[str, Any]:
+    """The responder asks Mycat as the balancers have it asked; its password stays there."""
+    url = f"http://{question['address']}:{question['healthPort']}/mycat"
+    try:
+        # No proxy of the environment's.
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=PATIENCE) as answer:
+            problem = "" if answer.status == 200 else f"status {answer.status}"
+    except urllib.error.HTTPError as error:
+        problem = error.read(LIMIT).decode(errors="replace").strip() or f"status {error.code}"
+    except OSError as error:
+        problem = f"its health responder does not answer: {error}"
+    return {"mycat": unit("mycat.service"), "problem": problem}
+
+
+PARTS = {"lb": balancer, "mysql": database, "mycat": mycat}
+
+
+def main() -> None:
+    question = json.loads(sys.argv[1])
+    with ThreadPoolExecutor() as pool:
+        asked = {role: pool.submit(PARTS[role], question) for role in question["roles"] if role in PARTS}
+        print(json.dumps({role: part.result() for role, part in asked.items()}))
+
+
+if __name__ == "__main__":
+    main()

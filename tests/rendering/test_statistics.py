@@ -1,0 +1,69 @@
+"""HAProxy's own statistics, as `stackctl status` reads them: the columns and words are those of the pinned versions."""
+
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+from stackctl import reports
+
+CONFIGURATION = """
+global
+    stats socket {folder}/admin.sock mode 600 level admin
+defaults
+    mode tcp
+    timeout connect 1s
+    timeout client 1s
+    timeout server 1s
+    timeout check 1s
+backend mysqlservers
+    option httpchk
+    http-check send meth GET uri /mysql ver HTTP/1.1 hdr Host node1
+    http-check expect status 200
+    default-server check inter 100ms rise 2 fall 2
+    server up unix@{folder}/yes.sock
+    server unwell unix@{folder}/no.sock
+    server gone unix@{folder}/nobody.sock
+    server aside unix@{folder}/yes.sock disabled
+backend static
+    server unchecked unix@{folder}/yes.sock
+frontend yes
+    mode http
+    bind unix@{folder}/yes.sock
+    http-request return status 200
+frontend no
+    mode http
+    bind unix@{folder}/no.sock
+    http-request return status 503
+"""
+
+
+def statistics(path: Path) -> str:
+    with socket.socket(socket.AF_UNIX) as admin:
+        admin.connect(str(path))
+        admin.sendall(b"show stat\n")
+        return b"".join(iter(lambda: admin.recv(65536), b"")).decode()
+
+
+def test_states_and_reasons_are_understood(haproxy_prefix: Path, tmp_path: Path) -> None:
+    (tmp_path / "haproxy.cfg").write_text(CONFIGURATION.format(folder=tmp_path))
+    with subprocess.Popen([haproxy_prefix / "sbin/haproxy", "-db", "-q", "-f", tmp_path / "haproxy.cfg"]) as running:
+        try:
+            until = time.monotonic() + 20
+            found: dict[str, reports.Server] = {}
+            while sum(server.state == "DOWN" for server in found.values()) < 2:
+                assert time.monotonic() < until, found
+                time.sleep(0.1)
+                if (tmp_path / "admin.sock").exists():
+                    found = {server.name: server for server in reports.servers(statistics(tmp_path / "admin.sock"))}
+        finally:
+            running.terminate()
+    assert {name: server.state for name, server in found.items()} == {
+        "up": "UP", "unwell": "DOWN", "gone": "DOWN", "aside": "MAINT", "unchecked": "UNCHECKED",
+    }  # fmt: skip
+    assert found["unwell"].reason
+    assert found["unwell"].reason.startswith("Layer7 wrong status 503")
+    assert found["gone"].reason
+    assert "No such file or directory" in found["gone"].reason
+    assert {found[name].reason for name in ("up", "aside", "unchecked")} == {None}
+    assert {server.sessions for server in found.values()} == {0}

@@ -1,0 +1,188 @@
+"""stackctl/machine_report.py as it runs on a machine, with that machine's programs played."""
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stackctl import reports
+from tests.programs import Stubs
+
+REPORT = Path(__file__).parents[2] / "stackctl/machine_report.py"
+STATISTICS = "# pxname,svname,scur,status,\nmysqlservers,node1,3,UP,\n\n"
+
+
+class Haproxy:
+    """Its administrators' socket."""
+
+    def __init__(self, path: Path) -> None:
+        self.asked: list[str] = []
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                caller = self._listener.accept()[0]
+            except OSError:
+                return
+            with caller:
+                self.asked.append(caller.recv(100).decode())
+                caller.sendall(STATISTICS.encode())
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+
+class Machine:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.stubs = Stubs(folder / "bin")
+        for name in ("library", "run", "data"):
+            (folder / name).mkdir()
+        self.stubs.add("systemctl", "printf 'ActiveState=active\\nMainPID=7\\n'")
+        self.stubs.add("ip", "echo '2: ens5    inet 10.0.0.9/32 scope global ens5'")
+        self.stubs.add("mariadb", "printf 'wsrep_ready\\tON\\nwsrep_last_committed\\t41\\nread_only\\t0\\n'")
+        self.stubs.add("journalctl", "echo 'waiting: node2'")
+        switch = folder / "library/switch-vip"
+        switch.write_text("#!/bin/bash\n[[ $* == state ]] && echo master\n")
+        switch.chmod(0o755)
+        (folder / "run/vrrp").write_text("master 7 8 9\n")
+        (folder / "run/claimed").write_text("master 7 8 9\n")
+
+    def report(self, *roles: str, address: str = "127.0.0.1", port: int = 1) -> dict[str, Any]:
+        """As it is sent to a machine: on standard input."""
+        question = {"roles": roles, "vip": "10.0.0.9", "address": address, "healthPort": port}
+        variables = {
+            "MYCAT_HA_LIBRARY": str(self.folder / "library"),
+            "MYCAT_HA_RUN": str(self.folder / "run"),
+            "MYCAT_HA_DATA": str(self.folder / "data"),
+            "MYCAT_HA_ADMIN_SOCKET": str(self.folder / "admin.sock"),
+        }
+        done = subprocess.run(
+            [sys.executable, "-I", "-", json.dumps(question)],
+            input=REPORT.read_text(),
+            env=self.stubs.environment(**variables),
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+        assert done.stderr == ""
+        return dict(json.loads(done.stdout))
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+@pytest.fixture
+def haproxy(machine: Machine) -> Iterator[Haproxy]:
+    haproxy = Haproxy(machine.folder / "admin.sock")
+    yield haproxy
+    haproxy.close()
+
+
+@pytest.fixture
+def responder() -> Iterator[Callable[[int, str], int]]:
+    """Starts a health responder that gives one answer; its port."""
+    servers = []
+
+    def start(status: int, body: str) -> int:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                known = self.path == "/mycat"
+                self.send_response(status if known else 404)
+                self.end_headers()
+                self.wfile.write(body.encode())
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        server = HTTPServer(("127.0.0.1", 0), Handler)
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return server.server_port
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_balancer(machine: Machine, haproxy: Haproxy) -> None:
+    balancer = reports.balancer(machine.report("lb")["lb"])
+    assert balancer == reports.Balancer(
+        "active", "active", "master", True, True, None, (reports.Server("mysqlservers", "node1", "UP", "UP", None, 3),)
+    )
+    assert haproxy.asked == ["show stat\n"]
+    assert machine.stubs.calls("ip") == ["-4 -oneline address show to 10.0.0.9/32"]
+
+
+def test_a_balancer_without_anything(machine: Machine) -> None:
+    machine.stubs.add("systemctl", "printf 'ActiveState=inactive\\nMainPID=0\\n'")
+    machine.stubs.add("ip")
+    for file in ("library/switch-vip", "run/vrrp", "run/claimed"):
+        (machine.folder / file).unlink()
+    balancer = reports.balancer(machine.report("lb")["lb"])
+    assert (balancer.keepalived, balancer.vrrp, balancer.claimed, balancer.has_vip) == (
+        "inactive", "unknown", False, False,
+    )  # fmt: skip
+    assert balancer.error
+    assert "No such file" in balancer.error
+
+
+def test_a_database(machine: Machine) -> None:
+    database = reports.database(machine.report("mysql")["mysql"])
+    assert (database.mariadb, database.running, database.position, database.ready) == ("active", True, 41, True)
+    assert database.read_only is False
+
+
+def test_a_database_that_does_not_run(machine: Machine) -> None:
+    machine.stubs.add("systemctl", "printf 'ActiveState=activating\\nMainPID=0\\n'")
+    machine.stubs.add("mariadb", "echo 'ERROR 2002' >&2; exit 1")
+    cluster = "6a9c2e1d-0000-11f0-8000-000000000001"
+    (machine.folder / "data/grastate.dat").write_text(f"uuid:    {cluster}\nseqno:   40\nsafe_to_bootstrap: 0\n")
+    database = reports.database(machine.report("mysql")["mysql"])
+    assert (database.mariadb, database.running, database.cluster, database.position, database.waits) == (
+        "activating", False, cluster, 40, "waiting: node2",
+    )  # fmt: skip
+    assert machine.stubs.calls("galera_recovery") == []
+
+
+def test_a_database_that_hangs(machine: Machine) -> None:
+    machine.stubs.add("mariadb", "exec sleep 60")
+    database = reports.database(machine.report("mysql")["mysql"])
+    assert database.error == "mariadb has not answered within 3 s"
+
+
+def test_a_mycat(machine: Machine, responder: Callable[[int, str], int]) -> None:
+    said = machine.report("mycat", port=responder(200, "ok\n"))
+    assert reports.mycat(said["mycat"]) == reports.Mycat("active", True, None)
+    said = machine.report("mycat", port=responder(503, "it has not answered in time\n"))
+    assert reports.mycat(said["mycat"]) == reports.Mycat("active", False, "it has not answered in time")
+
+
+def test_a_mycat_without_its_responder(machine: Machine) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    mycat = reports.mycat(machine.report("mycat", port=port)["mycat"])
+    assert not mycat.answers
+    assert mycat.reason
+    assert "its health responder does not answer" in mycat.reason
+
+
+def test_only_what_is_asked_for(machine: Machine) -> None:
+    assert machine.report("web") == {}
+    assert machine.stubs.calls() == []
