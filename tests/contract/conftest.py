@@ -20,18 +20,22 @@ REAL = plugins.home() / "plugins" / f"resource-command-v{plugins.VERSIONS['comma
 Program = Callable[[], None]
 
 
-def reason(run: Callable[[], object]) -> str:
-    """What Pulumi says of a failure.
+def unexplained(said: str) -> bool:
+    """The only error is that the engine has gone.
 
-    An engine that ends at a resource whose properties are refused now and then has told the program so before it has
-    printed why: then once more. Nothing has been done by then.
+    One that ends at a resource whose properties are refused has now and then told the program so before it has printed
+    why; and what an earlier program of this process has left may end a later one (pulumi/pulumi#8633).
     """
+    errors = [line for line in said.splitlines() if "error:" in line and not line.endswith("failed")]
+    return bool(errors) and all("Resource monitor has terminated" in line for line in errors)
+
+
+def reason(run: Callable[[], object]) -> str:
+    """What Pulumi says of a failure; an unexplained one is asked again. Nothing has been done by then."""
     for _ in range(5):
         with pytest.raises(automation.CommandError) as raised:
             run()
-        said = str(raised.value)
-        errors = [line for line in said.splitlines() if "error:" in line and not line.endswith("failed")]
-        if not errors or any("Resource monitor has terminated" not in line for line in errors):
+        if not unexplained(said := str(raised.value)):
             break
     return said
 
@@ -45,7 +49,17 @@ class Stack:
     events: list[automation.EngineEvent] = field(default_factory=list)
 
     def up(self, program: Program, **options: Any) -> automation.UpResult:
+        """An unexplained end before anything was done is tried once more."""
         self.stack.workspace.program = program
+        try:
+            return self._up(**options)
+        except automation.CommandError as error:
+            begun = [event.resource_pre_event for event in self.events if event.resource_pre_event]
+            if not unexplained(str(error)) or any(event.metadata.op != automation.OpType.SAME for event in begun):
+                raise
+        return self._up(**options)
+
+    def _up(self, **options: Any) -> automation.UpResult:
         self.events.clear()
         return self.stack.up(on_event=self.events.append, **options)
 
