@@ -66,7 +66,7 @@ class ApiFaults:
             return
         if self.hang and self._strikes(1):
             time.sleep(120)
-            raise Denied(500, "InternalError", "An internal error has occurred")
+            raise _internal_error()
         time.sleep((self.latency_ms + random.uniform(0, self.jitter_ms)) / 1000)  # noqa: S311
         if self._strikes(self.reset_rate):
             raise ConnectionResetError
@@ -75,7 +75,7 @@ class ApiFaults:
                 raise Denied(503, "RequestLimitExceeded", "Request limit exceeded.")
             raise Denied(400, "Throttling", "Rate exceeded")
         if self._strikes(self.error_rate):
-            raise Denied(500, "InternalError", "An internal error has occurred")
+            raise _internal_error()
 
     def lose(self, action: str, caller: Credentials) -> None:
         """After the call took effect. Raises ConnectionError if its answer is lost."""
@@ -116,48 +116,57 @@ class Api:
             self._moto.app_instances[service] = create_backend_app(service)
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        return self._answer(environ)(environ, start_response)
+
+    def _answer(self, environ: dict[str, Any]) -> Response:
+        """Raises ConnectionError for no answer at all."""
         http = HttpRequest(environ)
-        body = http.get_data()
         request = Request(
             http.method,
             http.path,
-            http.query_string.decode(),
+            http.query_string.decode(errors="replace"),
             {name.lower(): value for name, value in http.headers.items()},
-            body,
+            http.get_data(),
         )
         service = _service(request)
         try:
-            caller, region, service = authenticate(request, self.keyring)
-            action = _action(request)
-            self.calls.add((caller.role, _sdk(request), f"{service}:{action}"))
-            self.faults.strike(action, service, caller)
-            if service == "ec2" and region != self.region:
-                raise Denied(401, "AuthFailure", f"This is the region {self.region}; the request is for {region}")
-            if (service, action) == ("sts", "GetCallerIdentity"):  # needs no permission, and no policy can deny it
-                return self._identity(caller)(environ, start_response)
-            with self.lock:
-                self._authorize(caller, service, action, request)
-                if service == "ec2":
-                    self.iam.check_profile(action, request)
+            return self._serve(request, service, environ)
         except Denied as denied:
-            return _error(denied, service)(environ, start_response)
-        environ["wsgi.input"] = io.BytesIO(body)
-        environ["CONTENT_LENGTH"] = str(len(body))
+            return _error(denied, service)
+        except ConnectionError:  # a fault
+            raise
+        except Exception:
+            log.exception("the endpoint failed at %s:%s", service, _action(request))
+            return _error(_internal_error(), service)
+
+    def _serve(self, request: Request, service: str, environ: dict[str, Any]) -> Response:
+        """Raises Denied, and ConnectionError for no answer at all."""
+        caller, region, service = authenticate(request, self.keyring)
+        action = _action(request)
+        self.calls.add((caller.role, _sdk(request), f"{service}:{action}"))
+        self.faults.strike(action, service, caller)
+        if service == "ec2" and region != self.region:
+            raise Denied(401, "AuthFailure", f"This is the region {self.region}; the request is for {region}")
+        if (service, action) == ("sts", "GetCallerIdentity"):  # needs no permission, and no policy can deny it
+            return self._identity(caller)
         with self.lock:
-            try:
-                answer = self._once(request, caller, action, environ)
-            except Denied as denied:
-                return _error(denied, service)(environ, start_response)
-            if not action.startswith(_READS) and answer.status_code < 400:
-                if service == "ec2":
-                    self._follow(action)
-                elif service == "iam":
-                    self.iam.changed(self.faults.iam_delay_ms / 1000)
+            self._authorize(caller, service, action, request)
+            if service == "ec2":
+                self.iam.check_profile(action, request)
+        environ["wsgi.input"] = io.BytesIO(request.body)
+        environ["CONTENT_LENGTH"] = str(len(request.body))
+        with self.lock:
+            answer = self._once(request, service, caller, action, environ)
+            # What moto fails at can have taken effect in part; what it refuses has not.
+            if not action.startswith(_READS) and not 400 <= answer.status_code < 500:
+                self._follow(service, action)
         if answer.status_code < 400:
             self.faults.lose(action, caller)
-        return answer(environ, start_response)
+        return answer
 
-    def _once(self, request: Request, caller: Credentials, action: str, environ: dict[str, Any]) -> Response:
+    def _once(
+        self, request: Request, service: str, caller: Credentials, action: str, environ: dict[str, Any]
+    ) -> Response:
         """moto's answer; to a request with the ClientToken of an earlier one that one's, which moto does not know of.
 
         Source: EC2 API Reference, "Ensuring idempotency". Raises Denied.
@@ -170,18 +179,28 @@ class Api:
                 message = f"The client token '{key[2]}' was used before, with other parameters."
                 raise Denied(400, "IdempotentParameterMismatch", message)
             return answer
-        answer = Response.from_app(self._moto.get_application(environ), environ, buffered=True)
+        try:
+            answer = Response.from_app(self._moto.get_application(environ), environ, buffered=True)
+        except Exception:
+            log.exception("moto failed at %s:%s", service, action)
+            return _error(_internal_error(), service)
         if key[2] and answer.status_code < 400:
             self._answered[key] = (parameters, answer)
         return answer
 
-    def _follow(self, action: str) -> None:
-        """The call has taken effect, so its answer goes out whatever becomes of the network: an error in its place
-        would have the caller repeat it."""
+    def _follow(self, service: str, action: str) -> None:
+        """Let the network, or what counts of IAM, follow a call that has taken effect.
+
+        Its answer goes out whatever becomes of that: an error in its place would have the caller repeat it. The next
+        call's change takes along what did not follow.
+        """
         try:
-            self.changed()
+            if service == "ec2":
+                self.changed()
+            elif service == "iam":
+                self.iam.changed(self.faults.iam_delay_ms / 1000)
         except Exception:
-            log.exception("the network does not follow %s", action)
+            log.exception("the region does not follow %s:%s", service, action)
 
     def _authorize(self, caller: Credentials, service: str, action: str, request: Request) -> None:
         if caller.role is None:
@@ -266,6 +285,10 @@ def _service(request: Request) -> str:
     if request.headers.get("x-amz-target", "").startswith("AmazonSSM."):
         return "ssm"
     return _VERSIONS.get(request.parameters.get("Version", ""), "ec2")
+
+
+def _internal_error() -> Denied:
+    return Denied(500, "InternalError", "An internal error has occurred")
 
 
 def _error(denied: Denied, service: str) -> Response:

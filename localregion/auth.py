@@ -72,7 +72,7 @@ class Request:
     def parameters(self) -> dict[str, str]:
         pairs = parse_qsl(self.query, keep_blank_values=True)
         if self.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
-            pairs += parse_qsl(self.body.decode(), keep_blank_values=True)
+            pairs += parse_qsl(self.body.decode(errors="replace"), keep_blank_values=True)
         return dict(pairs)
 
 

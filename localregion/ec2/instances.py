@@ -6,20 +6,33 @@ from typing import Any
 
 from moto.core.responses import ActionResult
 from moto.core.utils import utcnow
-from moto.ec2.models import EC2Backend
+from moto.ec2.exceptions import EC2ClientError
+from moto.ec2.models import EC2Backend, instances
 from moto.ec2.models.instances import Instance, InstanceState
+from moto.ec2.models.subnets import Subnet
 from moto.ec2.responses.general import General
 from moto.ec2.responses.instances import InstanceResponse
 from moto.ec2.utils import Base64EncodedString
 
 from localregion.ec2.account import LOCK, set_state
-from localregion.ec2.correction import Correction, refuse
+from localregion.ec2.correction import Correction, refuse, whole
 from localregion.ec2.hypervisor import Hypervisor
+from localregion.ec2.interfaces import SubnetFullError
 
 _CONSOLE_BYTES = 65536  # GetConsoleOutput returns at most 64 KB
 _run = EC2Backend.run_instances
 _respond_to_run = InstanceResponse.run_instances
 _start, _stop, _terminate = Instance.start, Instance.stop, Instance.terminate
+
+
+class NoRoomError(EC2ClientError):  # type: ignore[misc]
+    """A subnet has addresses for ``fit`` instances, and not for all."""
+
+    def __init__(self, subnet_id: str, fit: int) -> None:
+        message = f"There are not enough free addresses in subnet '{subnet_id}' to satisfy the requested number of "
+        message += "instances."
+        super().__init__("InsufficientFreeAddressesInSubnet", message)
+        self.fit = fit
 
 
 def corrections(hypervisor: Hypervisor) -> list[Correction]:
@@ -32,12 +45,19 @@ def corrections(hypervisor: Hypervisor) -> list[Correction]:
             raise
         set_state(instance, "running")
 
-    def run_instances(self: Any, image_id: str, *args: Any, **kwargs: Any) -> Any:
-        _check_request(self, image_id, kwargs)
-        reservation = _run(self, image_id, *args, **kwargs)
+    def run_instances(self: Any, image_id: str, count: int, *args: Any, **kwargs: Any) -> Any:
+        _check_request(self, image_id, count, kwargs)
+        with whole(self):
+            reservations = set(self.reservations)
+            try:
+                reservation = _run(self, image_id, count, *args, **kwargs)
+            except SubnetFullError as full:
+                (new,) = self.reservations.keys() - reservations
+                raise NoRoomError(full.subnet_id, len(self.reservations[new].instances)) from full
+            for instance in reservation.instances:
+                set_state(instance, "pending")
+                instance._placement.zone = instance.nics[0].subnet.availability_zone
         for instance in reservation.instances:
-            set_state(instance, "pending")
-            instance._placement.zone = instance.nics[0].subnet.availability_zone
             _later(lambda instance=instance: boot(instance))  # type: ignore[misc]
         return reservation
 
@@ -112,6 +132,11 @@ def corrections(hypervisor: Hypervisor) -> list[Correction]:
     return [
         Correction(EC2Backend, "run_instances", run_instances),
         Correction(InstanceResponse, "run_instances", respond_to_run_instances),
+        # moto takes the addresses of other interfaces for free, those of terminated instances for used, and without a
+        # subnet any. Without an address the instance's interface gets a free one, and with one it is checked there.
+        Correction(Subnet, "get_available_subnet_ip", no_address),
+        Correction(Subnet, "request_ip", no_address),
+        Correction(instances, "random_private_ip", no_address),
         Correction(Instance, "start", start),
         Correction(Instance, "stop", stop),
         Correction(Instance, "terminate", terminate),
@@ -124,15 +149,30 @@ def corrections(hypervisor: Hypervisor) -> list[Correction]:
     ]
 
 
+def no_address(*_: Any, **_named: Any) -> None:
+    return None
+
+
 def respond_to_run_instances(self: Any) -> ActionResult:
-    """With protection against termination, which moto knows only as something that is switched on later."""
-    answer = _respond_to_run(self)
+    """With as many instances as fit between MinCount and MaxCount, of which moto takes the former; with protection
+    against termination, which it knows only as something that is switched on later."""
+    least, most = (int(self._get_param(name, 1)) for name in ("MinCount", "MaxCount"))
+    if not 1 <= least <= most:
+        refuse("InvalidParameterValue", f"invalid values for parameters MinCount and MaxCount: {least} and {most}")
+    self.params["MinCount"] = most
+    try:
+        answer = _respond_to_run(self)
+    except NoRoomError as full:
+        if full.fit < least:
+            raise
+        self.params["MinCount"] = full.fit
+        answer = _respond_to_run(self)
     for instance in answer.result.instances:
         instance.disable_api_termination = bool(self._get_param("DisableApiTermination"))
     return answer
 
 
-def _check_request(ec2: Any, image_id: str, arguments: dict[str, Any]) -> None:
+def _check_request(ec2: Any, image_id: str, count: int, arguments: dict[str, Any]) -> None:
     if not ec2.describe_images(ami_ids=[image_id]):
         refuse("InvalidAMIID.NotFound", f"The image id '[{image_id}]' does not exist")
     if arguments.get("key_name") and arguments["key_name"] not in ec2.key_pairs:
@@ -140,7 +180,7 @@ def _check_request(ec2: Any, image_id: str, arguments: dict[str, Any]) -> None:
     for nic in arguments.get("nics") or []:
         if nic.get("NetworkInterfaceId"):
             eni = ec2.get_network_interface(nic["NetworkInterfaceId"])
-            if eni.instance is not None:
+            if eni.instance is not None or count > 1:
                 refuse("InvalidNetworkInterface.InUse", f"Interface: [{eni.id}] in use.")
 
 

@@ -1,10 +1,12 @@
 """Network interfaces and their addresses: an address belongs to one interface, and lies in its subnet."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from ipaddress import IPv4Address, IPv4Network
+from itertools import islice
 from typing import Any
 
 from moto.core.responses import ActionResult
+from moto.ec2.exceptions import EC2ClientError
 from moto.ec2.models import EC2Backend
 from moto.ec2.models.elastic_network_interfaces import NetworkInterface
 from moto.ec2.responses.elastic_network_interfaces import ElasticNetworkInterfaces
@@ -15,6 +17,15 @@ _RESERVED = 4  # of a subnet, by AWS: its first four addresses, and its last one
 _create = EC2Backend.create_network_interface
 _delete = EC2Backend.delete_network_interface
 _get_filter_value = NetworkInterface.get_filter_value
+
+
+class SubnetFullError(EC2ClientError):  # type: ignore[misc]
+    """Fewer addresses of the subnet are free than the call needs."""
+
+    def __init__(self, subnet_id: str) -> None:
+        message = "The specified subnet does not have enough free addresses to satisfy the request."
+        super().__init__("InsufficientFreeAddressesInSubnet", message)
+        self.subnet_id = subnet_id
 
 
 def corrections() -> list[Correction]:
@@ -28,22 +39,35 @@ def corrections() -> list[Correction]:
 
 
 def create_network_interface(
-    self: Any, subnet: Any, private_ip_address: Any, private_ip_addresses: Any = None, *args: Any, **kwargs: Any
+    self: Any,
+    subnet: Any,
+    private_ip_address: str | None,
+    private_ip_addresses: list[dict[str, Any]] | None = None,
+    *args: Any,
+    secondary_ips_count: Any = None,
+    **kwargs: Any,
 ) -> Any:
     subnet = self.get_subnet(subnet) if isinstance(subnet, str) else subnet
-    given = [private_ip_address] if isinstance(private_ip_address, str) and private_ip_address else []
-    given += [a if isinstance(a, str) else a["PrivateIpAddress"] for a in private_ip_addresses or []]
-    for address in given:
+    listed = {a["PrivateIpAddress"]: str(a.get("Primary", False)).lower() == "true" for a in private_ip_addresses or []}
+    if private_ip_address:
+        listed[private_ip_address] = True
+    for address in listed:
         _check_place(subnet, address)
         if _holder(self, subnet.vpc_id, address):
             refuse("InvalidIPAddress.InUse", f"Address {address} is in use.")
-    if not given:
-        # moto picks at random, reserved and used addresses included.
-        private_ip_address = next(_free_addresses(self, subnet), private_ip_address)
-    for address in private_ip_addresses or []:
-        if isinstance(address, dict):
-            address["Primary"] = str(address.get("Primary", False)).lower() == "true"
-    return _create(self, subnet, private_ip_address, private_ip_addresses, *args, **kwargs)
+    # moto picks at random, reserved and used addresses included.
+    count = int(secondary_ips_count or 0)
+    if True not in listed.values():
+        first, *chosen = _choose(self, subnet, 1 + count, but=listed)
+        listed[first] = True
+    else:
+        chosen = _choose(self, subnet, count, but=listed)
+    addresses = [
+        {"Primary": primary, "PrivateIpAddress": address}
+        for address, primary in sorted(listed.items(), key=lambda item: not item[1])
+    ]
+    addresses += [{"Primary": False, "PrivateIpAddress": address} for address in chosen]
+    return _create(self, subnet, addresses[0]["PrivateIpAddress"], addresses, *args, **kwargs)
 
 
 def delete_network_interface(self: Any, eni_id: str) -> None:
@@ -114,8 +138,7 @@ def _assign(ec2: Any, eni_id: str, addresses: list[str], *, count: int, allow_re
         refuse("InvalidParameterValue", f"[{', '.join(denied)}] assigned, but move is not allowed.")
     for address, holder in sources.items():
         holder.private_ip_addresses = [a for a in holder.private_ip_addresses if a["PrivateIpAddress"] != address]
-    candidates = _free_addresses(ec2, eni.subnet)
-    addresses += [next(candidates) for _ in range(count)]
+    addresses += _choose(ec2, eni.subnet, count)
     eni.private_ip_addresses = [
         *eni.private_ip_addresses,
         *({"Primary": False, "PrivateIpAddress": a} for a in addresses if a not in own),
@@ -129,6 +152,14 @@ def _holder(ec2: Any, vpc_id: str, address: str) -> Any | None:
         if eni.vpc_id == vpc_id and any(a["PrivateIpAddress"] == address for a in eni.private_ip_addresses):
             return eni
     return None
+
+
+def _choose(ec2: Any, subnet: Any, count: int, but: Container[str] = ()) -> list[str]:
+    """Free addresses of the subnet, and none of ``but``."""
+    chosen = list(islice((a for a in _free_addresses(ec2, subnet) if a not in but), count))
+    if len(chosen) < count:
+        raise SubnetFullError(subnet.id)
+    return chosen
 
 
 def _free_addresses(ec2: Any, subnet: Any) -> Iterator[str]:

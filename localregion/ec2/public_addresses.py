@@ -1,8 +1,9 @@
 """Public addresses: out of the region's own range, where the network can deliver to them."""
 
 from collections.abc import Callable, Iterator
-from itertools import cycle
+from itertools import cycle, islice
 
+from moto.ec2.exceptions import EC2ClientError
 from moto.ec2.models import ec2_backends, elastic_ip_addresses, elastic_network_interfaces
 
 from localregion.ec2.account import ACCOUNT
@@ -31,6 +32,9 @@ def _allocator(hypervisor: Hypervisor) -> Callable[[], str]:
             for ec2 in ec2_backends[ACCOUNT].values()
             for holder in (*ec2.addresses, *ec2.enis.values())
         }
-        return next(address for address in candidates if address not in used)
+        for address in islice(candidates, hypervisor.public_range.num_addresses):  # each once
+            if address not in used:
+                return address
+        raise EC2ClientError("AddressLimitExceeded", "The maximum number of addresses has been reached.")
 
     return new

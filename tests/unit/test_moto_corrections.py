@@ -74,6 +74,22 @@ class Account:
         made = self.ec2.create_network_interface(SubnetId=self.subnet, Groups=[self.group], **options)
         return dict(made["NetworkInterface"])
 
+    def new_subnet(self, free: int) -> str:
+        """With one interface, which leaves so many of its eleven addresses free."""
+        subnet = str(self.ec2.create_subnet(VpcId=self.vpc, CidrBlock="10.9.1.0/28")["Subnet"]["SubnetId"])
+        others = {"SecondaryPrivateIpAddressCount": 11 - free - 1}
+        self.ec2.create_network_interface(SubnetId=subnet, Groups=[self.group], **others)
+        return subnet
+
+    def made(self) -> list[Any]:
+        """What there is of what a call can leave half made."""
+        return [
+            self.ec2.describe_instances()["Reservations"],
+            self.ec2.describe_network_interfaces()["NetworkInterfaces"],
+            self.ec2.describe_volumes()["Volumes"],
+            self.ec2.describe_tags()["Tags"],
+        ]
+
     def addresses(self, eni: str) -> list[str]:
         found = self.ec2.describe_network_interfaces(NetworkInterfaceIds=[eni])["NetworkInterfaces"][0]
         return [address["PrivateIpAddress"] for address in found["PrivateIpAddresses"]]
@@ -100,6 +116,10 @@ def refused(code: str, call: Callable[..., Any], **arguments: Any) -> None:
     with pytest.raises(ClientError) as error:
         call(**arguments)
     assert error.value.response["Error"]["Code"] == code
+    assert error.value.response["ResponseMetadata"]["HTTPStatusCode"] == 400
+
+
+FULL = "InsufficientFreeAddressesInSubnet"
 
 
 Scenario = Callable[[Account], None]
@@ -140,6 +160,33 @@ def an_interface_without_a_wish_gets_an_address_that_is_neither_reserved_nor_use
     account.ec2.create_subnet_cidr_reservation(SubnetId=account.subnet, Cidr="10.9.0.5/32", ReservationType="explicit")
     account.interface(PrivateIpAddress="10.9.0.6")
     assert [account.interface()["PrivateIpAddress"] for _ in range(3)] == ["10.9.0.4", "10.9.0.7", "10.9.0.8"]
+
+
+@needs("EC2Backend.create_network_interface")
+def a_full_subnet_has_no_new_interface(account: Account) -> None:
+    create = partial(account.ec2.create_network_interface, SubnetId=account.new_subnet(free=1))
+    assert create()["NetworkInterface"]["PrivateIpAddress"] == "10.9.1.14"
+    before = account.made()
+    refused(FULL, create)
+    assert account.made() == before
+
+
+@needs("EC2Backend.create_network_interface")
+def an_interface_gets_as_many_free_addresses_as_it_asks_for_or_none(account: Account) -> None:
+    create = partial(account.ec2.create_network_interface, SubnetId=account.new_subnet(free=4))
+    before = account.made()
+    refused(FULL, create, SecondaryPrivateIpAddressCount=4)
+    refused(FULL, create, SecondaryPrivateIpAddressCount=4, PrivateIpAddress="10.9.1.12")
+    assert account.made() == before
+    eni = create(SecondaryPrivateIpAddressCount=2, PrivateIpAddress="10.9.1.12")["NetworkInterface"]
+    assert account.addresses(eni["NetworkInterfaceId"]) == ["10.9.1.12", "10.9.1.11", "10.9.1.13"]
+
+
+@needs("EC2Backend.create_network_interface")
+def an_interface_has_a_primary_address_whatever_others_it_asks_for(account: Account) -> None:
+    eni = account.interface(PrivateIpAddresses=[{"PrivateIpAddress": "10.9.0.4"}])
+    assert eni["PrivateIpAddress"] == "10.9.0.5"
+    assert account.addresses(eni["NetworkInterfaceId"]) == ["10.9.0.5", "10.9.0.4"]
 
 
 @needs("EC2Backend.delete_network_interface")
@@ -197,6 +244,17 @@ def addresses_by_number_are_free_ones(account: Account) -> None:
     eni = account.interface(PrivateIpAddress="10.9.0.4")["NetworkInterfaceId"]
     account.ec2.assign_private_ip_addresses(NetworkInterfaceId=eni, SecondaryPrivateIpAddressCount=2)
     assert account.addresses(eni) == ["10.9.0.4", "10.9.0.6", "10.9.0.7"]
+
+
+@needs("ElasticNetworkInterfaces.assign_private_ip_addresses")
+def addresses_by_number_are_all_or_none(account: Account) -> None:
+    subnet = account.new_subnet(free=3)
+    eni = account.ec2.create_network_interface(SubnetId=subnet)["NetworkInterface"]["NetworkInterfaceId"]
+    assign = partial(account.ec2.assign_private_ip_addresses, NetworkInterfaceId=eni)
+    refused(FULL, assign, SecondaryPrivateIpAddressCount=3)
+    assert account.addresses(eni) == ["10.9.1.12"]
+    assign(SecondaryPrivateIpAddressCount=2)
+    assert account.addresses(eni) == ["10.9.1.12", "10.9.1.13", "10.9.1.14"]
 
 
 @needs("ElasticNetworkInterfaces.assign_private_ip_addresses")
@@ -331,6 +389,15 @@ def a_deleted_nat_gateway_leaves_its_public_address_free(account: Account) -> No
     assert "AssociationId" not in account.ec2.describe_addresses(AllocationIds=[allocation])["Addresses"][0]
 
 
+@needs("EC2Backend.create_nat_gateway")
+def a_nat_gateway_that_is_refused_leaves_no_interface(account: Account) -> None:
+    before = account.made()
+    create = account.ec2.create_nat_gateway
+    refused("InvalidAllocationID.NotFound", create, SubnetId=account.subnet, AllocationId="eipalloc-0abc")
+    refused(FULL, create, SubnetId=account.new_subnet(free=0), ConnectivityType="private")
+    assert len(account.made()[1]) == len(before[1]) + 1
+
+
 def is_free_and_public(account: Account, address: str) -> bool:
     others = account.ec2.allocate_address(Domain="vpc")["PublicIp"]
     return IPv4Address(address) in account.machines.public_range and address != others
@@ -339,6 +406,15 @@ def is_free_and_public(account: Account, address: str) -> bool:
 @needs("elastic_ip_addresses.random_ip")
 def an_elastic_address_can_be_delivered_to(account: Account) -> None:
     assert is_free_and_public(account, account.ec2.allocate_address(Domain="vpc")["PublicIp"])
+
+
+@needs("elastic_ip_addresses.random_ip")
+def elastic_addresses_come_to_an_end(account: Account) -> None:
+    account.machines.public_range = IPv4Network("198.18.0.0/30")
+    first, second = (account.ec2.allocate_address(Domain="vpc") for _ in range(2))
+    refused("AddressLimitExceeded", account.ec2.allocate_address, Domain="vpc")
+    account.ec2.release_address(AllocationId=first["AllocationId"])
+    assert account.ec2.allocate_address(Domain="vpc")["PublicIp"] == first["PublicIp"] != second["PublicIp"]
 
 
 @needs("elastic_network_interfaces.random_public_ip")
@@ -363,6 +439,17 @@ def an_interface_endpoint_has_an_address_of_its_subnet_and_leaves_nothing(accoun
     account.ec2.delete_vpc_endpoints(VpcEndpointIds=[endpoint["VpcEndpointId"]])
     account.ec2.delete_security_group(GroupId=account.group)
     account.ec2.delete_subnet(SubnetId=account.subnet)
+
+
+@needs("EC2Backend.create_vpc_endpoint")
+def an_interface_endpoint_is_in_all_of_its_subnets_or_in_none(account: Account) -> None:
+    subnets = [account.subnet, account.new_subnet(free=0)]
+    endpoint = {"VpcId": account.vpc, "ServiceName": "com.amazonaws.eu-central-1.ec2", "VpcEndpointType": "Interface"}
+    before = account.made()
+    refused(FULL, account.ec2.create_vpc_endpoint, **endpoint, SubnetIds=subnets)
+    assert account.made() == before
+    ours = [{"Name": "vpc-id", "Values": [account.vpc]}]
+    assert not account.ec2.describe_vpc_endpoints(Filters=ours)["VpcEndpoints"]
 
 
 @needs("Subnets.create_subnet_cidr_reservation")
@@ -406,6 +493,92 @@ def a_new_instance_boots(account: Account) -> None:
 def an_instance_is_in_the_zone_of_its_interface(account: Account) -> None:
     instance = account.running(account.interface()["NetworkInterfaceId"])
     assert account.instance(instance)["Placement"]["AvailabilityZone"] == "eu-central-1b"
+
+
+@needs("EC2Backend.run_instances")
+def a_full_subnet_has_no_new_instance(account: Account) -> None:
+    subnet = account.new_subnet(free=0)
+    before = account.made()
+    devices = (
+        {"SubnetId": subnet},
+        {"NetworkInterfaces": [{"DeviceIndex": 0, "SubnetId": subnet}]},
+        {"NetworkInterfaces": [{"DeviceIndex": n, "SubnetId": s} for n, s in enumerate([account.subnet, subnet])]},
+    )
+    for options in devices:
+        with pytest.raises(ClientError, match=rf"\({FULL}\).*There are not enough free addresses in subnet '{subnet}'"):
+            account.run(**options)
+        assert account.made() == before
+    assert not account.machines.calls
+
+
+@needs("EC2Backend.run_instances")
+def a_refused_instance_leaves_nothing(account: Account) -> None:
+    """Neither instances that came before it, nor their volumes and tags; and an interface that it was given is free."""
+    eni = account.interface()["NetworkInterfaceId"]
+    before = account.made()
+    tags = [{"ResourceType": kind, "Tags": [{"Key": "a", "Value": "b"}]} for kind in ("instance", "volume")]
+    taken = account.interface()["PrivateIpAddress"]
+    second = {"DeviceIndex": 1, "SubnetId": account.subnet, "PrivateIpAddress": taken}
+    devices = [{"DeviceIndex": 0, "NetworkInterfaceId": eni}, second]
+    refused("InvalidIPAddress.InUse", account.run, NetworkInterfaces=devices, TagSpecifications=tags)
+    refused(FULL, account.run, SubnetId=account.new_subnet(free=2), MinCount=3, MaxCount=3, TagSpecifications=tags)
+    after = account.made()
+    assert [after[0], after[2], after[3]] == [before[0], before[2], before[3]]
+    assert len(after[1]) == len(before[1]) + 2  # that with the address in use, and that of the new subnet
+    assert account.running(eni)
+
+
+@needs("InstanceResponse.run_instances")
+def as_many_instances_start_as_fit(account: Account) -> None:
+    subnet = account.new_subnet(free=4)
+    run = partial(account.ec2.run_instances, ImageId=account.image, SubnetId=subnet)
+    first = run(MinCount=1, MaxCount=2)["Instances"]
+    assert [instance["PrivateIpAddress"] for instance in first] == ["10.9.1.11", "10.9.1.12"]
+    before = account.made()
+    refused(FULL, run, MinCount=3, MaxCount=5)
+    assert len(account.made()[1]) == len(before[1])
+    then = run(MinCount=1, MaxCount=5)["Instances"]
+    assert [instance["PrivateIpAddress"] for instance in then] == ["10.9.1.13", "10.9.1.14"]
+    for instance in first + then:
+        account.reaches(instance["InstanceId"], "running")
+    assert sorted(account.machines.calls) == sorted(("boot", each["InstanceId"]) for each in first + then)
+
+
+@needs("InstanceResponse.run_instances")
+def no_fewer_instances_than_one_start(account: Account) -> None:
+    refused("InvalidParameterValue", account.run, MinCount=0)
+    refused("InvalidParameterValue", account.run, MinCount=2)
+
+
+@needs("EC2Backend.run_instances")
+def an_interface_is_for_one_of_several_instances(account: Account) -> None:
+    device = {"DeviceIndex": 0, "NetworkInterfaceId": account.interface()["NetworkInterfaceId"]}
+    refused("InvalidNetworkInterface.InUse", account.run, NetworkInterfaces=[device], MaxCount=2)
+
+
+@needs("Subnet.get_available_subnet_ip")
+def an_instance_without_a_wish_gets_an_address_that_no_interface_has(account: Account) -> None:
+    account.interface(PrivateIpAddress="10.9.0.4")
+    assert account.run(SubnetId=account.subnet)["PrivateIpAddress"] == "10.9.0.5"
+
+
+@needs("Subnet.get_available_subnet_ip", "Subnet.request_ip")
+def an_address_of_a_terminated_instance_is_free(account: Account) -> None:
+    subnet = account.new_subnet(free=1)
+    device = {"DeviceIndex": 0, "SubnetId": subnet, "DeleteOnTermination": True}
+    for wish in ({}, {}, {"PrivateIpAddress": "10.9.1.14"}, {"PrivateIpAddress": "10.9.1.14"}):
+        instance = account.run(NetworkInterfaces=[{**device, **wish}])
+        assert instance["PrivateIpAddress"] == "10.9.1.14"
+        account.ec2.terminate_instances(InstanceIds=[instance["InstanceId"]])
+        account.reaches(instance["InstanceId"], "terminated")
+
+
+@needs("instances.random_private_ip")
+def an_instance_without_a_subnet_gets_a_free_address_of_the_default_one(account: Account) -> None:
+    made = account.run()
+    subnet = account.ec2.describe_subnets(SubnetIds=[made["SubnetId"]])["Subnets"][0]
+    assert subnet["DefaultForAz"]
+    assert IPv4Address(made["PrivateIpAddress"]) in IPv4Network(subnet["CidrBlock"])
 
 
 @needs("InstanceResponse.run_instances")

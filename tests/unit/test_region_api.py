@@ -17,6 +17,9 @@ import pytest
 import urllib3
 from botocore.config import Config
 from botocore.exceptions import ClientError, ConnectionClosedError, HTTPClientError
+from moto.ec2.models import EC2Backend
+from moto.iam.models import IAMBackend
+from moto.ssm.models import SimpleSystemManagerBackend
 
 from localregion import ec2, imds
 from localregion.api import Api, ApiFaults
@@ -161,12 +164,80 @@ def test_a_call_that_is_repeated_with_its_client_token_takes_effect_once(endpoin
         endpoint.ec2.create_route_table(VpcId=vpc, ClientToken="one", TagSpecifications=tags)
 
 
-def test_an_answer_goes_out_whatever_becomes_of_the_network(endpoint: Endpoint) -> None:
-    def fail() -> None:
-        raise RuntimeError("dictionary changed size during iteration")
+def fail(*_: Any, **_named: Any) -> Any:
+    raise RuntimeError("dictionary changed size during iteration")
 
+
+def test_an_answer_goes_out_whatever_becomes_of_the_network(
+    endpoint: Endpoint, caplog: pytest.LogCaptureFixture
+) -> None:
     endpoint.api.changed = fail
     assert endpoint.ec2.create_vpc(CidrBlock="10.9.0.0/16")["Vpc"]["CidrBlock"] == "10.9.0.0/16"
+    assert "does not follow ec2:CreateVpc" in caplog.text
+    assert "dictionary changed size" in caplog.text
+
+
+def test_an_answer_of_iam_goes_out_whatever_becomes_of_what_counts(
+    endpoint: Endpoint, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next change takes along what did not follow."""
+    name, iam = uuid.uuid4().hex, endpoint.client(1, "iam")
+    endpoint.api.faults = ApiFaults(iam_delay_ms=0)
+    machine = endpoint.client(1, caller=endpoint.role(name))
+    with monkeypatch.context() as patch:
+        patch.setattr(endpoint.api.iam, "_read", fail)
+        iam.put_role_policy(RoleName=name, PolicyName="look", PolicyDocument=policy("ec2:DescribeVpcs", "*"))
+    assert iam.list_role_policies(RoleName=name)["PolicyNames"] == ["look"]
+    assert "does not follow iam:PutRolePolicy" in caplog.text
+    assert error_of(machine.describe_vpcs) == "UnauthorizedOperation"
+    iam.create_role(RoleName=uuid.uuid4().hex, AssumeRolePolicyDocument=policy("sts:AssumeRole", "*"))
+    machine.describe_vpcs()
+
+
+def test_the_network_follows_what_moto_did_before_it_failed(
+    endpoint: Endpoint, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = EC2Backend.create_vpc
+
+    def create_and_fail(*arguments: Any, **named: Any) -> Any:
+        create(*arguments, **named)
+        raise ConnectionRefusedError("the reason")
+
+    monkeypatch.setattr(EC2Backend, "create_vpc", create_and_fail)
+    with pytest.raises(ClientError) as error:
+        endpoint.ec2.create_vpc(CidrBlock="10.9.0.0/16")
+    assert error.value.response["Error"] == {"Code": "InternalError", "Message": "An internal error has occurred"}
+    assert error.value.response["ResponseMetadata"]["HTTPStatusCode"] == 500
+    assert "moto failed at ec2:CreateVpc" in caplog.text
+    assert "ConnectionRefusedError: the reason" in caplog.text
+    assert endpoint.followed == endpoint.vpcs() == 1
+
+
+@pytest.mark.parametrize(
+    ("service", "owner", "method", "call"),
+    [
+        ("ec2", EC2Backend, "describe_vpcs", "describe_vpcs"),
+        ("iam", IAMBackend, "list_roles", "list_roles"),
+        ("ssm", SimpleSystemManagerBackend, "describe_parameters", "describe_parameters"),
+    ],
+)
+def test_what_moto_fails_at_is_answered_in_the_services_own_format(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, service: str, owner: Any, method: str, call: str
+) -> None:
+    monkeypatch.setattr(owner, method, fail)
+    assert error_of(getattr(endpoint.client(1, service), call)) == "InternalError"
+
+
+def test_a_failure_of_the_endpoint_is_answered_and_the_call_takes_no_effect(
+    endpoint: Endpoint, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caller = endpoint.client(1, caller=endpoint.role(uuid.uuid4().hex))
+    with monkeypatch.context() as patch:
+        patch.setattr(endpoint.api.iam, "in_force", fail)
+        assert error_of(partial(caller.create_vpc, CidrBlock="10.9.0.0/16")) == "InternalError"
+    assert "failed at ec2:CreateVpc" in caplog.text
+    assert "dictionary changed size" in caplog.text
+    assert endpoint.vpcs() == endpoint.followed == 0
 
 
 def test_what_happens_after_an_answer_waits_for_the_call_that_is_served(endpoint: Endpoint) -> None:
@@ -303,13 +374,14 @@ SIGNED = "AWS4-HMAC-SHA256 Credential=AKIANOBODY/20260101/eu-central-1/{}/aws4_r
     ("service", "body", "headers", "root"),
     [
         ("ec2", "Action=DescribeVpcs&Version=2016-11-15", {}, "<Response><Errors><Error><Code>"),
+        ("ec2", b"Action=DescribeVpcs&Version=\xff", {}, "<Response><Errors><Error><Code>"),
         ("sts", "Action=GetCallerIdentity&Version=2011-06-15", {}, "<ErrorResponse><Error><Type>Sender</Type><Code>"),
         ("iam", "Action=ListRoles&Version=2010-05-08", {}, "<ErrorResponse><Error><Type>Sender</Type><Code>"),
         ("ssm", "{}", {"X-Amz-Target": "AmazonSSM.GetParameter"}, '{"__type": "'),
     ],
 )
 def test_who_is_not_known_gets_an_error_in_the_services_own_format(
-    endpoint: Endpoint, service: str, body: str, headers: dict[str, str], root: str, signed: bool
+    endpoint: Endpoint, service: str, body: str | bytes, headers: dict[str, str], root: str, signed: bool
 ) -> None:
     code = {True: "AuthFailure" if service == "ec2" else "InvalidClientTokenId", False: "MissingAuthenticationToken"}
     kind = "application/x-amz-json-1.1" if headers else "application/x-www-form-urlencoded"
