@@ -1,5 +1,6 @@
 """stackctl/machine_report.py as it runs on a machine, with that machine's programs played."""
 
+import asyncio
 import json
 import socket
 import subprocess
@@ -12,7 +13,9 @@ from typing import Any
 
 import pytest
 
-from stackctl import reports
+from stackctl import reports, status
+from stackctl.ssh import Host
+from tests.contract.sshd import serving
 from tests.programs import Stubs
 
 REPORT = Path(__file__).parents[2] / "stackctl/machine_report.py"
@@ -186,3 +189,11 @@ def test_a_mycat_without_its_responder(machine: Machine) -> None:
 def test_only_what_is_asked_for(machine: Machine) -> None:
     assert machine.report("web") == {}
     assert machine.stubs.calls() == []
+
+
+def test_it_is_what_a_machine_runs_over_ssh(tmp_path: Path) -> None:
+    settings = {"name": "web1", "address": "10.0.0.7", "roles": ["web"]}
+    with serving(tmp_path) as server:
+        host = Host("127.0.0.1", server.port, "root", server.private_key, server.host_public_key)
+        found = asyncio.run(status._machine(settings, host, "10.0.0.9"))
+    assert found == reports.Machine("web1", "10.0.0.7", ("web",), None)

@@ -186,7 +186,7 @@ def words(status: Status) -> list[str]:
 
 
 def shown(status: Status) -> str:
-    console = Console(file=io.StringIO(), width=100, highlight=False)
+    console = Console(file=io.StringIO(), width=160, highlight=False)
     status_tables.show(status, console)
     return cast("io.StringIO", console.file).getvalue()
 
