@@ -488,6 +488,28 @@ def test_a_clean_full_stop_needs_nobody(region: Region, stack: Stack) -> None:
     has_outlived(region, stack, text)
 
 
+def test_a_donor_goes_on_serving(region: Region, stack: Stack) -> None:
+    """A node that has lost its data gets a copy of everything, while the one that gives it takes writes and clients."""
+    *_, donor, joiner = (node["instanceId"] for node in stack.of_role("mysql"))
+    table = f"{stack.schema}.donated"
+    shell(region, joiner, "systemctl stop mariadb && rm /var/lib/mysql/grastate.dat")
+    shell(region, donor, f"mariadb -e 'CREATE OR REPLACE TABLE {table} (n INT AUTO_INCREMENT PRIMARY KEY)'")
+    state = "SHOW STATUS LIKE 'wsrep_local_state_comment'"
+    look = f"""
+        mariadb -N -e "{state}; INSERT INTO {table} VALUES (); {state}" | cut -f 2 | paste -s -d ' '
+        curl -s -o /dev/null -w '%{{http_code}}' http://{stack.of_role("mysql")[-2]["address"]}:48700/mysql
+    """
+    seen = set()
+    shell(region, joiner, "systemctl --no-block start mariadb")
+    while shell(region, joiner, f'mariadb -N -e "{state}" 2>/dev/null | cut -f 2') != "Synced":
+        seen.add(tuple(shell(region, donor, look).splitlines()))
+    assert make_whole(region, stack, CLIENT) == []
+    assert ("Donor/Desynced Donor/Desynced", "200") in seen
+    assert {status for _, status in seen} == {"200"}
+    count = f"mariadb -N -e 'SET wsrep_sync_wait=7; SELECT COUNT(*) FROM {table}'"
+    assert shell(region, joiner, count) == shell(region, donor, count) != "0"
+
+
 #: Writes one number after the other through the VIP, whatever happens, and says which were acknowledged.
 _NUMBERS = """
 import json, pymysql, sys, time
