@@ -36,19 +36,26 @@ def configuration(
     *,
     vip: IPv4Address,
     haproxy: services.Haproxy,
+    mysql_silence: tuple[float, float],
+    mycat_silence: tuple[float, float],
     statistics_password: str,
     machines: Sequence[MachineSettings],
     database: services.Database,
     mycat: Mycat | None,
     http: Http | None,
 ) -> str:
-    """haproxy.cfg of the load balancer named ``node``; it holds the statistics password."""
+    """haproxy.cfg of the load balancer named ``node``; it holds the statistics password.
+
+    ``mysql_silence`` and ``mycat_silence``: seconds that a client and a server of each may be silent.
+    """
     external_mycat = mycat is not None and bool(mycat.external)
     return render(
         "haproxy/haproxy.cfg.j2",
         node=node,
         vip=vip,
         haproxy=haproxy,
+        mysql_silence=mysql_silence,
+        mycat_silence=mycat_silence,
         max_connections=haproxy.max_connections or _all_frontends(haproxy, mycat, http),
         own_connections=OWN_CONNECTIONS,
         statistics_password=statistics_password,

@@ -12,7 +12,7 @@ from settings.checks import problems
 from settings.errors import SettingsError, explain
 from settings.http import Http
 from settings.mycat import Mycat
-from settings.services import Database, Haproxy, Keepalived
+from settings.services import SQL_SILENCE, Database, Frontend, Haproxy, Keepalived, Mode
 from settings.topology import Access, Instances, MachineSettings, Network, Role, VirtualIp
 
 __all__ = ["NAMESPACE", "MachineSettings", "Role", "Settings", "SettingsError"]
@@ -90,6 +90,18 @@ class Settings(Section):
             return machine.priority
         place = self.of_role(Role.LB).index(machine)
         return (150, 100)[place] if place < 2 else max(1, 110 - 10 * place)
+
+    def silence(self, frontend: Frontend) -> tuple[float, float]:
+        """Seconds that a client and a server of ``frontend`` (haproxy.mysql or haproxy.mycat) may be silent."""
+        recipe = self.haproxy.timeouts if self.keepalived.mode is Mode.RECIPE else None
+        client = frontend.timeouts.client or (recipe.client if recipe else SQL_SILENCE)
+        server = frontend.timeouts.server or (recipe.server if recipe else SQL_SILENCE)
+        return client, server
+
+    def sql_execute_timeout(self) -> int:
+        """Seconds that a statement may take in Mycat: as set, else Mycat's own if HAProxy has the patience."""
+        known = self.mycat.sql_execute_timeout if self.mycat else None
+        return known or max(1, min(300, int(min(self.silence(self.haproxy.mycat))) - 5))
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:

@@ -100,6 +100,13 @@ def _mycat(settings: "Settings") -> Iterator[str]:
     if mycat.directory:
         health = settings.secrets.get("health")
         yield from own_files.problems(mycat.directory, health.get_secret_value() if health else "")
+    for key, seconds in zip(("client", "server"), settings.silence(settings.haproxy.mycat), strict=True):
+        if not mycat.external and not mycat.files and settings.sql_execute_timeout() >= seconds:
+            yield (
+                f"mycat.sqlExecuteTimeout: {settings.sql_execute_timeout()} s would never be reached, because HAProxy "
+                f"ends the session after {seconds:g} s of silence; set a shorter one, or a longer "
+                f"haproxy.mycat.timeouts.{key}"
+            )
     for index, user in enumerate(mycat.users):
         secret = settings.secrets.get(user.secret)
         if secret and secret.get_secret_value() != secret.get_secret_value().strip():

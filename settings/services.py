@@ -12,7 +12,10 @@ Email = Annotated[str, StringConstraints(max_length=254, pattern=r"^[A-Za-z0-9.+
 
 
 class Timeouts(Section):
-    """HAProxy's timeouts, in seconds. Every one is set, since a missing one means forever (HAProxy manual, 4.2)."""
+    """HAProxy's timeouts, in seconds. Every one is set, since a missing one means forever (HAProxy manual, 4.2).
+
+    `client` and `server` are those of HTTP and of the statistics; SQL has its own (`haproxy.mysql.timeouts`).
+    """
 
     connect: Seconds = 1
     """`timeout connect`: until a server accepts a connection. The recipe's 10 s are how long a client would wait for a
@@ -20,7 +23,7 @@ class Timeouts(Section):
     client: Seconds = 60
     """`timeout client`: how long a client may be silent. The recipe's minute."""
     server: Seconds = 60
-    """`timeout server`: how long a server may be silent, so also how long a statement may take. The recipe's minute."""
+    """`timeout server`: how long a server may be silent. The recipe's minute."""
     queue: Seconds = 60
     """`timeout queue`: how long a connection waits for a server that has `serverMaxConnections` already."""
     check: Seconds = 1
@@ -29,6 +32,23 @@ class Timeouts(Section):
     """`timeout http-request`: until a client's request header is complete."""
     http_keep_alive: Seconds = 10
     """`timeout http-keep-alive`: how long an idle HTTP connection waits for the next request."""
+
+
+#: Seconds, for SQL: MariaDB ends an idle session after 8 hours (`wait_timeout`), Mycat after half an hour, and
+#: MariaDB sets no limit to a statement.
+SQL_SILENCE = 86_400
+
+
+class SqlTimeouts(Section):
+    """How long SQL sessions may be silent, in seconds. A statement is silent on both sides until its first row."""
+
+    client: Seconds | None = None
+    """`timeout client`: how long a client may be silent. Default: a day, so that the database decides when an idle
+    session ends: MariaDB after 8 hours (`wait_timeout`). Clients that are gone without a word are cleared by TCP's
+    keepalive after 35 s. In keepalived's mode `recipe`: `haproxy.timeouts.client`, the recipe's minute."""
+    server: Seconds | None = None
+    """`timeout server`: how long a server may be silent, so also how long a statement may take. Default: a day; in
+    keepalived's mode `recipe` `haproxy.timeouts.server`, the recipe's minute."""
 
 
 class Check(Section):
@@ -53,6 +73,8 @@ class Frontend(Section):
     """The port on the VIP."""
     check: Check
     """Health checks of the servers."""
+    timeouts: SqlTimeouts = SqlTimeouts()
+    """How long its sessions may be silent."""
     weight: Annotated[int, Field(ge=0, le=256)] = 10
     """HAProxy's weight of each server (manual, 5.2). All are equal; 0 sends no new connections."""
     server_max_connections: Annotated[int, Field(ge=1)] = 400

@@ -147,6 +147,21 @@ def test_a_short_one_is_enough() -> None:
         # rules and functions
         (put("mycat/rules/0/function", "f"), ["mycat.rules[0].function: there is no function f"]),
         (put("mycat/functions/0/count", 2), ["tables[0].dataNodes: 3 data nodes", "0, 1"]),
+        # its statements and HAProxy's patience
+        *(
+            (
+                lambda raw, key=key: [
+                    put("mycat/sqlExecuteTimeout", 300)(raw),
+                    put("haproxy/mycat", {"timeouts": {key: 300}})(raw),
+                ],
+                ["mycat.sqlExecuteTimeout: 300 s", "300 s of silence", f"haproxy.mycat.timeouts.{key}"],
+            )
+            for key in ("client", "server")
+        ),
+        (
+            lambda raw: [example.seed_mode(raw), put("mycat/sqlExecuteTimeout", 60)(raw)],
+            ["mycat.sqlExecuteTimeout: 60 s", "haproxy.mycat.timeouts.client", "haproxy.mycat.timeouts.server"],
+        ),
         (put("mycat/functions/0/count", 0), ["mycat.functions[0].count"]),
         (function({"kind": "mod-log", "count": 3}), ["mycat.functions[0]", "mod-long, hash-int or range"]),
         (function({"kind": "mod-long"}), ["mycat.functions[0].count"]),
@@ -223,6 +238,23 @@ def test_contradictions_are_refused_by_name(change: Change, words: list[str]) ->
     assert message.startswith("mycat-ha:")
     for word in words:
         assert word in message
+
+
+@pytest.mark.parametrize(
+    ("change", "seconds"),
+    [
+        (lambda raw: None, 300),
+        (example.seed_mode, 55),
+        (put("haproxy/mycat", {"timeouts": {"server": 100}}), 95),
+        (put("mycat/sqlExecuteTimeout", 1200), 1200),
+        (lambda raw: [example.seed_mode(raw), put("mycat/sqlExecuteTimeout", 59)(raw)], 59),
+    ],
+)
+def test_a_statements_limit_lies_below_haproxys(change: Change, seconds: int) -> None:
+    settings = Settings.parse(after(change))
+    assert f'<property name="sqlExecuteTimeout">{seconds}<' in (
+        mycat_files.configuration(settings, settings.machines[0])["server.xml"]
+    )
 
 
 def test_external_servers_need_nothing_else() -> None:
