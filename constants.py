@@ -10,6 +10,8 @@ MYCAT_MANAGER_PORT = 9066
 SERVICE_HEALTH_PORT = 48700
 #: HAProxy's own health check, on loopback; files/keepalived/check-haproxy asks it.
 HAPROXY_HEALTH_PORT = 8889
+#: Where HAProxy tells the other load balancers which database is the single writer, on its machine's own address.
+HAPROXY_PEERS_PORT = 8890
 
 #: Programs that run on the machines.
 LIBRARY = "/usr/local/lib/mycat-ha"

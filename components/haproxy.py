@@ -11,7 +11,7 @@ import pulumi
 from components.machine import Machine
 from components.source_build import SourceBuild
 from components.template import render, verbatim
-from constants import HAPROXY_HEALTH_PORT, MYCAT_PORT, MYSQL_PORT, SERVICE_HEALTH_PORT
+from constants import HAPROXY_HEALTH_PORT, HAPROXY_PEERS_PORT, MYCAT_PORT, MYSQL_PORT, SERVICE_HEALTH_PORT
 from settings import MachineSettings, Role, services
 from settings.http import Backend, Http
 from settings.mycat import Mycat
@@ -60,6 +60,8 @@ def configuration(
         own_connections=OWN_CONNECTIONS,
         statistics_password=statistics_password,
         health_port=HAPROXY_HEALTH_PORT,
+        balancers=[machine for machine in machines if Role.LB in machine.roles],
+        peers_port=HAPROXY_PEERS_PORT,
         mysql_servers=database.external or _servers(machines, Role.MYSQL, MYSQL_PORT),
         mysql_check_port=None if database.external else SERVICE_HEALTH_PORT,
         mysql_check_user=database.external_check_user,

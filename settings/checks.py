@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from constants import HAPROXY_HEALTH_PORT
+from constants import HAPROXY_HEALTH_PORT, HAPROXY_PEERS_PORT
 from settings import own_files
 from settings.base import NAMESPACE, unprintable
 from settings.mycat import contradictions
@@ -84,6 +84,12 @@ def _database(settings: "Settings") -> Iterator[str]:
             yield "machines: 2 with role mysql; two Galera nodes lose their quorum with either one, use three (or one)"
 
 
+def _single_writer(settings: "Settings") -> Iterator[str]:
+    mysql = settings.haproxy.mysql
+    if mysql.single_writer_failback and not mysql.single_writer:
+        yield "haproxy.mysql.singleWriterFailback: only with singleWriter: true, which is what it is about"
+
+
 def _mycat(settings: "Settings") -> Iterator[str]:
     mycat, machines = settings.mycat, settings.of_role(Role.MYCAT)
     if mycat is None:
@@ -115,6 +121,7 @@ def _mycat(settings: "Settings") -> Iterator[str]:
 
 def _ports(settings: "Settings") -> Iterator[str]:
     haproxy, http = settings.haproxy, settings.http
+    own = _OWN_PORTS | ({HAPROXY_PEERS_PORT: "HAProxy's peers"} if haproxy.mysql.single_writer else {})
     ports = {
         "haproxy.mysql.port": haproxy.mysql.port,
         "haproxy.mycat.port": haproxy.mycat.port,
@@ -130,8 +137,8 @@ def _ports(settings: "Settings") -> Iterator[str]:
         keys = " and ".join(key for key, value in ports.items() if value == port)
         if count > 1:
             yield f"{keys}: all are {port}; each frontend needs a port of its own"
-        if port in _OWN_PORTS:
-            yield f"{keys}: {port} is the port of {_OWN_PORTS[port]} on every load balancer"
+        if port in own:
+            yield f"{keys}: {port} is the port of {own[port]} on every load balancer"
 
 
 def _http(settings: "Settings") -> Iterator[str]:
@@ -165,6 +172,7 @@ _CHECKS: tuple[Callable[["Settings"], Iterator[str]], ...] = (
     _ec2_endpoint,
     _access,
     _database,
+    _single_writer,
     _mycat,
     _ports,
     _http,

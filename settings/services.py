@@ -89,7 +89,12 @@ class MysqlFrontend(Frontend):
     check: Check = Check(inter=0.5, fastinter=0.25, downinter=1, rise=2, fall=2)
     """Health checks of the databases, more often than the recipe's, so that a dead one is noticed in about a second."""
     single_writer: bool = False
-    """Send all connections to one server and keep the others as `backup`: no certification conflicts (error 1213)."""
+    """Send all connections to one server, the first one at first: no certification conflicts (error 1213). When it
+    fails, its sessions end, and the next one that works is the writer. The load balancers tell each other which one it
+    is, on port 8890."""
+    single_writer_failback: bool = False
+    """Whether the first server becomes the writer again as soon as it works again. Then the sessions of the moment end.
+    By default the writer stays the writer until it fails itself."""
 
 
 class MycatFrontend(Frontend):

@@ -89,6 +89,9 @@ def external_mycat(raw: dict[str, Any]) -> Any:
 HAPROXY = {
     "the recipe's topology": lambda raw: None,
     "single writer": lambda raw: raw["haproxy"].update(mysql={"singleWriter": True}),
+    "single writer with failback": lambda raw: raw["haproxy"].update(
+        mysql={"singleWriter": True, "singleWriterFailback": True}
+    ),
     "dedicated tiers": example.dedicated_tiers,
     "external servers": example.external_databases,
     "external servers without a check user": unchecked_external,

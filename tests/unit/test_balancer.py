@@ -233,13 +233,44 @@ def test_no_frontend_can_take_the_others_connections(change: Change) -> None:
     assert sum(limits.get(name, limits["defaults common"]) for name in names) <= limits["global"]
 
 
-def test_a_single_writer_has_the_others_behind_it() -> None:
-    backend = section(haproxy_cfg(lambda raw: raw["haproxy"].update(mysql={"singleWriter": True})), "backend mysql")
+def single_writer(failback: bool) -> Change:
+    return lambda raw: raw["haproxy"].update(mysql={"singleWriter": True, "singleWriterFailback": failback})
+
+
+@pytest.mark.parametrize("failback", [False, True])
+def test_a_single_writer_has_the_others_behind_it(failback: bool) -> None:
+    backend = section(haproxy_cfg(single_writer(failback)), "backend mysql")
+    ends_others = ["on-marked-up", "shutdown-backup-sessions"] if failback else []
     assert [line.split()[1:] for line in backend if line.startswith("server ")] == [
-        ["node1", "192.168.106.251:3306", "port", "48700"],
+        ["node1", "192.168.106.251:3306", "port", "48700", *ends_others],
         ["node2", "192.168.106.252:3306", "port", "48700", "backup"],
         ["node3", "192.168.106.253:3306", "port", "48700", "backup"],
     ]
+
+
+@pytest.mark.parametrize("failback", [False, True])
+def test_who_writes_is_known_to_all_balancers_and_stays(failback: bool) -> None:
+    """How that works out is in tests/rendering/test_writer.py."""
+    text = haproxy_cfg(single_writer(failback))
+    assert "localpeer node1" in section(text, "global")
+    assert section(text, "peers balancers") == [
+        "bind 192.168.106.251:8890",
+        "server node1",
+        "server node2 192.168.106.252:8890",
+    ]
+    backend = section(text, "backend mysql")
+    assert "stick-table type integer size 1m peers balancers" in backend
+    (redispatch,) = (line for line in backend if line.startswith("option redispatch "))
+    assert int(redispatch.split()[-1]) > 100  # the most that haproxy.retries may be
+    condition = " !{ srv_is_up(mysqlservers/node1) }" if failback else ""
+    assert [line for line in backend if line.startswith("use-server ")] == [
+        f"use-server {node} if {{ srv_conn(mysqlservers/{node}) gt 0 }}{condition}"
+        for node in ("node1", "node2", "node3")[1 if failback else 0 :]
+    ]
+
+
+def test_without_a_single_writer_there_is_nothing_of_it() -> None:
+    assert not {"peers", "stick-table", "use-server", "localpeer"} & set(haproxy_cfg().split())
 
 
 @pytest.mark.parametrize("recipe", KEEPALIVED)
@@ -342,7 +373,9 @@ def test_a_machine_that_is_gone_without_a_word_is_noticed_within_a_minute() -> N
         known = dict(re.findall(r"^net\.ipv4\.(tcp_\w+) = (\d+)$", verbatim(file), re.MULTILINE))
         assert _silent(known, "tcp_keepalive_intvl") < 60
         assert _on_its_way(known) < 60
-    assert _silent(dict(re.findall(r"^(tcp_\w+) = (\d+)$", render_galera(), re.MULTILINE)), "tcp_keepalive_interval") < 60
+    assert (
+        _silent(dict(re.findall(r"^(tcp_\w+) = (\d+)$", render_galera(), re.MULTILINE)), "tcp_keepalive_interval") < 60
+    )
     assert _on_its_way(dict(re.findall(r"(tcp_\w+) = (\d+)$", verbatim("mariadb/sysctl.conf"), re.MULTILINE))) < 60
 
 

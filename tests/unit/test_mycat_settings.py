@@ -159,7 +159,7 @@ def test_a_short_one_is_enough() -> None:
             for key in ("client", "server")
         ),
         (
-            lambda raw: [example.seed_mode(raw), put("mycat/sqlExecuteTimeout", 60)(raw)],
+            lambda raw: put("keepalived/mode", "recipe")(raw) or put("mycat/sqlExecuteTimeout", 60)(raw),
             ["mycat.sqlExecuteTimeout: 60 s", "haproxy.mycat.timeouts.client", "haproxy.mycat.timeouts.server"],
         ),
         (put("mycat/functions/0/count", 0), ["mycat.functions[0].count"]),
@@ -247,14 +247,13 @@ def test_contradictions_are_refused_by_name(change: Change, words: list[str]) ->
         (example.seed_mode, 55),
         (put("haproxy/mycat", {"timeouts": {"server": 100}}), 95),
         (put("mycat/sqlExecuteTimeout", 1200), 1200),
-        (lambda raw: [example.seed_mode(raw), put("mycat/sqlExecuteTimeout", 59)(raw)], 59),
+        (put("mycat/sqlExecuteTimeout", 59), 59),
     ],
 )
 def test_a_statements_limit_lies_below_haproxys(change: Change, seconds: int) -> None:
     settings = Settings.parse(after(change))
-    assert f'<property name="sqlExecuteTimeout">{seconds}<' in (
-        mycat_files.configuration(settings, settings.machines[0])["server.xml"]
-    )
+    server_xml = mycat_files.configuration(settings, settings.machines[0])["server.xml"]
+    assert f'<property name="sqlExecuteTimeout">{seconds}<' in server_xml
 
 
 def test_external_servers_need_nothing_else() -> None:
