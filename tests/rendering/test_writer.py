@@ -1,4 +1,4 @@
-"""A single writer is one writer at every moment: real HAProxys, as they are rendered, before servers that fail and return.
+"""A single writer is one writer at every moment: real HAProxys, as they are rendered, and servers that fail and return.
 
 Sessions are held open all the time. What must never be: sessions on two servers.
 """
@@ -74,7 +74,7 @@ class Balancer:
         argv = [*BOUND, str(self._program), "-db", "-f", str(self.folder / "haproxy.cfg"), *soft]
         with (self.folder / "log").open("ab") as log:
             self._processes.append(subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
-        wait(self._answers, lambda: (self.folder / "log").read_text())
+        wait(self._answers, (self.folder / "log").read_text)
 
     reload = start
 
@@ -88,11 +88,10 @@ class Balancer:
         return f"Pid: {self._processes[-1].pid}\n" in self.ask("show info")
 
     def ask(self, command: str) -> str:
-        with socket.socket(socket.AF_UNIX) as channel:
-            with suppress(OSError):
-                channel.connect(str(self.folder / "admin.sock"))
-                channel.sendall(f"{command}\n".encode())
-                return b"".join(iter(lambda: channel.recv(65536), b"")).decode()
+        with socket.socket(socket.AF_UNIX) as channel, suppress(OSError):
+            channel.connect(str(self.folder / "admin.sock"))
+            channel.sendall(f"{command}\n".encode())
+            return b"".join(iter(lambda: channel.recv(65536), b"")).decode()
         return ""
 
     def state(self, name: str) -> str:
