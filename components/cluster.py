@@ -204,6 +204,7 @@ class Cluster(pulumi.ComponentResource):
                 machines=[self.machines[node.name] for node in nodes],
                 cluster=f"{pulumi.get_project()}-{pulumi.get_stack()}",
                 database=settings.database,
+                max_connections=settings.max_connections(),
                 password=self._secret("database"),
                 health_password=self._secret("health"),
                 mycat=MycatUser(

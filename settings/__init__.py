@@ -7,12 +7,14 @@ import pulumi
 from pulumi.runtime.config import CONFIG, get_config_env
 from pydantic import Field, SecretStr, ValidationError, model_validator
 
+from constants import MYSQL_PORT
+from settings import backends
 from settings.base import NAMESPACE, Section
 from settings.checks import problems
 from settings.errors import SettingsError, explain
 from settings.http import Http
 from settings.mycat import Mycat
-from settings.services import SQL_SILENCE, Database, Frontend, Haproxy, Keepalived, Mode
+from settings.services import RESERVED_CONNECTIONS, SQL_SILENCE, Database, Frontend, Haproxy, Keepalived, Mode
 from settings.topology import Access, Instances, MachineSettings, Network, Role, VirtualIp
 
 __all__ = ["NAMESPACE", "MachineSettings", "Role", "Settings", "SettingsError"]
@@ -102,6 +104,22 @@ class Settings(Section):
         """Seconds that a statement may take in Mycat: as set, else Mycat's own if HAProxy has the patience."""
         known = self.mycat.sql_execute_timeout if self.mycat else None
         return known or max(1, min(300, int(min(self.silence(self.haproxy.mycat))) - 5))
+
+    def most_from_mycat(self) -> int:
+        """Connections that all Mycats together may open to one of the databases, the one that gets most."""
+        if self.mycat is None or self.mycat.external:
+            return 0
+        pools = backends.pools(self.mycat, self.machines)
+        own = [pools.get((str(node.address), MYSQL_PORT), 0) for node in self.of_role(Role.MYSQL)]
+        return len(self.of_role(Role.MYCAT)) * max(own, default=0)
+
+    def connections_that_may_come(self) -> int:
+        """To each of the databases."""
+        return self.haproxy.mysql.server_max_connections + self.most_from_mycat() + RESERVED_CONNECTIONS
+
+    def max_connections(self) -> int:
+        """Of each database: as set, else what may come."""
+        return self.database.galera.max_connections or max(500, self.connections_that_may_come())
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:

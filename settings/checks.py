@@ -13,6 +13,7 @@ from settings import own_files
 from settings.base import NAMESPACE, unprintable
 from settings.mycat import contradictions
 from settings.secret_names import SSH_KEY, VRRP, needed_secrets
+from settings.services import MOST_CONNECTIONS, RESERVED_CONNECTIONS
 from settings.topology import Role
 
 if TYPE_CHECKING:
@@ -82,6 +83,29 @@ def _database(settings: "Settings") -> Iterator[str]:
             yield "machines: none with role mysql, and database.external is empty; port 3306 needs servers"
         elif nodes == 2:
             yield "machines: 2 with role mysql; two Galera nodes lose their quorum with either one, use three (or one)"
+
+
+def _connections(settings: "Settings") -> Iterator[str]:
+    """The limits of HAProxy and of Mycat have to fit under the databases' own."""
+    if settings.database.external or list(_mycat(settings)):  # Mycat's own files may be unreadable
+        return
+    mysql, given = settings.haproxy.mysql, settings.database.galera.max_connections
+    most, needed = given or MOST_CONNECTIONS, settings.connections_that_may_come()
+    if needed <= most:
+        return
+    parts = [f"{mysql.server_max_connections} of haproxy.mysql.serverMaxConnections"]
+    if from_mycat := settings.most_from_mycat():
+        where = (
+            "maxCon in mycat.files" if settings.mycat and settings.mycat.files else "maxConnections of mycat.dataHosts"
+        )
+        count = len(settings.of_role(Role.MYCAT))
+        parts.append(f"{from_mycat} of {count} Mycats with {from_mycat // count} each ({where})")
+    parts.append(f"{RESERVED_CONNECTIONS} for administrators and what goes wrong")
+    do = f"set {needed} or more, leave it out, or lower the others" if given else "lower them"
+    yield (
+        f"database.galera.maxConnections: {needed} connections may come to each database "
+        f"({', '.join(parts)}), and it takes {most} at most; {do}"
+    )
 
 
 def _single_writer(settings: "Settings") -> Iterator[str]:
@@ -174,6 +198,7 @@ _CHECKS: tuple[Callable[["Settings"], Iterator[str]], ...] = (
     _database,
     _single_writer,
     _mycat,
+    _connections,
     _ports,
     _http,
     _secrets,

@@ -78,7 +78,8 @@ class Frontend(Section):
     weight: Annotated[int, Field(ge=0, le=256)] = 10
     """HAProxy's weight of each server (manual, 5.2). All are equal; 0 sends no new connections."""
     server_max_connections: Annotated[int, Field(ge=1)] = 400
-    """Connections that one server gets at the same time; further ones wait (`maxconn` of a server)."""
+    """Connections that one server gets at the same time; further ones wait (`maxconn` of a server). The databases have
+    to have room for them (`database.galera.maxConnections`)."""
 
 
 class MysqlFrontend(Frontend):
@@ -211,6 +212,12 @@ class Durability(StrEnum):
     RELAXED = "relaxed"
 
 
+#: MariaDB's own limit of `max_connections`.
+MOST_CONNECTIONS = 100_000
+#: Of each database's connections, for administrators, state transfers, and sessions that outlive their balancer.
+RESERVED_CONNECTIONS = 50
+
+
 class Galera(Section):
     """MariaDB with Galera: how soon a lost node is noticed (in seconds), and what a server may use.
 
@@ -230,9 +237,11 @@ class Galera(Section):
     """`evs.install_timeout`: seconds that the nodes have to agree on a new view."""
     buffer_pool_mib: Annotated[int, Field(ge=16)] = 128
     """`innodb_buffer_pool_size`, in MiB. The default is MariaDB's own."""
-    max_connections: Annotated[int, Field(ge=10)] = 500
-    """`max_connections` of each server; more than `haproxy.mysql.serverMaxConnections`, so that checks and
-    administrators find room."""
+    max_connections: Annotated[int, Field(ge=10, le=MOST_CONNECTIONS)] | None = None
+    """`max_connections` of each server; a sum that is not enough is refused. Default: what may come, and 500 at least:
+    `haproxy.mysql.serverMaxConnections`, from each machine with Mycat `maxConnections` of every data host that leads
+    to the server, and 50 for administrators and what goes wrong. The health responder and one session of root get in
+    beyond that."""
     durability: Durability = Durability.FULL
     """`full`: an acknowledged commit is on the disk of the node that took it, and survives that all nodes lose their
     power in the same second (`innodb_flush_log_at_trx_commit` 1, `sync_binlog` 1). `relaxed`: it is written to disk

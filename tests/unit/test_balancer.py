@@ -120,7 +120,7 @@ def haproxy_cfg(change: Change = example.with_mycat) -> str:
 def render_galera() -> str:
     galera = Settings.parse(example.settings()).database.galera
     return database.configuration(
-        "node1", "10.0.0.1", addresses=["10.0.0.1"], cluster="test", galera=galera, mycat=False
+        "node1", "10.0.0.1", addresses=["10.0.0.1"], cluster="test", galera=galera, max_connections=500, mycat=False
     )
 
 
