@@ -2,6 +2,8 @@
 
 #: Where MariaDB listens, on its machine's own address.
 MYSQL_PORT = 3306
+#: Where MariaDB lets its machine's health responder in when all its connections are taken.
+MYSQL_EXTRA_PORT = 3305
 #: Mycat's client port, on its machine's own address (Mycat's own default).
 MYCAT_PORT = 8066
 #: Mycat's manager port (Mycat's own default).
@@ -10,6 +12,8 @@ MYCAT_MANAGER_PORT = 9066
 SERVICE_HEALTH_PORT = 48700
 #: HAProxy's own health check, on loopback; files/keepalived/check-haproxy asks it.
 HAPROXY_HEALTH_PORT = 8889
+#: Where HAProxy tells the other load balancers which database is the single writer, on its machine's own address.
+HAPROXY_PEERS_PORT = 8890
 
 #: Programs that run on the machines.
 LIBRARY = "/usr/local/lib/mycat-ha"

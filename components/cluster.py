@@ -204,6 +204,7 @@ class Cluster(pulumi.ComponentResource):
                 machines=[self.machines[node.name] for node in nodes],
                 cluster=f"{pulumi.get_project()}-{pulumi.get_stack()}",
                 database=settings.database,
+                max_connections=settings.max_connections(),
                 password=self._secret("database"),
                 health_password=self._secret("health"),
                 mycat=MycatUser(
@@ -221,7 +222,7 @@ class Cluster(pulumi.ComponentResource):
         files = pulumi.Output.secret(mycat_files.configuration(settings, node))
         return Mycat(
             f"{node.name}-mycat",
-            MycatArgs(self.machines[node.name], settings.mycat, files, after=after),
+            MycatArgs(self.machines[node.name], settings.mycat, settings.sql_execute_timeout(), files, after=after),
             self._child,
         )
 
@@ -288,6 +289,8 @@ def haproxy_cfg(settings: Settings, node: MachineSettings, statistics_password: 
         node.name,
         vip=settings.vip.address,
         haproxy=settings.haproxy,
+        mysql_silence=settings.silence(settings.haproxy.mysql),
+        mycat_silence=settings.silence(settings.haproxy.mycat),
         statistics_password=statistics_password,
         machines=settings.machines,
         database=settings.database,

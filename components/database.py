@@ -9,7 +9,7 @@ from pulumi_command import remote
 
 from components.machine import Machine
 from components.template import render, verbatim
-from constants import LIBRARY
+from constants import LIBRARY, MYSQL_EXTRA_PORT
 from settings import services
 
 CONFIG = "/etc/mysql/mariadb.conf.d/60-galera.cnf"
@@ -34,6 +34,8 @@ class DatabaseArgs:
     #: Galera's name of the cluster.
     cluster: str
     database: services.Database
+    #: Of each server.
+    max_connections: int
     #: Of the application's user.
     password: pulumi.Input[str]
     #: Of the health responder's user.
@@ -59,6 +61,7 @@ class Database(pulumi.ComponentResource):
                 addresses=addresses,
                 cluster=args.cluster,
                 galera=args.database.galera,
+                max_connections=args.max_connections,
                 mycat=args.mycat is not None,
             )
             files = self._files(machine, peers, config)
@@ -156,6 +159,7 @@ class Database(pulumi.ComponentResource):
                 "mariadb/users.sql.j2",
                 schema=args.database.schema_,
                 user=args.database.user,
+                health_hosts=["localhost", *(machine.address for machine in args.machines)],
                 mycat_user=mycat.name if mycat else None,
                 mycat_databases=mycat.databases if mycat else (),
                 **passwords,
@@ -171,7 +175,13 @@ class Database(pulumi.ComponentResource):
 
 
 def configuration(
-    name: str, *, addresses: Mapping[str, str], cluster: str, galera: services.Galera, mycat: bool
+    name: str,
+    *,
+    addresses: Mapping[str, str],
+    cluster: str,
+    galera: services.Galera,
+    max_connections: int,
+    mycat: bool,
 ) -> str:
     """60-galera.cnf of the node ``name``. ``addresses``: those of all by name; ``mycat``: Mycat logs in to them."""
     return render(
@@ -183,5 +193,7 @@ def configuration(
         donors=[node for node in reversed(list(addresses)) if node != name],
         cluster=cluster,
         galera=galera,
+        max_connections=max_connections,
+        extra_port=MYSQL_EXTRA_PORT,
         mycat=mycat,
     )

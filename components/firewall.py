@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_aws as aws
 
-from constants import MYCAT_PORT, MYSQL_PORT, SERVICE_HEALTH_PORT
+from constants import HAPROXY_PEERS_PORT, MYCAT_PORT, MYSQL_PORT, SERVICE_HEALTH_PORT
 from settings import MachineSettings, Role
 from settings.http import Http
 from settings.mycat import Mycat
@@ -112,6 +112,8 @@ class Firewall(pulumi.ComponentResource):
                 str(cidr),
             )
         self._between(lb, lb, "vrrp", "VRRP between load balancers", protocol=VRRP, port=None)
+        if haproxy.mysql.single_writer:
+            self._between(lb, lb, "peers", "Which database writes, between load balancers", port=HAPROXY_PEERS_PORT)
         if Role.MYSQL in self._groups:
             mysql = self._groups[Role.MYSQL]
             self._between(lb, mysql, "mysql", "MySQL from load balancers", port=MYSQL_PORT)

@@ -11,7 +11,7 @@ import pulumi
 from components.machine import Machine
 from components.source_build import SourceBuild
 from components.template import render, verbatim
-from constants import HAPROXY_HEALTH_PORT, MYCAT_PORT, MYSQL_PORT, SERVICE_HEALTH_PORT
+from constants import HAPROXY_HEALTH_PORT, HAPROXY_PEERS_PORT, MYCAT_PORT, MYSQL_PORT, SERVICE_HEALTH_PORT
 from settings import MachineSettings, Role, services
 from settings.http import Backend, Http
 from settings.mycat import Mycat
@@ -36,23 +36,32 @@ def configuration(
     *,
     vip: IPv4Address,
     haproxy: services.Haproxy,
+    mysql_silence: tuple[float, float],
+    mycat_silence: tuple[float, float],
     statistics_password: str,
     machines: Sequence[MachineSettings],
     database: services.Database,
     mycat: Mycat | None,
     http: Http | None,
 ) -> str:
-    """haproxy.cfg of the load balancer named ``node``; it holds the statistics password."""
+    """haproxy.cfg of the load balancer named ``node``; it holds the statistics password.
+
+    ``mysql_silence`` and ``mycat_silence``: seconds that a client and a server of each may be silent.
+    """
     external_mycat = mycat is not None and bool(mycat.external)
     return render(
         "haproxy/haproxy.cfg.j2",
         node=node,
         vip=vip,
         haproxy=haproxy,
+        mysql_silence=mysql_silence,
+        mycat_silence=mycat_silence,
         max_connections=haproxy.max_connections or _all_frontends(haproxy, mycat, http),
         own_connections=OWN_CONNECTIONS,
         statistics_password=statistics_password,
         health_port=HAPROXY_HEALTH_PORT,
+        balancers=[machine for machine in machines if Role.LB in machine.roles],
+        peers_port=HAPROXY_PEERS_PORT,
         mysql_servers=database.external or _servers(machines, Role.MYSQL, MYSQL_PORT),
         mysql_check_port=None if database.external else SERVICE_HEALTH_PORT,
         mysql_check_user=database.external_check_user,

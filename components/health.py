@@ -9,7 +9,7 @@ import pulumi
 
 from components.machine import Machine
 from components.template import render, verbatim
-from constants import LIBRARY, MYCAT_PORT, SERVICE_HEALTH_PORT
+from constants import LIBRARY, MYCAT_PORT, MYSQL_EXTRA_PORT, SERVICE_HEALTH_PORT
 from settings import Role
 from settings.mycat import HEALTH_USER
 
@@ -111,7 +111,9 @@ def checks(roles: Sequence[Role], address: str, password: str) -> dict[str, dict
     login = {"user": HEALTH_USER, "password": password}
     connections: dict[Role, dict[str, Any]] = {
         Role.MYSQL: {
-            "unix_socket": "/run/mysqld/mysqld.sock",
+            # The one that has room when the server is full.
+            "host": address,
+            "port": MYSQL_EXTRA_PORT,
             # A busy node has to answer too, whatever `database.galera.wsrepSyncWait` is.
             "init_command": "SET SESSION wsrep_sync_wait = 0",
             **login,

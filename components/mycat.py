@@ -22,6 +22,8 @@ PACKAGES = ("openjdk-17-jre-headless", "python3-pymysql")
 class MycatArgs:
     machine: Machine
     mycat: settings.mycat.Mycat
+    #: Seconds after which Mycat ends a statement.
+    sql_execute_timeout: int
     #: server.xml, schema.xml and whatever else belongs to them, by name; they hold passwords.
     files: pulumi.Input[Mapping[str, str]]
     #: What has to work before anything that runs here is changed: the databases, the Mycat before this one.
@@ -89,7 +91,7 @@ class Mycat(pulumi.ComponentResource):
             shell=False,
             triggers=[_digest(unit, start)],
             # Mycat may refuse a second change of data nodes until statements from before the first must have ended.
-            timeout=f"{mycat.sql_execute_timeout + 600}s",
+            timeout=f"{args.sql_execute_timeout + 600}s",
             opts=pulumi.ResourceOptions(parent=self, depends_on=[*files, *args.after]),
         )
         # Made of passwords too, and so a secret itself.

@@ -55,7 +55,7 @@ def _server(settings: Settings, mycat: Mycat, machine: MachineSettings) -> str:
             "useGlobleTableCheck": "0",
             "useSqlStat": "0",
             "useOffHeapForMerge": "0",
-            "sqlExecuteTimeout": str(mycat.sql_execute_timeout),
+            "sqlExecuteTimeout": str(settings.sql_execute_timeout()),
             # 10 s would hide a dead database for as long; together with maxRetryCount in schema.xml.
             "dataNodeHeartbeatPeriod": "2000",
             "bufferPoolPageSize": str(BUFFER_MIB * 1024 * 1024),

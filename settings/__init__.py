@@ -7,12 +7,14 @@ import pulumi
 from pulumi.runtime.config import CONFIG, get_config_env
 from pydantic import Field, SecretStr, ValidationError, model_validator
 
+from constants import MYSQL_PORT
+from settings import backends
 from settings.base import NAMESPACE, Section
 from settings.checks import problems
 from settings.errors import SettingsError, explain
 from settings.http import Http
 from settings.mycat import Mycat
-from settings.services import Database, Haproxy, Keepalived
+from settings.services import RESERVED_CONNECTIONS, SQL_SILENCE, Database, Frontend, Haproxy, Keepalived, Mode
 from settings.topology import Access, Instances, MachineSettings, Network, Role, VirtualIp
 
 __all__ = ["NAMESPACE", "MachineSettings", "Role", "Settings", "SettingsError"]
@@ -90,6 +92,34 @@ class Settings(Section):
             return machine.priority
         place = self.of_role(Role.LB).index(machine)
         return (150, 100)[place] if place < 2 else max(1, 110 - 10 * place)
+
+    def silence(self, frontend: Frontend) -> tuple[float, float]:
+        """Seconds that a client and a server of ``frontend`` (haproxy.mysql or haproxy.mycat) may be silent."""
+        recipe = self.haproxy.timeouts if self.keepalived.mode is Mode.RECIPE else None
+        client = frontend.timeouts.client or (recipe.client if recipe else SQL_SILENCE)
+        server = frontend.timeouts.server or (recipe.server if recipe else SQL_SILENCE)
+        return client, server
+
+    def sql_execute_timeout(self) -> int:
+        """Seconds that a statement may take in Mycat: as set, else Mycat's own if HAProxy has the patience."""
+        known = self.mycat.sql_execute_timeout if self.mycat else None
+        return known or max(1, min(300, int(min(self.silence(self.haproxy.mycat))) - 5))
+
+    def most_from_mycat(self) -> int:
+        """Connections that all Mycats together may open to one of the databases, the one that gets most."""
+        if self.mycat is None or self.mycat.external:
+            return 0
+        pools = backends.pools(self.mycat, self.machines)
+        own = [pools.get((str(node.address), MYSQL_PORT), 0) for node in self.of_role(Role.MYSQL)]
+        return len(self.of_role(Role.MYCAT)) * max(own, default=0)
+
+    def connections_that_may_come(self) -> int:
+        """To each of the databases."""
+        return self.haproxy.mysql.server_max_connections + self.most_from_mycat() + RESERVED_CONNECTIONS
+
+    def max_connections(self) -> int:
+        """Of each database: as set, else what may come."""
+        return self.database.galera.max_connections or max(500, self.connections_that_may_come())
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:

@@ -47,6 +47,29 @@ def backends(mycat: Mycat, machines: Iterable[MachineSettings]) -> Backends:
     return Backends(tuple(sorted({node.database for node in mycat.data_nodes})), tuple(sorted(servers)))
 
 
+def pools(mycat: Mycat, machines: Iterable[MachineSettings]) -> dict[tuple[str, int], int]:
+    """How many connections one Mycat that is not external opens at most, by address and port of the database server.
+
+    The user's own files have to have been checked, as for ``backends``.
+    """
+    found: dict[tuple[str, int], int] = {}
+    if mycat.directory:
+        root = ET.fromstring((mycat.directory / "schema.xml").read_text(encoding="utf-8"))
+        for data_host in root.iter("dataHost"):
+            most = data_host.get("maxCon", "")
+            for server in (element for element in data_host.iter() if element.tag in ("writeHost", "readHost")):
+                place = _server(server.get("url", ""))
+                found[place] = found.get(place, 0) + (int(most) if most.isdecimal() else 0)
+        return found
+    addresses = {machine.name: str(machine.address) for machine in machines}
+    for host in mycat.data_hosts:
+        for write_host in host.write_hosts:
+            for each in (write_host, *write_host.read_hosts):
+                place = (addresses[each.machine] if each.machine else str(each.address), each.port)
+                found[place] = found.get(place, 0) + host.max_connections
+    return found
+
+
 def parse(schema: str) -> tuple[Backends, list[str]]:
     """What a schema.xml refers to, and what of it cannot be understood: ``ELEMENT: reason``.
 

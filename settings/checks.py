@@ -8,11 +8,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from constants import HAPROXY_HEALTH_PORT
+from constants import HAPROXY_HEALTH_PORT, HAPROXY_PEERS_PORT
 from settings import own_files
 from settings.base import NAMESPACE, unprintable
 from settings.mycat import contradictions
 from settings.secret_names import SSH_KEY, VRRP, needed_secrets
+from settings.services import MOST_CONNECTIONS, RESERVED_CONNECTIONS
 from settings.topology import Role
 
 if TYPE_CHECKING:
@@ -84,6 +85,35 @@ def _database(settings: "Settings") -> Iterator[str]:
             yield "machines: 2 with role mysql; two Galera nodes lose their quorum with either one, use three (or one)"
 
 
+def _connections(settings: "Settings") -> Iterator[str]:
+    """The limits of HAProxy and of Mycat have to fit under the databases' own."""
+    if settings.database.external or list(_mycat(settings)):  # Mycat's own files may be unreadable
+        return
+    mysql, given = settings.haproxy.mysql, settings.database.galera.max_connections
+    most, needed = given or MOST_CONNECTIONS, settings.connections_that_may_come()
+    if needed <= most:
+        return
+    parts = [f"{mysql.server_max_connections} of haproxy.mysql.serverMaxConnections"]
+    if from_mycat := settings.most_from_mycat():
+        where = (
+            "maxCon in mycat.files" if settings.mycat and settings.mycat.files else "maxConnections of mycat.dataHosts"
+        )
+        count = len(settings.of_role(Role.MYCAT))
+        parts.append(f"{from_mycat} of {count} Mycats with {from_mycat // count} each ({where})")
+    parts.append(f"{RESERVED_CONNECTIONS} for administrators and what goes wrong")
+    do = f"set {needed} or more, leave it out, or lower the others" if given else "lower them"
+    yield (
+        f"database.galera.maxConnections: {needed} connections may come to each database "
+        f"({', '.join(parts)}), and it takes {most} at most; {do}"
+    )
+
+
+def _single_writer(settings: "Settings") -> Iterator[str]:
+    mysql = settings.haproxy.mysql
+    if mysql.single_writer_failback and not mysql.single_writer:
+        yield "haproxy.mysql.singleWriterFailback: only with singleWriter: true, which is what it is about"
+
+
 def _mycat(settings: "Settings") -> Iterator[str]:
     mycat, machines = settings.mycat, settings.of_role(Role.MYCAT)
     if mycat is None:
@@ -100,6 +130,13 @@ def _mycat(settings: "Settings") -> Iterator[str]:
     if mycat.directory:
         health = settings.secrets.get("health")
         yield from own_files.problems(mycat.directory, health.get_secret_value() if health else "")
+    for key, seconds in zip(("client", "server"), settings.silence(settings.haproxy.mycat), strict=True):
+        if not mycat.external and not mycat.files and settings.sql_execute_timeout() >= seconds:
+            yield (
+                f"mycat.sqlExecuteTimeout: {settings.sql_execute_timeout()} s would never be reached, because HAProxy "
+                f"ends the session after {seconds:g} s of silence; set a shorter one, or a longer "
+                f"haproxy.mycat.timeouts.{key}"
+            )
     for index, user in enumerate(mycat.users):
         secret = settings.secrets.get(user.secret)
         if secret and secret.get_secret_value() != secret.get_secret_value().strip():
@@ -108,6 +145,7 @@ def _mycat(settings: "Settings") -> Iterator[str]:
 
 def _ports(settings: "Settings") -> Iterator[str]:
     haproxy, http = settings.haproxy, settings.http
+    own = _OWN_PORTS | ({HAPROXY_PEERS_PORT: "HAProxy's peers"} if haproxy.mysql.single_writer else {})
     ports = {
         "haproxy.mysql.port": haproxy.mysql.port,
         "haproxy.mycat.port": haproxy.mycat.port,
@@ -123,8 +161,8 @@ def _ports(settings: "Settings") -> Iterator[str]:
         keys = " and ".join(key for key, value in ports.items() if value == port)
         if count > 1:
             yield f"{keys}: all are {port}; each frontend needs a port of its own"
-        if port in _OWN_PORTS:
-            yield f"{keys}: {port} is the port of {_OWN_PORTS[port]} on every load balancer"
+        if port in own:
+            yield f"{keys}: {port} is the port of {own[port]} on every load balancer"
 
 
 def _http(settings: "Settings") -> Iterator[str]:
@@ -158,7 +196,9 @@ _CHECKS: tuple[Callable[["Settings"], Iterator[str]], ...] = (
     _ec2_endpoint,
     _access,
     _database,
+    _single_writer,
     _mycat,
+    _connections,
     _ports,
     _http,
     _secrets,

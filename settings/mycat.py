@@ -301,8 +301,10 @@ class Mycat(Section):
     """Java's heap, in MiB. With `directMemoryMib` the default fits into 2 GiB beside a database and a balancer."""
     direct_memory_mib: Annotated[int, Field(ge=32, le=1_048_576)] = 128
     """Memory outside of the heap, in MiB; one half of it is for network buffers."""
-    sql_execute_timeout: Annotated[int, Field(ge=1, le=3600)] = 300
-    """Seconds after which Mycat ends a statement; also how long it refuses a second change of data nodes after one."""
+    sql_execute_timeout: Annotated[int, Field(ge=1, le=3600)] | None = None
+    """Seconds after which Mycat ends a statement; also how long it refuses a second change of data nodes after one. It
+    has to be less than HAProxy's (`haproxy.mycat.timeouts`). Default: Mycat's own 300, or five less than HAProxy's if
+    that is shorter, as in keepalived's mode `recipe`."""
 
     database_user: Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,31}$")] = "mycat"
     """The user as whom Mycat logs in to the databases; the password is `secrets.mycatDatabase`. It is created if they

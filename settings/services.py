@@ -12,7 +12,10 @@ Email = Annotated[str, StringConstraints(max_length=254, pattern=r"^[A-Za-z0-9.+
 
 
 class Timeouts(Section):
-    """HAProxy's timeouts, in seconds. Every one is set, since a missing one means forever (HAProxy manual, 4.2)."""
+    """HAProxy's timeouts, in seconds. Every one is set, since a missing one means forever (HAProxy manual, 4.2).
+
+    `client` and `server` are those of HTTP and of the statistics; SQL has its own (`haproxy.mysql.timeouts`).
+    """
 
     connect: Seconds = 1
     """`timeout connect`: until a server accepts a connection. The recipe's 10 s are how long a client would wait for a
@@ -20,7 +23,7 @@ class Timeouts(Section):
     client: Seconds = 60
     """`timeout client`: how long a client may be silent. The recipe's minute."""
     server: Seconds = 60
-    """`timeout server`: how long a server may be silent, so also how long a statement may take. The recipe's minute."""
+    """`timeout server`: how long a server may be silent. The recipe's minute."""
     queue: Seconds = 60
     """`timeout queue`: how long a connection waits for a server that has `serverMaxConnections` already."""
     check: Seconds = 1
@@ -29,6 +32,23 @@ class Timeouts(Section):
     """`timeout http-request`: until a client's request header is complete."""
     http_keep_alive: Seconds = 10
     """`timeout http-keep-alive`: how long an idle HTTP connection waits for the next request."""
+
+
+#: Seconds, for SQL: MariaDB ends an idle session after 8 hours (`wait_timeout`), Mycat after half an hour, and
+#: MariaDB sets no limit to a statement.
+SQL_SILENCE = 86_400
+
+
+class SqlTimeouts(Section):
+    """How long SQL sessions may be silent, in seconds. A statement is silent on both sides until its first row."""
+
+    client: Seconds | None = None
+    """`timeout client`: how long a client may be silent. Default: a day, so that the database decides when an idle
+    session ends: MariaDB after 8 hours (`wait_timeout`). Clients that are gone without a word are cleared by TCP's
+    keepalive after 35 s. In keepalived's mode `recipe`: `haproxy.timeouts.client`, the recipe's minute."""
+    server: Seconds | None = None
+    """`timeout server`: how long a server may be silent, so also how long a statement may take. Default: a day; in
+    keepalived's mode `recipe` `haproxy.timeouts.server`, the recipe's minute."""
 
 
 class Check(Section):
@@ -53,10 +73,13 @@ class Frontend(Section):
     """The port on the VIP."""
     check: Check
     """Health checks of the servers."""
+    timeouts: SqlTimeouts = SqlTimeouts()
+    """How long its sessions may be silent."""
     weight: Annotated[int, Field(ge=0, le=256)] = 10
     """HAProxy's weight of each server (manual, 5.2). All are equal; 0 sends no new connections."""
     server_max_connections: Annotated[int, Field(ge=1)] = 400
-    """Connections that one server gets at the same time; further ones wait (`maxconn` of a server)."""
+    """Connections that one server gets at the same time; further ones wait (`maxconn` of a server). The databases have
+    to have room for them (`database.galera.maxConnections`)."""
 
 
 class MysqlFrontend(Frontend):
@@ -67,7 +90,12 @@ class MysqlFrontend(Frontend):
     check: Check = Check(inter=0.5, fastinter=0.25, downinter=1, rise=2, fall=2)
     """Health checks of the databases, more often than the recipe's, so that a dead one is noticed in about a second."""
     single_writer: bool = False
-    """Send all connections to one server and keep the others as `backup`: no certification conflicts (error 1213)."""
+    """Send all connections to one server, the first one at first: no certification conflicts (error 1213). When it
+    fails, its sessions end, and the next one that works is the writer. The load balancers tell each other which one it
+    is, on port 8890."""
+    single_writer_failback: bool = False
+    """Whether the first server becomes the writer again as soon as it works again. Then the sessions of the moment end.
+    By default the writer stays the writer until it fails itself."""
 
 
 class MycatFrontend(Frontend):
@@ -191,6 +219,12 @@ class StateTransfer(StrEnum):
     RSYNC = "rsync"
 
 
+#: MariaDB's own limit of `max_connections`.
+MOST_CONNECTIONS = 100_000
+#: Of each database's connections, for administrators, state transfers, and sessions that outlive their balancer.
+RESERVED_CONNECTIONS = 50
+
+
 class Galera(Section):
     """MariaDB with Galera: how soon a lost node is noticed (in seconds), and what a server may use.
 
@@ -210,9 +244,11 @@ class Galera(Section):
     """`evs.install_timeout`: seconds that the nodes have to agree on a new view."""
     buffer_pool_mib: Annotated[int, Field(ge=16)] = 128
     """`innodb_buffer_pool_size`, in MiB. The default is MariaDB's own."""
-    max_connections: Annotated[int, Field(ge=10)] = 500
-    """`max_connections` of each server; more than `haproxy.mysql.serverMaxConnections`, so that checks and
-    administrators find room."""
+    max_connections: Annotated[int, Field(ge=10, le=MOST_CONNECTIONS)] | None = None
+    """`max_connections` of each server; a sum that is not enough is refused. Default: what may come, and 500 at least:
+    `haproxy.mysql.serverMaxConnections`, from each machine with Mycat `maxConnections` of every data host that leads
+    to the server, and 50 for administrators and what goes wrong. The health responder and one session of root get in
+    beyond that."""
     durability: Durability = Durability.FULL
     """`full`: an acknowledged commit is on the disk of the node that took it, and survives that all nodes lose their
     power in the same second (`innodb_flush_log_at_trx_commit` 1, `sync_binlog` 1). `relaxed`: it is written to disk

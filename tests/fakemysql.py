@@ -69,6 +69,7 @@ class FakeMysql:
                 if self._mode == "refusing":
                     connection.close()
                     continue
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self.connections += 1
                 self._open.append(connection)
                 threading.Thread(target=self._serve, args=(connection,), daemon=True).start()

@@ -1,6 +1,7 @@
 """Rendered configurations, judged by the programs that have to read them: the pinned builds, on this machine."""
 
 import importlib.util
+import json
 import os
 import pwd
 import re
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,12 +18,14 @@ from typing import Any
 import pymysql
 import pytest
 
-from components import cluster, database, mycat_files
+from components import cluster, database, health, mycat_files
 from components.template import FILES, render, sql_string
-from settings import Settings
+from constants import MYSQL_EXTRA_PORT
+from settings import Role, Settings
 from tests import example
 from tests.rendering.conftest import Judge
-from tests.servers import BOUND, Database, ask, connect, install_database, unpack
+from tests.servers import BOUND, LOOPBACK, Database, ask, connect, free_port, install_database, unpack
+from tests.unit.test_health import Responder
 from toolchain import mycat as toolchain_mycat
 
 HOSTILE = [
@@ -89,6 +93,9 @@ def external_mycat(raw: dict[str, Any]) -> Any:
 HAPROXY = {
     "the recipe's topology": lambda raw: None,
     "single writer": lambda raw: raw["haproxy"].update(mysql={"singleWriter": True}),
+    "single writer with failback": lambda raw: raw["haproxy"].update(
+        mysql={"singleWriter": True, "singleWriterFailback": True}
+    ),
     "dedicated tiers": example.dedicated_tiers,
     "external servers": example.external_databases,
     "external servers without a check user": unchecked_external,
@@ -168,7 +175,12 @@ def test_haproxy_says_no_to_the_recipes_own_settings(
 def test_mariadb_takes_the_configuration_and_refuses_a_misspelt_one(judge_mariadb: Judge) -> None:
     addresses = {machine.name: str(machine.address) for machine in settings().machines}
     text = database.configuration(
-        "node1", addresses=addresses, cluster="test", galera=settings().database.galera, mycat=True
+        "node1",
+        addresses=addresses,
+        cluster="test",
+        galera=settings().database.galera,
+        max_connections=500,
+        mycat=True,
     )
     assert not re.search("^status|error", judge_mariadb(text), re.IGNORECASE)  # it warns of what --help cannot know
     assert "unknown variable" in judge_mariadb(text.replace("max_connections", "max_conections"))
@@ -201,6 +213,7 @@ def test_a_grant_is_for_its_database_only_and_a_wider_one_is_taken_back(server: 
         user="owner",
         password="x",
         health_password="x",
+        health_hosts=["localhost"],
         mycat_user="router",
         mycat_password="x",
         mycat_databases=(schema,),
@@ -227,11 +240,72 @@ def test_a_grant_is_for_its_database_only_and_a_wider_one_is_taken_back(server: 
         run(f"DROP DATABASE `{similar}`; DROP DATABASE `{schema}`; DROP USER owner, router;")
 
 
+@dataclass
+class WithOptions(Database):
+    options: tuple[str, ...] = ()
+
+    def command(self) -> list[str]:
+        return [*super().command(), *self.options]
+
+
+def test_a_full_database_still_lets_its_responder_and_root_in(scratch: Path, tmp_path: Path) -> None:
+    """Else the balancers would take it for dead, and end the sessions that fill it."""
+    extra = free_port()
+    text = database.configuration(
+        "node1",
+        LOOPBACK,
+        addresses=[LOOPBACK],
+        cluster="test",
+        galera=settings().database.galera,
+        max_connections=10,
+        mycat=False,
+    ).replace(str(MYSQL_EXTRA_PORT), str(extra))
+    names = "max_connections|extra_port|extra_max_connections|skip_name_resolve"
+    options = tuple(f"--{name}={value}" for name, value in re.findall(f"^({names}) = (.*)$", text, re.MULTILINE))
+    running = WithOptions(install_database(scratch / "full"), options=options)
+    running.start()
+    sessions: list[pymysql.Connection[Any]] = []
+    try:
+        sql = render(
+            "mariadb/users.sql.j2",
+            schema="shop",
+            user="owner",
+            password="x",
+            health_password="x",
+            health_hosts=["localhost", LOOPBACK],
+            mycat_user=None,
+        )
+        as_root = ["mariadb", "--no-defaults", "--batch", "-uroot", f"--socket={running.folder / 's'}"]
+        subprocess.run(as_root, input=sql, text=True, check=True)
+        sessions += [connect(running.port, "owner", "x", "shop") for _ in range(10)]
+        with pytest.raises(pymysql.Error, match="1040"):
+            connect(running.port, "owner", "x", "shop")
+        asked = health.checks([Role.MYSQL], LOOPBACK, "x")
+        asked["/mysql"]["port"] = {MYSQL_EXTRA_PORT: extra}[asked["/mysql"]["port"]]
+        (tmp_path / "health.json").write_text(json.dumps(asked))
+        responder = Responder(tmp_path / "health.json")
+        try:
+            # A server without Galera; but it has been asked.
+            assert responder.ask("GET", "/mysql")[:2] == (503, "wsrep_ready is off: the node does not take queries\n")
+        finally:
+            responder.stop()
+        subprocess.run([*as_root, "--execute", "SELECT 1"], check=True)
+    finally:
+        for session in sessions:
+            session.close()
+        running.stop()
+
+
 @pytest.fixture
 def strict(server: Database) -> Iterator["pymysql.Connection[Any]"]:
     """A session in app1, with what the configuration says of engines and keys."""
     text = database.configuration(
-        "node1", addresses={"node1": "10.0.0.1"}, cluster="test", galera=settings().database.galera, mycat=False
+        "node1",
+        addresses={"node1": "10.0.0.1"},
+        cluster="test",
+        galera=settings().database.galera,
+        max_connections=500,
+        mycat=False,
     )
     lines = re.findall("^(enforce_storage_engine|innodb_force_primary_key) = (.*)$", text, re.MULTILINE)
     with connect(server.port, "app", "app") as administrator:

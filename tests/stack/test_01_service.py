@@ -17,7 +17,7 @@ from stackctl.pulumi import stack_outputs
 from tests.conftest import ROOT
 from tests.stack.clients import administrator, condition, connects, curl, login, mariadb, servers
 
-PORTS = (22, 25, 53, 80, 443, 514, 3306, 3307, 4444, 4567, 4568, 8066, 8888, 8889, 9066, 48700)
+PORTS = (22, 25, 53, 80, 443, 514, 3305, 3306, 3307, 4444, 4567, 4568, 8066, 8888, 8889, 8890, 9066, 48700)
 
 
 def query(region: Region, stack: Stack, sql: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -63,6 +64,10 @@ class Server:
             self._process = self.region.popen(
                 self.host, self.argv, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=said, stderr=said
             )
+
+    def send(self, number: signal.Signals) -> None:
+        assert self._process
+        self._process.send_signal(number)
 
     def stop(self) -> None:
         if self._process:
@@ -299,6 +304,74 @@ def test_mycats_without_a_responder_are_asked_themselves(
     finally:
         for server in external.values():
             server.start()
+        stackctl("create", *create_words(EDGE, NET), *settings())
+
+
+_SESSIONS = """\
+import json, pymysql, sys
+login, sessions = json.loads(sys.stdin.readline()), []
+for line in sys.stdin:
+    if line == "open\\n":
+        sessions.append(pymysql.connect(connect_timeout=5, read_timeout=5, **login))
+    found = []
+    for session in sessions:
+        try:
+            with session.cursor() as cursor:
+                cursor.execute("SELECT @@datadir")
+                found.append(cursor.fetchone()[0].split("/")[-3])
+        except pymysql.Error:
+            found.append(None)
+    print(json.dumps(found), flush=True)
+"""
+
+
+class Sessions:
+    """Sessions of a client that are held open; each call says on which database each is, None if it has ended."""
+
+    def __init__(self, region: Region, at: Login) -> None:
+        argv = [sys.executable, "-c", _SESSIONS]
+        self._process = region.popen(CLIENT, argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        login = {"host": at.address, "port": at.port, "user": at.user, "password": at.password, "database": at.schema}
+        self._say(json.dumps(login))
+
+    def _say(self, line: str) -> None:
+        assert self._process.stdin
+        self._process.stdin.write(f"{line}\n")
+        self._process.stdin.flush()
+
+    def __call__(self, word: str = "ask") -> list[str | None]:
+        self._say(word)
+        assert self._process.stdout
+        return list(json.loads(self._process.stdout.readline()))
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+def test_a_single_writer_is_one_across_fail_return_reload_and_switchover(
+    region: Region, edge: Stack, external: Servers, stackctl: Stackctl
+) -> None:
+    """The first database hangs, with its sessions on it, and goes on later."""
+    words = [*create_words(EDGE, NET), *settings(), "--set", "haproxy.mysql.singleWriter=true"]
+    stackctl("create", *words)
+    sessions = Sessions(region, at_databases(edge))
+    try:
+        sessions("open")
+        assert sessions("open") == ["db1", "db1"]
+        external["db1"].send(signal.SIGSTOP)
+        wait_until(lambda: up(region, edge, "mysqlservers") == {"db2"}, "it to leave rotation", 15)
+        assert sessions("open") == [None, None, "db2"]
+        external["db1"].send(signal.SIGCONT)
+        wait_until(lambda: up(region, edge, "mysqlservers") == set(DATABASES), "it to come back", 15)
+        assert sessions("open") == [None, None, "db2", "db2"]
+        shell(region, edge.machine(edge.holder(region))["instanceId"], "systemctl reload haproxy")
+        assert sessions("open") == [None, None, "db2", "db2", "db2"]
+        stackctl("switchover", EDGE, "--wait", "0")
+        assert sessions("open") == [None] * 5 + ["db2"]
+    finally:
+        external["db1"].send(signal.SIGCONT)
+        sessions.close()
         stackctl("create", *create_words(EDGE, NET), *settings())
 
 

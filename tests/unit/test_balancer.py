@@ -61,10 +61,12 @@ HAPROXY = {
     },
     "frontend mysql from tcp": {
         "bind *:3306": "bind 192.168.106.249:3306",
+        "option tcpka": "option tcpka",
         "default_backend mysqlservers": "default_backend mysqlservers",
     },
     "backend mysqlservers from tcp": {
         "balance roundrobin": "balance roundrobin",
+        "option tcpka": "option tcpka",
         "check port 3306": "http-check send meth GET uri /mysql ver HTTP/1.1 hdr Host node1",
         "inter 2000ms rise 2 fall 3 weight 10 maxconn 400": "default-server check inter 500ms fastinter 250ms "
         "downinter 1000ms rise 2 fall 2 weight 10 maxconn 400 on-marked-down shutdown-sessions",
@@ -115,6 +117,13 @@ def haproxy_cfg(change: Change = example.with_mycat) -> str:
     return cluster.haproxy_cfg(settings, settings.machines[0], "secret-statistics")
 
 
+def render_galera() -> str:
+    galera = Settings.parse(example.settings()).database.galera
+    return database.configuration(
+        "node1", addresses={"node1": "10.0.0.1"}, cluster="test", galera=galera, max_connections=500, mycat=False
+    )
+
+
 def keepalived_conf(machine: int = 0) -> list[str]:
     settings = Settings.parse(example.settings())
     text = cluster.keepalived_conf(settings, settings.machines[machine], "ens5")
@@ -151,6 +160,10 @@ def test_without_a_mycat_nothing_listens_for_it() -> None:
         ({"hardStopAfter": 90}, "global", "hard-stop-after 90000ms"),
         ({"timeouts": {"connect": 10}}, "defaults common", "timeout connect 10000ms"),
         ({"statistics": {"port": 8009}}, "listen statistics", "bind *:8009"),
+        ({"mysql": {"timeouts": {"client": 5000}}}, "frontend mysql", "timeout client 5000000ms"),
+        ({"mysql": {"timeouts": {"server": 7200}}}, "backend mysqlservers", "timeout server 7200000ms"),
+        ({"mycat": {"timeouts": {"client": 1000}}}, "frontend mycat", "timeout client 1000000ms"),
+        ({"mycat": {"timeouts": {"server": 2000}}}, "backend mycat_servers", "timeout server 2000000ms"),
         ({"mycat": {"port": 8066}}, "frontend mycat", "bind 192.168.106.249:8066"),
         (
             {"mycat": {"weight": 20, "serverMaxConnections": 800, "check": {"inter": 1}}},
@@ -165,6 +178,31 @@ def test_a_setting_changes_its_line(changed: dict[str, Any], place: str, line: s
         raw["haproxy"].update(changed)
 
     assert line in section(haproxy_cfg(change), place)
+
+
+SQL_SECTIONS = {
+    "frontend mysql": "client",
+    "backend mysqlservers": "server",
+    "frontend mycat": "client",
+    "backend mycat_servers": "server",
+}
+
+
+@pytest.mark.parametrize("place", SQL_SECTIONS)
+def test_sql_may_be_silent_for_longer_than_the_database_allows(place: str) -> None:
+    """MariaDB's wait_timeout is 8 hours, and nothing here changes it."""
+    (line,) = (line for line in section(haproxy_cfg(), place) if line.startswith("timeout"))
+    assert int(line.removeprefix(f"timeout {SQL_SECTIONS[place]} ").removesuffix("ms")) > 8 * 3600 * 1000
+    assert "wait_timeout" not in render_galera()
+
+
+@pytest.mark.parametrize("place", SQL_SECTIONS)
+def test_in_the_recipes_mode_sql_has_the_recipes_minute(place: str) -> None:
+    def change(raw: dict[str, Any]) -> None:
+        example.with_mycat(raw)
+        example.seed_mode(raw)
+
+    assert f"timeout {SQL_SECTIONS[place]} 60000ms" in section(haproxy_cfg(change), place)
 
 
 @pytest.mark.parametrize("changed", [{"maxConnections": 250_000}, {"defaultMaxConnections": 50_000}])
@@ -195,13 +233,44 @@ def test_no_frontend_can_take_the_others_connections(change: Change) -> None:
     assert sum(limits.get(name, limits["defaults common"]) for name in names) <= limits["global"]
 
 
-def test_a_single_writer_has_the_others_behind_it() -> None:
-    backend = section(haproxy_cfg(lambda raw: raw["haproxy"].update(mysql={"singleWriter": True})), "backend mysql")
+def single_writer(failback: bool) -> Change:
+    return lambda raw: raw["haproxy"].update(mysql={"singleWriter": True, "singleWriterFailback": failback})
+
+
+@pytest.mark.parametrize("failback", [False, True])
+def test_a_single_writer_has_the_others_behind_it(failback: bool) -> None:
+    backend = section(haproxy_cfg(single_writer(failback)), "backend mysql")
+    ends_others = ["on-marked-up", "shutdown-backup-sessions"] if failback else []
     assert [line.split()[1:] for line in backend if line.startswith("server ")] == [
-        ["node1", "192.168.106.251:3306", "port", "48700"],
+        ["node1", "192.168.106.251:3306", "port", "48700", *ends_others],
         ["node2", "192.168.106.252:3306", "port", "48700", "backup"],
         ["node3", "192.168.106.253:3306", "port", "48700", "backup"],
     ]
+
+
+@pytest.mark.parametrize("failback", [False, True])
+def test_who_writes_is_known_to_all_balancers_and_stays(failback: bool) -> None:
+    """How that works out is in tests/rendering/test_writer.py."""
+    text = haproxy_cfg(single_writer(failback))
+    assert "localpeer node1" in section(text, "global")
+    assert section(text, "peers balancers") == [
+        "bind 192.168.106.251:8890",
+        "server node1",
+        "server node2 192.168.106.252:8890",
+    ]
+    backend = section(text, "backend mysql")
+    assert "stick-table type integer size 1m peers balancers" in backend
+    (redispatch,) = (line for line in backend if line.startswith("option redispatch "))
+    assert int(redispatch.split()[-1]) > 100  # the most that haproxy.retries may be
+    condition = " !{ srv_is_up(mysqlservers/node1) }" if failback else ""
+    assert [line for line in backend if line.startswith("use-server ")] == [
+        f"use-server {node} if {{ srv_conn(mysqlservers/{node}) gt 0 }}{condition}"
+        for node in ("node1", "node2", "node3")[1 if failback else 0 :]
+    ]
+
+
+def test_without_a_single_writer_there_is_nothing_of_it() -> None:
+    assert not {"peers", "stick-table", "use-server", "localpeer"} & set(haproxy_cfg().split())
 
 
 @pytest.mark.parametrize("recipe", KEEPALIVED)
@@ -304,11 +373,9 @@ def test_a_machine_that_is_gone_without_a_word_is_noticed_within_a_minute() -> N
         known = dict(re.findall(r"^net\.ipv4\.(tcp_\w+) = (\d+)$", verbatim(file), re.MULTILINE))
         assert _silent(known, "tcp_keepalive_intvl") < 60
         assert _on_its_way(known) < 60
-    settings = Settings.parse(example.settings())
-    galera_cnf = database.configuration(
-        "node1", addresses={"node1": "10.0.0.1"}, cluster="test", galera=settings.database.galera, mycat=False
+    assert (
+        _silent(dict(re.findall(r"^(tcp_\w+) = (\d+)$", render_galera(), re.MULTILINE)), "tcp_keepalive_interval") < 60
     )
-    assert _silent(dict(re.findall(r"^(tcp_\w+) = (\d+)$", galera_cnf, re.MULTILINE)), "tcp_keepalive_interval") < 60
     assert _on_its_way(dict(re.findall(r"(tcp_\w+) = (\d+)$", verbatim("mariadb/sysctl.conf"), re.MULTILINE))) < 60
 
 

@@ -8,13 +8,21 @@ import pytest
 from components import database, health
 from settings import Role, Settings
 from tests import example
+from tests.unit.conftest import Run
 
 
 def galera_cnf(*addresses: str, node: str = "node1", **galera: Any) -> dict[str, str]:
     """The lines of a node's 60-galera.cnf; node1 has the first address, node2 the second."""
     settings = Settings.parse(example.settings(lambda raw: raw["database"].update(galera=galera)))
     nodes = {f"node{number}": address for number, address in enumerate(addresses, 1)}
-    text = database.configuration(node, addresses=nodes, cluster="test", galera=settings.database.galera, mycat=False)
+    text = database.configuration(
+        node,
+        addresses=nodes,
+        cluster="test",
+        galera=settings.database.galera,
+        max_connections=500,
+        mycat=False,
+    )
     return dict(re.findall(r"^(\w+) = (.*)$", text, re.MULTILINE))
 
 
@@ -70,3 +78,12 @@ def test_a_health_check_never_waits_for_what_is_committed() -> None:
     asked = health.checks([Role.MYSQL, Role.MYCAT], "10.0.0.1", "x")
     assert asked["/mysql"]["init_command"] == "SET SESSION wsrep_sync_wait = 0"
     assert "init_command" not in asked["/mycat"]
+
+
+def test_the_responder_of_each_node_may_log_in_from_the_nodes_own_address(run_program: Run) -> None:
+    sql = run_program().named("node1-mariadb-users").stdin
+    for host in ("localhost", *(f"192.168.106.25{i}" for i in (1, 2, 3))):
+        assert f"CREATE USER IF NOT EXISTS 'health'@'{host}'" in sql
+    asked = health.checks([Role.MYSQL], "10.0.0.1", "x")["/mysql"]
+    assert str(asked["port"]) == galera_cnf("10.0.0.1")["extra_port"]
+    assert asked["host"] == galera_cnf("10.0.0.1")["bind_address"]

@@ -233,6 +233,7 @@ def test_rights_are_for_the_named_databases_only() -> None:
         user="app",
         password="x",
         health_password="x",
+        health_hosts=["localhost"],
         mycat_user="mycat",
         mycat_password="x",
         mycat_databases=("my-db", "a_b%c"),

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from components import mycat_files
 from settings import Settings, SettingsError
-from settings.backends import Backends
+from settings.backends import Backends, pools
+from settings.mycat import Mycat
 from tests import example
 from tests.unit.test_settings import put
 
@@ -147,6 +148,31 @@ def test_a_short_one_is_enough() -> None:
         # rules and functions
         (put("mycat/rules/0/function", "f"), ["mycat.rules[0].function: there is no function f"]),
         (put("mycat/functions/0/count", 2), ["tables[0].dataNodes: 3 data nodes", "0, 1"]),
+        # its statements and HAProxy's patience
+        *(
+            (
+                lambda raw, key=key: [
+                    put("mycat/sqlExecuteTimeout", 300)(raw),
+                    put("haproxy/mycat", {"timeouts": {key: 300}})(raw),
+                ],
+                ["mycat.sqlExecuteTimeout: 300 s", "300 s of silence", f"haproxy.mycat.timeouts.{key}"],
+            )
+            for key in ("client", "server")
+        ),
+        (
+            lambda raw: put("keepalived/mode", "recipe")(raw) or put("mycat/sqlExecuteTimeout", 60)(raw),
+            ["mycat.sqlExecuteTimeout: 60 s", "haproxy.mycat.timeouts.client", "haproxy.mycat.timeouts.server"],
+        ),
+        # its pools and the databases
+        (
+            put("database/galera/maxConnections", 1000),
+            [
+                "database.galera.maxConnections: 1050 connections may come to each database",
+                "400 of haproxy.mysql.serverMaxConnections, 600 of 2 Mycats with 300 each",
+                "maxConnections of mycat.dataHosts",
+                "set 1050 or more",
+            ],
+        ),
         (put("mycat/functions/0/count", 0), ["mycat.functions[0].count"]),
         (function({"kind": "mod-log", "count": 3}), ["mycat.functions[0]", "mod-long, hash-int or range"]),
         (function({"kind": "mod-long"}), ["mycat.functions[0].count"]),
@@ -223,6 +249,49 @@ def test_contradictions_are_refused_by_name(change: Change, words: list[str]) ->
     assert message.startswith("mycat-ha:")
     for word in words:
         assert word in message
+
+
+@pytest.mark.parametrize(
+    ("change", "seconds"),
+    [
+        (lambda raw: None, 300),
+        (example.seed_mode, 55),
+        (put("haproxy/mycat", {"timeouts": {"server": 100}}), 95),
+        (put("mycat/sqlExecuteTimeout", 1200), 1200),
+        (put("mycat/sqlExecuteTimeout", 59), 59),
+    ],
+)
+def test_a_statements_limit_lies_below_haproxys(change: Change, seconds: int) -> None:
+    settings = Settings.parse(after(change))
+    server_xml = mycat_files.configuration(settings, settings.machines[0])["server.xml"]
+    assert f'<property name="sqlExecuteTimeout">{seconds}<' in server_xml
+
+
+@pytest.mark.parametrize(
+    ("change", "connections"),
+    [
+        (lambda raw: None, 400 + 2 * 3 * 100 + 50),
+        (put("mycat/dataHosts/0/maxConnections", 250), 400 + 2 * (250 + 2 * 100) + 50),
+        (put("mycat/dataHosts/0/writeHosts", [{"address": "10.9.9.9"}]), 400 + 2 * 3 * 100 + 50 - 2 * 100),
+        (
+            lambda raw: [put(f"mycat/dataHosts/{i}/writeHosts", [{"machine": f"node{i + 1}"}])(raw) for i in range(3)],
+            400 + 2 * 100 + 50,
+        ),
+        (put("haproxy/mysql", {"serverMaxConnections": 1000}), 1000 + 600 + 50),
+        (put("database/galera/maxConnections", 1300), 1300),
+        (external, 500),
+    ],
+)
+def test_databases_have_room_for_all_that_may_come(change: Change, connections: int) -> None:
+    assert Settings.parse(after(change)).max_connections() == max(500, connections)
+
+
+def test_pools_of_ones_own_files_count_too(tmp_path: Path) -> None:
+    again = SCHEMA.replace("</mycat:schema>", "") + SCHEMA[SCHEMA.index("  <dataHost") :].replace("9", "70")
+    (tmp_path / "schema.xml").write_text(again)
+    archive = {"version": "1", "sha256": "c" * 64, "url": "https://example.com/x"}
+    mycat = Mycat.model_validate({**archive, "files": str(tmp_path)})
+    assert pools(mycat, ()) == {("10.0.0.7", 3307): 79}
 
 
 def test_external_servers_need_nothing_else() -> None:

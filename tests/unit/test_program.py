@@ -167,6 +167,15 @@ def test_mycat_opens_its_ports_to_balancers_and_the_databases_to_itself(run_prog
     ]  # fmt: skip
 
 
+def test_a_single_writer_opens_a_port_between_balancers_and_to_nobody_else(run_program: Run) -> None:
+    def change(raw: dict[str, Any]) -> None:
+        raw["haproxy"]["mysql"] = {"singleWriter": True}
+
+    without, recorded = run_program(), run_program(example.settings(change))
+    for kind in (INGRESS, EGRESS):
+        assert opened(recorded, kind) - opened(without, kind) == {("lb", 8890, "firewall-lb-id")}
+
+
 def test_databases_elsewhere_behind_mycat_are_let_out_to(run_program: Run) -> None:
     def change(raw: dict[str, Any]) -> None:
         example.with_mycat(raw)

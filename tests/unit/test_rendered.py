@@ -43,10 +43,15 @@ def _keepalived(change: Callable[[dict[str, Any]], Any] | None) -> str:
     return cluster.keepalived_conf(settings, settings.machines[0], "ens5", vrrp.get_secret_value() if vrrp else None)
 
 
+def _single_writer(raw: dict[str, Any]) -> None:
+    raw["haproxy"]["mysql"] = {"singleWriter": True}
+
+
 CONFIGURATIONS: dict[str, Callable[[], str]] = {
     "haproxy.cfg": lambda: _haproxy(None),
     "haproxy-everything.cfg": lambda: _haproxy(_everything),
     "haproxy-external.cfg": lambda: _haproxy(_nothing_of_its_own),
+    "haproxy-single-writer.cfg": lambda: _haproxy(_single_writer),
     "keepalived.conf": lambda: _keepalived(None),
     "keepalived-seed-mail.conf": lambda: _keepalived(_seed_with_mail),
 }

@@ -103,6 +103,19 @@ def test_the_example_is_accepted() -> None:
         (put("haproxy/mysql", {"port": 0}), ["haproxy.mysql.port"]),
         (put("haproxy/mysql", {"port": "abc"}), ["haproxy.mysql.port", "abc"]),
         (put("haproxy/mysql", {"port": 8888}), ["haproxy.mysql.port", "haproxy.statistics.port", "8888"]),
+        (put("haproxy/mysql", {"singleWriterFailback": True}), ["haproxy.mysql.singleWriterFailback", "singleWriter"]),
+        (
+            put("haproxy", {**example.settings()["haproxy"], "mysql": {"singleWriter": True, "port": 8890}}),
+            ["haproxy.mysql.port: 8890", "peers"],
+        ),
+        (
+            put("database/galera/maxConnections", 400),
+            ["database.galera.maxConnections: 450", "400 of haproxy.mysql.serverMaxConnections", "50", "set 450"],
+        ),
+        (
+            put("haproxy/mysql", {"serverMaxConnections": 100_000}),
+            ["database.galera.maxConnections: 100050", "100000 at most; lower them"],
+        ),
         (put("haproxy/sha256", "1234"), ["haproxy.sha256", "1234"]),
         (put("haproxy/timeouts", {"connect": -1}), ["haproxy.timeouts.connect"]),
         (put("haproxy/colour", "red"), ["haproxy.colour", "unknown key"]),

@@ -1,0 +1,282 @@
+"""A single writer is one writer at every moment: real HAProxys, as they are rendered, and servers that fail and return.
+
+Sessions are held open all the time. What must never be: sessions on two servers.
+"""
+
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import pymysql
+import pytest
+
+from components import cluster
+from settings import Settings
+from tests import example
+from tests.fakemysql import FakeMysql
+from tests.servers import BOUND, end, free_port
+
+NAMES = ("db1", "db2", "db3")
+PASSWORD = "secret"
+#: Lines that are about a machine, and not about SQL.
+MACHINE = re.compile(r"^    (chroot|user|group|log) .*\n|^ +bind 127\.0\.0\.1:8889\n", re.MULTILINE)
+Sessions = list["pymysql.Connection[Any]"]
+
+
+class Servers(dict[str, FakeMysql]):
+    """By name; each says its name when it is asked anything. They live through the whole test."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        for name in NAMES:
+            self[name] = stack.enter_context(FakeMysql(PASSWORD, self._answers(name)))
+
+    @staticmethod
+    def _answers(name: str) -> Callable[[str], list[str]]:
+        return lambda statement: [name] if statement.startswith("SELECT") else []
+
+
+class Balancer:
+    """A load balancer's HAProxy with its own VIP, all on loopback; `reload` puts a new process before the old one."""
+
+    def __init__(self, folder: Path, prefix: Path, servers: Servers, number: int, failback: bool) -> None:
+        self.folder, self.port = folder, free_port()
+        self._program = prefix / "sbin/haproxy"
+        self._processes: list[subprocess.Popen[bytes]] = []
+        settings = Settings.parse(example.settings(lambda raw: self._settings(raw, servers, failback)))
+        text = cluster.haproxy_cfg(settings, settings.machines[number], "secret")
+        text = MACHINE.sub("", text).replace("/run/haproxy/", f"{folder}/").replace("127.8.8.249", "127.0.0.1")
+        (folder / "haproxy.cfg").write_text(text.replace("/etc/haproxy/errorfiles", str(prefix / "errorfiles")))
+
+    def _settings(self, raw: dict[str, Any], servers: Servers, failback: bool) -> None:
+        raw["network"] = {"vpcCidr": "127.8.8.0/24", "subnetCidr": "127.8.8.128/25", "natSubnetCidr": "127.8.8.0/28"}
+        raw["vip"]["address"] = "127.8.8.249"
+        raw["machines"] = [{"name": f"lb{i}", "address": f"127.8.8.{250 + i}", "roles": ["lb"]} for i in (1, 2)]
+        raw["database"] = {
+            "external": [{"name": name, "address": "127.0.0.1", "port": one.port} for name, one in servers.items()],
+            "externalCheckUser": None,
+        }
+        check = {"inter": 0.1, "fastinter": 0.1, "downinter": 0.1, "rise": 2, "fall": 2}
+        raw["haproxy"] |= {
+            "mysql": {"port": self.port, "singleWriter": True, "singleWriterFailback": failback, "check": check},
+            "statistics": {"port": free_port()},
+            "timeouts": {"check": 0.3},
+        }
+
+    def start(self) -> None:
+        """Beside what runs, which then takes no more sessions."""
+        old = [str(process.pid) for process in self._processes if process.poll() is None]
+        soft = ["-x", str(self.folder / "admin.sock"), "-sf", *old] if old else []
+        argv = [*BOUND, str(self._program), "-db", "-f", str(self.folder / "haproxy.cfg"), *soft]
+        with (self.folder / "log").open("ab") as log:
+            self._processes.append(subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
+        wait(self._answers, (self.folder / "log").read_text)
+
+    reload = start
+
+    def stop(self) -> None:
+        """With all sessions."""
+        for process in self._processes:
+            end(process)
+        self._processes.clear()
+
+    def _answers(self) -> bool:
+        return f"Pid: {self._processes[-1].pid}\n" in self.ask("show info")
+
+    def ask(self, command: str) -> str:
+        with socket.socket(socket.AF_UNIX) as channel, suppress(OSError):
+            channel.connect(str(self.folder / "admin.sock"))
+            channel.sendall(f"{command}\n".encode())
+            return b"".join(iter(lambda: channel.recv(65536), b"")).decode()
+        return ""
+
+    def state(self, name: str) -> str:
+        rows = [line.split(",") for line in self.ask("show stat").splitlines()]
+        return next(row[17] for row in rows if row[:2] == ["mysqlservers", name])
+
+    def wait_until_settled(self) -> None:
+        """It has given up to look for a process before it. One that is younger hands nothing on to the one after it."""
+
+        def settled() -> bool:
+            flags = re.search(r"id=balancers .* flags=0x(\w+)", self.ask("show peers"))
+            return flags is not None and int(flags[1], 16) & 3 == 3
+
+        wait(settled, lambda: self.ask("show peers"))
+
+    def wait_to_know(self, writer: str) -> None:
+        table = "show table mysqlservers"
+        wait(lambda: f"server_key={writer}\n" in self.ask(table), lambda: self.ask(table) + self.ask("show peers"))
+
+    def wait_for(self, name: str, state: str) -> None:
+        wait(lambda: self.state(name) == state, lambda: f"{name} is {self.state(name)} instead of {state}")
+
+    def open(self) -> "pymysql.Connection[Any]":
+        return pymysql.connect(
+            host="127.0.0.1", port=self.port, user="app", password=PASSWORD, connect_timeout=5, read_timeout=5
+        )
+
+    def sessions(self, count: int = 3) -> Sessions:
+        return [self.open() for _ in range(count)]
+
+
+def wait(condition: Callable[[], bool], words: Callable[[], str]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, words()
+        time.sleep(0.02)
+
+
+def where(sessions: Sessions) -> set[str]:
+    """The servers on which those are that still live; none may be on another."""
+    found = set()
+    for session in sessions:
+        with suppress(pymysql.Error, OSError), session.cursor() as cursor:
+            cursor.execute("SELECT @@hostname")
+            found.add(str(cursor.fetchone()[0]))
+    return found
+
+
+def alive(sessions: Sessions) -> int:
+    return sum(1 for session in sessions if where([session]))
+
+
+@pytest.fixture
+def servers() -> Iterator[Servers]:
+    with ExitStack() as stack:
+        yield Servers(stack)
+
+
+Make = Callable[..., Balancer]
+
+
+@pytest.fixture
+def make(haproxy_prefix: Path, servers: Servers, tmp_path: Path) -> Iterator[Make]:
+    """Makes a balancer of the pair and starts it, with every server up."""
+    made: list[Balancer] = []
+
+    def one(number: int = 0, failback: bool = False) -> Balancer:
+        folder = tmp_path / f"lb{number + 1}"
+        folder.mkdir()
+        made.append(Balancer(folder, haproxy_prefix, servers, number, failback))
+        made[-1].start()
+        return made[-1]
+
+    yield one
+    for balancer in made:
+        balancer.stop()
+
+
+def fail(servers: Servers, name: str, *balancers: Balancer) -> None:
+    """It hangs: what is open to it stays open, unless somebody ends it."""
+    servers[name].become("frozen")
+    for balancer in balancers:
+        balancer.wait_for(name, "DOWN")
+
+
+def come_back(servers: Servers, name: str, *balancers: Balancer) -> None:
+    servers[name].become("answering")
+    for balancer in balancers:
+        balancer.wait_for(name, "UP")
+
+
+def test_the_writer_stays_the_writer_when_the_one_before_it_returns(make: Make, servers: Servers) -> None:
+    balancer = make()
+    first = balancer.sessions()
+    assert where(first) == {"db1"}
+    fail(servers, "db1", balancer)
+    second = balancer.sessions()
+    assert where(second) == {"db2"}
+    come_back(servers, "db1", balancer)
+    assert where([*first, *second, *balancer.sessions()]) == {"db2"}
+    assert (alive(first), alive(second)) == (0, 3)
+    fail(servers, "db2", balancer)
+    third = balancer.sessions()
+    assert where(third) == {"db1"}
+    come_back(servers, "db2", balancer)
+    assert where([*second, *third, *balancer.sessions()]) == {"db1"}
+
+
+def test_without_a_session_the_writer_is_remembered(make: Make, servers: Servers) -> None:
+    balancer = make()
+    fail(servers, "db1", balancer)
+    (session,) = balancer.sessions(1)
+    assert where([session]) == {"db2"}
+    session.close()
+    come_back(servers, "db1", balancer)
+    assert where(balancer.sessions()) == {"db2"}
+
+
+def test_a_reload_keeps_the_writer(make: Make, servers: Servers) -> None:
+    """Also for the first sessions of the new process, while the old one still has its own."""
+    balancer = make()
+    fail(servers, "db1", balancer)
+    sessions = balancer.sessions()
+    come_back(servers, "db1", balancer)
+    balancer.wait_until_settled()
+    for _ in range(3):
+        balancer.reload()
+        sessions += balancer.sessions()
+        assert where(sessions) == {"db2"}
+    assert alive(sessions) == 12
+
+
+def test_the_other_balancer_knows_the_writer(make: Make, servers: Servers) -> None:
+    """One that was there all the time, and one that has just been started."""
+    one, other = make(0), make(1)
+    fail(servers, "db1", one, other)
+    assert where(one.sessions()) == {"db2"}
+    come_back(servers, "db1", one, other)
+    other.wait_to_know("db2")
+    one.stop()
+    assert where(other.sessions()) == {"db2"}
+    one.start()
+    one.wait_to_know("db2")
+    other.stop()
+    assert where(one.sessions()) == {"db2"}
+
+
+def test_what_has_sessions_is_the_writer_whatever_the_other_balancer_says(make: Make, servers: Servers) -> None:
+    """A process that starts alone begins with the first server, and learns later that it was another one."""
+    one, other = make(0), make(1)
+    fail(servers, "db1", one, other)
+    assert where(one.sessions()) == {"db2"}
+    come_back(servers, "db1", one, other)
+    one.stop()
+    one.start()
+    sessions = one.sessions()
+    (writer,) = where(sessions)
+    # The other one disagrees about who is up, and has another writer for itself.
+    other.ask(f"set server mysqlservers/{writer} state maint")
+    (elsewhere,) = where(other.sessions())
+    assert elsewhere != writer
+    one.wait_to_know(elsewhere)
+    assert where([*sessions, *one.sessions()]) == {writer}
+
+
+def test_with_failback_the_first_server_takes_all_sessions_back(make: Make, servers: Servers) -> None:
+    balancer = make(failback=True)
+    first = balancer.sessions()
+    assert where(first) == {"db1"}
+    fail(servers, "db1", balancer)
+    second = balancer.sessions()
+    assert where(second) == {"db2"}
+    fail(servers, "db2", balancer)
+    third = balancer.sessions()
+    come_back(servers, "db2", balancer)
+    assert where([*second, *third, *balancer.sessions()]) == {"db3"}
+    come_back(servers, "db1", balancer)
+    wait(lambda: not alive(third), lambda: f"{alive(third)} sessions are still on db3")
+    assert where([*first, *second, *third, *balancer.sessions()]) == {"db1"}
+
+
+@pytest.mark.parametrize("failback", [False, True])
+def test_only_the_first_session_of_all_waits(make: Make, failback: bool) -> None:
+    balancer = make(failback=failback)
+    balancer.open()
+    started = time.monotonic()
+    balancer.sessions(10)
+    assert time.monotonic() - started < 5
