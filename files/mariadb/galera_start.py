@@ -42,7 +42,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -63,12 +63,14 @@ ATTEMPT = 30.0  # seconds that mariadbd has to find a cluster; without a last vi
 #: Seconds that a failed attempt keeps the node here, for each peer: longer than an attempt, its end and the next start.
 HOLD = 45.0
 STRANGER = 30.0  # seconds that peers are left to themselves whose view is another one than this node's
-PATIENCE_WITH_RECOVERY = 60.0  # seconds that a start may take to recover its position
+PATIENCE_WITH_RECOVERY = 240.0  # seconds that a start may take to recover its position
 #: Seconds of waiting after which the unit fails and begins anew, so that a boot does not wait for it for ever.
 PATIENCE = 600.0
 REMIND = 60.0  # seconds between two lines about the same reason
 WITHOUT_CLUSTER = 60.0  # seconds that a living node has to find its cluster again while a peer waits
 LINE = 65536  # bytes of a peer's answer
+
+STOPPED = {"inactive", "failed"}  # systemd's words for a mariadb that nobody starts again
 
 NO_CLUSTER = "00000000-0000-0000-0000-000000000000"
 _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
@@ -240,9 +242,9 @@ def _all_here(address: str, me: Facts, here: Mapping[str, Facts]) -> Decision:
     return Form(f"all nodes are here, and none is further than this one; {positions(here)}")
 
 
-def since(carried_out: Iterable[Order], facts: Facts) -> Facts:
+def since(carried_out: Collection[Order], facts: Facts) -> Facts:
     """What is left of it since these orders were carried out: data of a cluster that was replaced are no longer any."""
-    if facts.order in carried_out and not facts.replaced:
+    if facts.order and facts.order in carried_out and not facts.replaced:
         facts = replace(facts, order=None)
     if facts.cluster in {order.cluster for order in carried_out}:
         facts = replace(facts, cluster="", position=-1, left_last=False, crashed=False, view=None)
@@ -547,7 +549,8 @@ def tell() -> None:
         mine, problem = asdict(own_facts(address, peers)), ""
     except RefusedError as error:
         mine, problem = None, str(error)
-    print(json.dumps({"facts": mine, "problem": problem, "peers": told}, default=sorted))
+    waits = _unit("ActiveState") not in STOPPED
+    print(json.dumps({"facts": mine, "waits": waits, "problem": problem, "peers": told}, default=sorted))
 
 
 def order(text: str) -> None:
@@ -589,7 +592,7 @@ def own_facts(address: str, peers: list[str]) -> Facts:
     """As the start that waits here tells them; with mariadb stopped, found now. Raises RefusedError if neither."""
     for _ in range(int(PATIENCE_WITH_RECOVERY / ASK)):
         state = _unit("ActiveState")
-        if state in {"inactive", "failed"}:
+        if state in STOPPED:
             try:
                 return facts(frozenset([address, *peers]))
             except SystemExit as error:
