@@ -251,6 +251,15 @@ def since(carried_out: Collection[Order], facts: Facts) -> Facts:
     return facts
 
 
+def given_up_since(address: str, me: Facts, peers: Mapping[str, Peer]) -> Order | None:
+    """The order by which a cluster was formed without this node, as one that belongs to it tells."""
+    for facts in peers.values():
+        past = facts.replaced if isinstance(facts, Facts) else None
+        if past and past.cluster == me.cluster and address in past.without:
+            return past
+    return None
+
+
 def complete(view: View, here: Mapping[str, Facts]) -> bool:
     """Whether all of its members are here with the same memory of it."""
     found = {f.view.me for f in here.values() if f.view and (f.view.id, f.view.members) == (view.id, view.members)}
@@ -505,7 +514,14 @@ def _decision(server: Server, address: str, mine: Facts) -> Form | Start:
         met.update(here)
         running = [peer for peer, answer in seen.items() if isinstance(answer, Running)]
         someone_runs = any(isinstance(answer, Running | Primary) for answer in seen.values())
-        mine = discarded(server, address, mine, here)
+        if past := given_up_since(address, mine, seen):
+            say(
+                f"this node was given up, and a cluster formed from position {past.position} without it. Its own data,"
+                f" at {mine.cluster}:{mine.position}, are given up now: it gets a copy of that cluster's"
+            )
+            save_state(NO_CLUSTER, -1, left_last=False)
+            (DATA / "gvwstate.dat").unlink(missing_ok=True)
+            server.mine = mine = since([past], mine)
         hold = too_early(mine, running, met, waited=now - begun, failed=failed)
         decision = decide(address, mine, seen, hold=hold)
         # Who is here has to be seen twice: it is then true of one moment, and the others have seen this node here.
@@ -517,21 +533,6 @@ def _decision(server: Server, address: str, mine: Facts) -> Form | Start:
             said, said_at = decision.reason, now
         time.sleep(max(0.0, now + ASK - time.monotonic()))
     sys.exit(f"still waiting after {PATIENCE:g} s, beginning anew: {said}")
-
-
-def discarded(server: Server, address: str, mine: Facts, here: Mapping[str, Facts]) -> Facts:
-    """What it knows when it has learned that it was given up while it was away: its data are thrown away."""
-    for peer, facts in here.items():
-        past = facts.replaced
-        if past and past.cluster == mine.cluster and address in past.without:
-            say(
-                f"this node was given up at {mine.cluster}:{mine.position}: {peer} has the cluster that was formed"
-                f" from position {past.position} without it. Its data will be replaced by a copy of that one's"
-            )
-            save_state(NO_CLUSTER, -1, left_last=False)
-            (DATA / "gvwstate.dat").unlink(missing_ok=True)
-            server.mine = mine = since([past], mine)
-    return mine
 
 
 # --- What a person orders ---
