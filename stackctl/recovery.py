@@ -105,10 +105,9 @@ class _Databases:
         try:
             told = recovery_plan.told(await ssh.run(host, TELL, timeout=RECOVERY))
         except SshError as error:
-            return Node(name, address, None, said.database, recovery_plan.Told(None, str(error), {}))
+            raise RefusedError(f"{name} does not tell what it has: {error}") from None
         except (ValueError, KeyError, TypeError) as error:
-            problem = f"its answer is not understood ({type(error).__name__}: {error})"
-            return Node(name, address, None, said.database, recovery_plan.Told(None, problem, {}))
+            raise RefusedError(f"{name}'s answer is not understood ({type(error).__name__}: {error})") from None
         return Node(name, address, None, said.database, told)
 
     async def _on(self, name: str, command: str, seconds: float = STEP) -> str | None:
