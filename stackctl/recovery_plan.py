@@ -103,7 +103,9 @@ class _Known:
 def told(said: str) -> Told:
     """Of what `galera-start tell` has printed. Raises ValueError, KeyError or TypeError if it is something else."""
     read: dict[str, Any] = json.loads(said)
-    peers = {peer: what if isinstance(what, str) else _facts(what, waits=True) for peer, what in read["peers"].items()}
+    peers: dict[str, Facts | Seen] = {}
+    for peer, what in read["peers"].items():
+        peers[peer] = what if what in (PRIMARY, RUNNING) else _facts(what, waits=True)
     own = read["facts"]
     return Told(_facts(own, waits=bool(read["waits"])) if own else None, str(read["problem"]), peers)
 

@@ -480,6 +480,7 @@ def before_start() -> None:
     mine = facts(frozenset([address, *peers]))
     server = Server(address, mine)
     decision = _decision(server, address, mine)
+    mine = server.mine
     server.close()
     say(decision.reason)
     if isinstance(decision, Form):

@@ -31,7 +31,7 @@ OFF, HOOK, FORMING, STARTING, UP = "off", "hook", "forming", "starting", "up"
 CLUSTER = "c"
 
 
-class Order(hook.Order):
+class Order(hook.Order):  # type: ignore[misc]
     @property
     def becomes(self) -> str:
         """Readable: the search has many."""
