@@ -133,8 +133,9 @@ class Facts:
 
     @property
     def replaced(self) -> Order | None:
-        """The one that its cluster has come from."""
-        return self.order if self.order and self.cluster == self.order.becomes else None
+        """The one that its cluster has come from. Who is not further has its name, but may not have been in it."""
+        met = self.order and (self.left_last or self.position > self.order.position)
+        return self.order if self.order and met and self.cluster == self.order.becomes else None
 
 
 class Primary:
@@ -483,21 +484,23 @@ def before_start() -> None:
     mine = server.mine
     server.close()
     say(decision.reason)
-    if isinstance(decision, Form):
-        # The claim is written down: if the start fails, this node forms the cluster the next time.
+    forms = isinstance(decision, Form)
+    # A claim is written down: if the start fails, this node forms the cluster the next time.
+    if decision.becomes:
+        # Galera counts a position only if grastate.dat names the same cluster.
+        mine = replace(mine, cluster=decision.becomes)
+        save_state(mine.cluster, mine.position, left_last=forms)
+    elif forms:
         state = saved_state()
         assert state is not None
-        if decision.becomes:
-            save_state(decision.becomes, mine.position, left_last=True)
-        else:
-            save_state(state[0], state[1], left_last=True)
+        save_state(state[0], state[1], left_last=True)
+    if forms:
         (DATA / "gvwstate.dat").unlink(missing_ok=True)
         (RUN / "attempt").unlink(missing_ok=True)
     else:
         _write(RUN / "attempt", mine.view.id if mine.view else "")
-    new = "--wsrep-new-cluster" if isinstance(decision, Form) else ""
-    cluster = decision.becomes or mine.cluster
-    position = f"--wsrep_start_position={cluster}:{mine.position}" if cluster else ""
+    new = "--wsrep-new-cluster" if forms else ""
+    position = f"--wsrep_start_position={mine.cluster}:{mine.position}" if mine.cluster else ""
     _write(RUN / "start.env", f"_WSREP_NEW_CLUSTER={new}\n_WSREP_START_POSITION={position}\n")
 
 

@@ -169,14 +169,19 @@ FORMED = replace(ORDERED, cluster=ORDER.becomes, position=9)
         (FORMED, replace(NEW, order=ORDER), at(99), hook.Form),
         (FORMED, CLEAN, at(99), hook.Form),
         (FORMED, ORDERED, replace(LAST, position=99), hook.Form),
+        # One has the new name, and nobody is known to have formed that cluster.
+        (CLEAN, replace(FORMED, position=7), UNREACHABLE, hook.Wait),
+        (CLEAN, replace(FORMED, position=7), CLEAN, hook.Wait),
+        (replace(FORMED, position=7, left_last=True), CLEAN, CLEAN, hook.Form),
+        (LAST, replace(FORMED, position=7), CLEAN, hook.Form),
     ],
 )
 def test_decision_with_an_order(me: Any, b: Any, c: Any, does: type) -> None:
     decision: Any = hook.decide(A, me, {B: b, C: c})
-    assert type(decision) is does
-    if does is hook.Form:
+    if isinstance(decision, hook.Form):
         by_order = me.ordered is not None and not me.left_last
         assert decision.becomes == (ORDER.becomes if by_order else "")
+    assert type(decision) is does
 
 
 @pytest.mark.parametrize("me", [CLEAN, LAST, at(99), remembers(C, C), remembers(C, B, C)])
@@ -194,12 +199,13 @@ def test_who_is_given_up_leaves_the_others_alone(me: Any) -> None:
 
 
 def test_whose_data_are_exactly_the_new_clusters_needs_no_copy_of_them() -> None:
-    for me, peers, becomes in (
+    cases: list[tuple[Any, Any, str]] = [
         (ORDERED, {B: PRIMARY, C: UNREACHABLE}, ORDER.becomes),
         (replace(ORDERED, position=6), {B: PRIMARY, C: UNREACHABLE}, ""),
         (CLEAN, {B: PRIMARY, C: UNREACHABLE}, ""),
         (ORDERED, {B: UNREACHABLE, C: PRIMARY}, ""),  # who was given up has formed its old one
-    ):
+    ]
+    for me, peers, becomes in cases:
         decision: Any = hook.decide(A, me, peers)
         assert decision.becomes == becomes
 
@@ -365,7 +371,7 @@ def test_with_one_given_up_the_others_form_a_cluster_of_another_name(nodes: list
     # Its data are the same, so it has them.
     with socket.create_server((nodes[0].address, hook.GROUP_PORT)):
         assert nodes[1].ends() == JOIN.replace(CLUSTER, becomes)
-    assert CLUSTER in (nodes[1].data / "grastate.dat").read_text()
+    assert state.replace(": 1", ": 0") == (nodes[1].data / "grastate.dat").read_text()
     # The start was interrupted before mariadbd has written its new name down.
     assert nodes[0].start().ends() == FORM.replace(CLUSTER, becomes)
 
