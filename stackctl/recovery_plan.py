@@ -288,17 +288,13 @@ def _with_order(known: _Known, facts: Mapping[str, Facts], given_up: Sequence[st
                 " continue that one; or, if nothing has come of it anywhere, take it back on each node that has it:"
                 " `/usr/local/lib/mycat-ha/galera-start withdraw`"
             )
-    joins = [name for name in facts if name != best]
-    copied = [name for name in joins if (facts[name].cluster, facts[name].position) != (cluster, at)]
-    lost = _and(given_up)
+    joins, lost = _and(name for name in facts if name != best), _and(given_up)
     words = [
         f"{best} has the highest position of those that are here, {at}, and forms a new cluster"
-        + (f", which {_and(joins)} joins" if joins else ""),
+        + (f"; a copy of everything goes from there to {joins}" if joins else ""),
         f"kept is what was written up to position {at}; LOST is what only {lost} has from there on, which nobody knows",
         f"the data on {lost} are replaced by a copy of the cluster's when mariadb starts there again: save them before",
     ]
-    if copied:
-        words.append(f"{_and(copied)} has not all of it, and gets a copy of everything from {best}")
     return Plan(best, tuple(facts), order, tuple(words))
 
 

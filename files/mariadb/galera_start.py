@@ -133,9 +133,8 @@ class Facts:
 
     @property
     def replaced(self) -> Order | None:
-        """The one that its cluster has come from. Who is not further has its name, but may not have been in it."""
-        met = self.order and (self.left_last or self.position > self.order.position)
-        return self.order if self.order and met and self.cluster == self.order.becomes else None
+        """The one that its cluster has come from."""
+        return self.order if self.order and self.cluster == self.order.becomes else None
 
 
 class Primary:
@@ -163,8 +162,6 @@ class Form:
 @dataclass(frozen=True)
 class Start:
     reason: str
-    #: The UUID of the cluster that has come from exactly this node's data, so that it needs no copy of them.
-    becomes: str = ""
 
 
 @dataclass(frozen=True)
@@ -177,11 +174,9 @@ Decision = Form | Start | Wait
 
 def decide(address: str, me: Facts, peers: Mapping[str, Peer], *, hold: bool = False) -> Decision:
     """What the node ``address`` does. ``hold``: it is too early to meet peers that run without a cluster."""
-    order = me.ordered
     for peer, seen in peers.items():
         if isinstance(seen, Primary):
-            equal = order and peer not in order.without and (me.cluster, me.position) == (order.cluster, order.position)
-            return Start(f"{peer} has a cluster: joining it", order.becomes if order and equal else "")
+            return Start(f"{peer} has a cluster: joining it")
     told = {address: me, **{peer: facts for peer, facts in peers.items() if isinstance(facts, Facts)}}
     carried_out = frozenset(facts.replaced for facts in told.values() if facts.replaced)
     told = {node: since(carried_out, facts) for node, facts in told.items()}
@@ -484,22 +479,19 @@ def before_start() -> None:
     mine = server.mine
     server.close()
     say(decision.reason)
-    forms = isinstance(decision, Form)
-    # A claim is written down: if the start fails, this node forms the cluster the next time.
-    if decision.becomes:
-        # Galera counts a position only if grastate.dat names the same cluster.
-        mine = replace(mine, cluster=decision.becomes)
-        save_state(mine.cluster, mine.position, left_last=forms)
-    elif forms:
+    if isinstance(decision, Form):
+        # The claim is written down: if the start fails, this node forms the cluster the next time.
         state = saved_state()
         assert state is not None
+        if decision.becomes:
+            mine = replace(mine, cluster=decision.becomes)
+            state = mine.cluster, mine.position, True
         save_state(state[0], state[1], left_last=True)
-    if forms:
         (DATA / "gvwstate.dat").unlink(missing_ok=True)
         (RUN / "attempt").unlink(missing_ok=True)
     else:
         _write(RUN / "attempt", mine.view.id if mine.view else "")
-    new = "--wsrep-new-cluster" if forms else ""
+    new = "--wsrep-new-cluster" if isinstance(decision, Form) else ""
     position = f"--wsrep_start_position={mine.cluster}:{mine.position}" if mine.cluster else ""
     _write(RUN / "start.env", f"_WSREP_NEW_CLUSTER={new}\n_WSREP_START_POSITION={position}\n")
 

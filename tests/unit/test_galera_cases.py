@@ -213,9 +213,7 @@ def decided(state: State, n: int, *, hold: bool = False) -> State:
     if isinstance(decision, hook.Form):
         node = node._replace(mode=FORMING, flag=True, saved=None, cluster=decision.becomes or node.cluster)
         return put(state, n, node)
-    if isinstance(decision, hook.Start):
-        return put(state, n, node._replace(mode=STARTING, cluster=decision.becomes or node.cluster))
-    return state
+    return put(state, n, node._replace(mode=STARTING)) if isinstance(decision, hook.Start) else state
 
 
 def started(state: State, n: int, *, alone: bool = False) -> State:
