@@ -8,13 +8,16 @@ from typing import Annotated
 
 import typer
 
-from stackctl import changes, life, listing, rendering, status_tables, sweep, teststack
+from stackctl import changes, life, listing, recovery, rendering, status_tables, sweep, teststack
 from stackctl import status as condition
 from stackctl import switchover as planned
 from stackctl.project import Stack, StackError, console, output
 from toolchain.progress import ToolchainError
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+database = typer.Typer(help="The stack's own databases.", no_args_is_help=True)
+app.add_typer(database, name="database")
 
 StackName = Annotated[str, typer.Argument(metavar="STACK", help="the stack's name")]
 PulumiArguments = Annotated[
@@ -129,6 +132,29 @@ def status(
     else:
         status_tables.show(found, output)
     raise typer.Exit(0 if found.whole else condition.WRONG)
+
+
+@database.command()
+def recover(
+    stack: StackName,
+    given_up: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--given-up",
+            metavar="NODE",
+            help="this machine's data are lost, or will be thrown away before it starts again (repeatable)",
+        ),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="without asking, do what is shown")] = False,
+    region_env: RegionEnv = None,
+) -> None:
+    """Bring databases back that are all stopped, or wait for a node that never returns: shows what each has, says what
+    would be lost, asks, and has the right one form the cluster.
+
+    Exit code 0: all that are not given up are synced; 4: refused, nothing was changed; 1: failed half-way.
+    """
+    confirm = life.confirmation(yes=yes)
+    raise typer.Exit(recovery.recover(life.existing(stack, region_env), given_up or (), confirm))
 
 
 @app.command()

@@ -67,7 +67,12 @@ class Status:
 
 def status(stack: str, address: str, ec2: Holding, machines: Sequence[Machine]) -> Status:
     vip = _vip(address, ec2, machines)
-    weighed = [*_of_vip(vip, machines), *_of_machines(machines), *_of_databases(machines), *_of_servers(machines)]
+    weighed = [
+        *_of_vip(vip, machines),
+        *_of_machines(machines),
+        *_of_databases(stack, machines),
+        *_of_servers(machines),
+    ]
     problems = tuple(problem for _, problem in sorted(weighed, key=lambda each: each[0]))
     return Status(1, stack, not problems, problems, vip, tuple(machines))
 
@@ -221,14 +226,17 @@ def _mycat(mycat: Mycat) -> Iterator[str]:
 # --- The databases as one ---
 
 
-def _of_databases(machines: Sequence[Machine]) -> Iterator[tuple[Weight, Problem]]:
+def _of_databases(stack: str, machines: Sequence[Machine]) -> Iterator[tuple[Weight, Problem]]:
     nodes = [machine.name for machine in machines if "mysql" in machine.roles]
     primary = {name: node for name, node in _databases(machines) if node.cluster_status == "Primary"}
-    if nodes and not primary and all(machine.database for machine in machines if "mysql" in machine.roles):
+    asked = [name for name, _ in _databases(machines)]
+    if asked and not primary:
         do = "start mariadb on all of them: they find out who forms the cluster"
         if any(not database.running for _, database in _databases(machines)):
             do += f" ({_positions(machines)})"
-        yield Weight.NO_SERVICE, Problem(None, "no database is in a primary component", do, DATABASES)
+        do += f". If one never comes back: `stackctl database recover {stack}`"
+        which = "database" if len(asked) == len(nodes) else "database that can be asked"
+        yield Weight.NO_SERVICE, Problem(None, f"no {which} is in a primary component", do, DATABASES)
     clusters = defaultdict(list)
     for name, node in primary.items():
         clusters[node.cluster].append(name)

@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 
 from stackctl import configuration, healing, inventory, protection
+from stackctl.adoption import Confirm
 from stackctl.aws import connect_stack
 from stackctl.environment import NotRunningError, environment
 from stackctl.project import Stack, StackError, output, say, sources
@@ -65,6 +66,11 @@ def _ask(question: str) -> bool:
     return False
 
 
+def confirmation(*, yes: bool) -> Confirm:
+    """Asks, unless ``yes`` is the answer to everything."""
+    return _yes if yes else _ask
+
+
 def preview(pulumi: Pulumi, archives: Path | None, options: Sequence[str]) -> int:
     """Pulumi's exit code."""
     _let_in(pulumi)
@@ -96,7 +102,7 @@ def refresh(pulumi: Pulumi, options: Sequence[str]) -> int:
 
 def heal(pulumi: Pulumi, *, yes: bool = False) -> int:
     """Exit code 0 if there was nothing to refresh, else Pulumi's. ``yes`` is the answer to what it would ask."""
-    confirm = _yes if yes else _ask
+    confirm = confirmation(yes=yes)
     if pulumi.exists() and healing.heal(pulumi, unlock=confirm, remove=confirm):
         return pulumi.stream("refresh", "--yes", "--skip-preview")
     return 0

@@ -60,12 +60,13 @@ async def _status(
 ) -> Status:
     holding, found = await asyncio.gather(
         asyncio.to_thread(_holding, clients, vip, subnet, machines),
-        asyncio.gather(*(_machine(one, hosts[one["name"]], vip) for one in machines)),
+        asyncio.gather(*(ask(one, hosts[one["name"]], vip) for one in machines)),
     )
     return diagnosis.status(stack, vip, holding, found)
 
 
-async def _machine(settings: Mapping[str, Any], host: Host | None, vip: str) -> Machine:
+async def ask(settings: Mapping[str, Any], host: Host | None, vip: str) -> Machine:
+    """What it says of its roles; ``settings`` are its name, address and roles."""
     name, address, roles = settings["name"], str(settings["address"]), tuple(settings["roles"])
     if host is None:
         return Machine(name, address, roles, "the state has no host key of it: `stackctl up` has never connected to it")

@@ -17,7 +17,9 @@ theirs. A cluster is formed by one of three:
 - With all configured nodes here, of which none left last and no view is complete: the one with the highest position.
   All positions are known, so nothing that was acknowledged is missing, and no other node can decide otherwise: each
   sees the same. "All here" must be true of one moment, so it is seen twice, from the same run of each peer's program;
-  the moment lies between.
+  the moment lies between. Nodes that a person has given up (`order`, which `stackctl database recover` runs) do not
+  count, if all others have the same order. What forms so is another cluster, with a UUID of its own: a node that was
+  given up and returns has the old one, so Galera gives it a copy of everything, and never the missing writes only.
 
 Whatever is seen less completely is a reason to wait, or to start without forming, which Galera makes safe: a peer that
 cannot be reached may be alive. A living peer without a cluster, or one that tries what this node would try, is met by
@@ -28,6 +30,7 @@ restarts a node that has lived without one for a minute while a peer waits. It r
 out as well, once, while the others can do without it.
 """
 
+import fcntl
 import http.client
 import json
 import os
@@ -40,8 +43,8 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Mapping
-from contextlib import closing, suppress
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +53,8 @@ SETTINGS = Path(os.environ.get("MYCAT_HA_GALERA_ENV", "/etc/mycat-ha/galera.env"
 DATA = Path(os.environ.get("MYCAT_HA_DATA", "/var/lib/mysql"))
 RUN = Path(os.environ.get("MYCAT_HA_GALERA_RUN", "/run/mycat-ha-galera"))
 RECOVERY = "galera_recovery"
+#: The order to form a cluster without some nodes; beside the data, because it is about them. Kept when carried out.
+ORDER = "mycat-ha-order.json"
 
 GROUP_PORT = 4567  # mariadbd listens there as long as it runs
 FACTS_PORT = 4568  # and here while it receives an incremental transfer
@@ -59,6 +64,7 @@ ATTEMPT = 30.0  # seconds that mariadbd has to find a cluster; without a last vi
 #: Seconds that a failed attempt keeps the node here, for each peer: longer than an attempt, its end and the next start.
 HOLD = 45.0
 STRANGER = 30.0  # seconds that peers are left to themselves whose view is another one than this node's
+PATIENCE_WITH_RECOVERY = 240.0  # seconds that a start may take to recover its position
 #: Seconds of waiting after which the unit fails and begins anew, so that a boot does not wait for it for ever.
 PATIENCE = 600.0
 REMIND = 60.0  # seconds between two lines about the same reason
@@ -66,6 +72,8 @@ WITHOUT_CLUSTER = 60.0  # seconds that a living node has to find its cluster aga
 ONCE_IN = 3600.0  # seconds in which a node that hangs, or was left out, is restarted once
 HANGS, VOTED_OUT = "no answer", "voted out of its cluster"
 LINE = 65536  # bytes of a peer's answer
+
+STOPPED = {"inactive", "failed"}  # systemd's words for a mariadb that nobody starts again
 
 NO_CLUSTER = "00000000-0000-0000-0000-000000000000"
 _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
@@ -79,6 +87,22 @@ class View:
     #: Of the member that remembers it.
     me: str
     members: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Order:
+    """A person's word: the data of some nodes are lost, or will be thrown away; the others form a cluster."""
+
+    #: Whose data those of the others are, and the highest position among them.
+    cluster: str
+    position: int
+    #: The addresses of those that are given up.
+    without: frozenset[str]
+
+    @property
+    def becomes(self) -> str:
+        """The UUID of the cluster that is formed: the same for all who order the same, and nobody else's."""
+        return str(uuid.uuid5(uuid.UUID(self.cluster), f"{self.position} without {' '.join(sorted(self.without))}"))
 
 
 @dataclass(frozen=True)
@@ -98,6 +122,22 @@ class Facts:
     nodes: frozenset[str]
     #: Differs from one run of this program to the next.
     run: str
+    #: The order that it has, carried out (its cluster is the one that was formed) or not.
+    order: Order | None = None
+
+    @property
+    def ordered(self) -> Order | None:
+        """The one that is still to be carried out. Who has been in a cluster since is further."""
+        return (
+            self.order
+            if self.order and self.cluster in {"", self.order.cluster} and self.position <= self.order.position
+            else None
+        )
+
+    @property
+    def replaced(self) -> Order | None:
+        """The one that its cluster has come from."""
+        return self.order if self.order and self.cluster == self.order.becomes else None
 
 
 class Primary:
@@ -118,6 +158,8 @@ Peer = Facts | Primary | Running | Unreachable
 @dataclass(frozen=True)
 class Form:
     reason: str
+    #: The UUID of the new cluster, if it is another one than that of the data.
+    becomes: str = ""
 
 
 @dataclass(frozen=True)
@@ -135,10 +177,18 @@ Decision = Form | Start | Wait
 
 def decide(address: str, me: Facts, peers: Mapping[str, Peer], *, hold: bool = False) -> Decision:
     """What the node ``address`` does. ``hold``: it is too early to meet peers that run without a cluster."""
-    here = {address: me, **{peer: facts for peer, facts in peers.items() if isinstance(facts, Facts)}}
     for peer, seen in peers.items():
         if isinstance(seen, Primary):
             return Start(f"{peer} has a cluster: joining it")
+    told = {address: me, **{peer: facts for peer, facts in peers.items() if isinstance(facts, Facts)}}
+    carried_out = frozenset(facts.replaced for facts in told.values() if facts.replaced)
+    told = {node: since(carried_out, facts) for node, facts in told.items()}
+    me, order = told[address], told[address].ordered
+    if by := sorted(node for node, facts in told.items() if facts.ordered and address in facts.ordered.without):
+        return Wait(f"this node is given up, by an order on {', '.join(by)}: it joins the cluster that they form")
+    # Whoever is given up here has no say, also if it returns after all.
+    given_up = order.without if order else frozenset()
+    here = {node: facts for node, facts in told.items() if node not in given_up}
     if me.left_last:
         return Form("this node left its cluster last")
     if me.view and complete(me.view, here):
@@ -148,12 +198,16 @@ def decide(address: str, me: Facts, peers: Mapping[str, Peer], *, hold: bool = F
         return Start(f"{', '.join(running)} runs: meeting it")
     if running:
         return Wait(f"{', '.join(running)} runs without a cluster, and it is too early to meet it")
-    if missing := sorted(set(peers) - set(here)):
-        return Wait(f"nothing is known of {', '.join(missing)}, which may have written since; {positions(here)}")
+    if missing := sorted(set(peers) - set(here) - given_up):
+        without = f" (a cluster without {', '.join(sorted(given_up))} is ordered)" if order else ""
+        return Wait(
+            f"nothing is known of {', '.join(missing)}, which may have written since; {positions(here)}{without}"
+        )
     return _all_here(address, me, here)
 
 
 def _all_here(address: str, me: Facts, here: Mapping[str, Facts]) -> Decision:
+    order = me.ordered
     for node, facts in here.items():
         if facts.nodes != me.nodes:
             return Wait(f"{node} has other nodes in {SETTINGS} than this one: run `up` so that all have the same")
@@ -161,20 +215,48 @@ def _all_here(address: str, me: Facts, here: Mapping[str, Facts]) -> Decision:
             return Wait(f"{node} left last and forms the cluster")
         if facts.view and complete(facts.view, here):
             return Wait(f"{node} and all others of its last view are here and form it again")
+        # A node has one order at a time, and keeps it: no two different ones can be on all that they need.
+        if facts.ordered != order:
+            return Wait(f"{node} does not have the same order as this node, of who is given up")
     if len({facts.cluster for facts in here.values() if facts.cluster}) > 1:
         return Wait(
             f"the nodes have data of DIFFERENT CLUSTERS, so nobody forms one: {positions(here)}. Move {DATA} aside on"
             " those whose data are not wanted, and let them join"
         )
-    if len(here) == 1 and me.cluster and not me.crashed:
+    if len(me.nodes) == 1 and me.cluster and not me.crashed:
         return Wait("this node has left others that may go on without it, but has no peers in its settings")
     able = [node for node, facts in here.items() if facts.cluster and facts.position >= 0]
     if not able:
         return Wait(f"no node knows its position: {positions(here)}")
     best = min(able, key=lambda node: (-here[node].position, [int(part) for part in node.split(".")]))
+    if order and (here[best].cluster, here[best].position) != (order.cluster, order.position):
+        return Wait(f"ordered is a cluster from {order.cluster}:{order.position}, but {positions(here)}")
     if best != address:
         return Wait(f"{best} has the highest position and forms the cluster; {positions(here)}")
+    if order:
+        given_up = f"without {', '.join(sorted(order.without))}, which a person has given up"
+        return Form(
+            f"all others are here, {given_up}: from {positions(here)} a new cluster, {order.becomes}", order.becomes
+        )
     return Form(f"all nodes are here, and none is further than this one; {positions(here)}")
+
+
+def since(carried_out: Collection[Order], facts: Facts) -> Facts:
+    """What is left of it since these orders were carried out: data of a cluster that was replaced are no longer any."""
+    if facts.order and facts.order in carried_out and not facts.replaced:
+        facts = replace(facts, order=None)
+    if facts.cluster in {order.cluster for order in carried_out}:
+        facts = replace(facts, cluster="", position=-1, left_last=False, crashed=False, view=None)
+    return facts
+
+
+def given_up_since(address: str, me: Facts, peers: Mapping[str, Peer]) -> Order | None:
+    """The order by which a cluster was formed without this node, as one that belongs to it tells."""
+    for facts in peers.values():
+        past = facts.replaced if isinstance(facts, Facts) else None
+        if past and past.cluster == me.cluster and address in past.without:
+            return past
+    return None
 
 
 def complete(view: View, here: Mapping[str, Facts]) -> bool:
@@ -250,14 +332,36 @@ def _lasting(member: str) -> str:
 
 def recovered() -> tuple[str, int] | None:
     """Cluster and position that InnoDB has, by the distribution's program; None if it cannot tell."""
-    done = subprocess.run([RECOVERY], stdout=subprocess.PIPE, text=True, check=False)
+    with alone("recovery"):
+        done = subprocess.run([RECOVERY], stdout=subprocess.PIPE, text=True, check=False)
     found = re.search(rf"--wsrep_start_position=({_UUID}):(-?\d+)", done.stdout)
     return (found[1], int(found[2])) if done.returncode == 0 and found else None
 
 
+def standing_order() -> Order | None:
+    try:
+        read: dict[str, Any] = json.loads((DATA / ORDER).read_text())
+    except FileNotFoundError:
+        return None
+    return _order(read)
+
+
+def _order(read: dict[str, Any]) -> Order:
+    return Order(read["cluster"], read["position"], frozenset(read["without"]))
+
+
+@contextmanager
+def alone(what: str) -> Iterator[None]:
+    """Not while another one does it on this machine."""
+    RUN.mkdir(mode=0o755, exist_ok=True)
+    with (RUN / f"{what}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def facts(nodes: frozenset[str]) -> Facts:
     """Repairs a torn grastate.dat: Galera would take the node's data for lost, and overwrite them."""
-    state, innodb = saved_state(), recovered()
+    state, innodb, order = saved_state(), recovered(), standing_order()
     if state is None:
         if innodb is None or innodb[0] == NO_CLUSTER:
             sys.exit(f"{DATA}/grastate.dat is unusable, and the data have no position: remove it to let the node join")
@@ -265,6 +369,8 @@ def facts(nodes: frozenset[str]) -> Facts:
         state = (innodb[0], -1, False)
         save_state(*state)
     cluster, position, left_last = state
+    if order and cluster == order.becomes and innodb == (order.cluster, order.position):
+        innodb = (cluster, order.position)  # its cluster was formed, and mariadbd has not come to write it down
     if cluster == NO_CLUSTER:
         # Also in the midst of a state transfer, or voted out: whatever InnoDB says, the data cannot be trusted.
         cluster, position = "", -1
@@ -276,7 +382,7 @@ def facts(nodes: frozenset[str]) -> Facts:
     crashed = (DATA / "gvwstate.dat").exists()
     # Both say something of the end; the view is younger if others are in it.
     alone = not crashed or (view is not None and view.members == {view.me})
-    return Facts(cluster, position, left_last and alone, crashed, view, nodes, uuid.uuid4().hex)
+    return Facts(cluster, position, left_last and alone, crashed, view, nodes, uuid.uuid4().hex, order)
 
 
 # --- What the others know ---
@@ -289,10 +395,10 @@ def encode(mine: Facts) -> bytes:
 def decode(line: bytes) -> Facts:
     """Raises ValueError, KeyError or TypeError if it is none."""
     read: dict[str, Any] = json.loads(line)
-    view = read.pop("view")
+    view, order = read.pop("view"), read.pop("order", None)
     if view:
         view = View(view["id"], view["me"], frozenset(view["members"]))
-    return Facts(view=view, nodes=frozenset(read.pop("nodes")), **read)
+    return Facts(view=view, nodes=frozenset(read.pop("nodes")), order=_order(order) if order else None, **read)
 
 
 class Server:
@@ -373,12 +479,16 @@ def before_start() -> None:
     mine = facts(frozenset([address, *peers]))
     server = Server(address, mine)
     decision = _decision(server, address, mine)
+    mine = server.mine
     server.close()
     say(decision.reason)
     if isinstance(decision, Form):
         # The claim is written down: if the start fails, this node forms the cluster the next time.
         state = saved_state()
         assert state is not None
+        if decision.becomes:
+            mine = replace(mine, cluster=decision.becomes)
+            state = mine.cluster, mine.position, True
         save_state(state[0], state[1], left_last=True)
         (DATA / "gvwstate.dat").unlink(missing_ok=True)
         (RUN / "attempt").unlink(missing_ok=True)
@@ -397,12 +507,20 @@ def _decision(server: Server, address: str, mine: Facts) -> Form | Start:
     said, said_at = "", begun
     while (now := time.monotonic()) < begun + PATIENCE:
         peers = settings()[1]
-        server.mine = mine = replace(mine, nodes=frozenset([address, *peers]))
+        server.mine = mine = replace(mine, nodes=frozenset([address, *peers]), order=standing_order())
         seen = look_at_all(peers)
         here = {peer: answer for peer, answer in seen.items() if isinstance(answer, Facts)}
         met.update(here)
         running = [peer for peer, answer in seen.items() if isinstance(answer, Running)]
         someone_runs = any(isinstance(answer, Running | Primary) for answer in seen.values())
+        if past := given_up_since(address, mine, seen):
+            say(
+                f"this node was given up, and a cluster formed from position {past.position} without it. Its own data,"
+                f" at {mine.cluster}:{mine.position}, are given up now: it gets a copy of that cluster's"
+            )
+            save_state(NO_CLUSTER, -1, left_last=False)
+            (DATA / "gvwstate.dat").unlink(missing_ok=True)
+            server.mine = mine = since([past], mine)
         hold = too_early(mine, running, met, waited=now - begun, failed=failed)
         decision = decide(address, mine, seen, hold=hold)
         # Who is here has to be seen twice: it is then true of one moment, and the others have seen this node here.
@@ -414,6 +532,86 @@ def _decision(server: Server, address: str, mine: Facts) -> Form | Start:
             said, said_at = decision.reason, now
         time.sleep(max(0.0, now + ASK - time.monotonic()))
     sys.exit(f"still waiting after {PATIENCE:g} s, beginning anew: {said}")
+
+
+# --- What a person orders ---
+
+
+def tell() -> None:
+    """What this node and its peers know, as JSON: facts, or why there are none; what is seen of each peer.
+
+    With mariadb stopped the position is recovered, which changes the data no more than a start does.
+    """
+    address, peers = settings()
+    seen = {peer: answer for peer, answer in look_at_all(peers).items() if not isinstance(answer, Unreachable)}
+    told = {peer: asdict(one) if isinstance(one, Facts) else type(one).__name__.lower() for peer, one in seen.items()}
+    try:
+        mine, problem = asdict(own_facts(address, peers)), ""
+    except RefusedError as error:
+        mine, problem = None, str(error)
+    waits = _unit("ActiveState") not in STOPPED
+    print(json.dumps({"facts": mine, "waits": waits, "problem": problem, "peers": told}, default=sorted))
+
+
+def order(text: str) -> None:
+    """Have this node form a cluster with all others that have the same order, given as JSON (cluster, position,
+    without). Raises RefusedError if it may not be so any more.
+    """
+    wanted = _order(json.loads(text))
+    address, peers = settings()
+    with alone("order"):
+        mine = own_facts(address, peers)
+        if mine.ordered and mine.ordered != wanted:
+            raise RefusedError(
+                f"another order stands here, to form a cluster from position {mine.ordered.position} without"
+                f" {', '.join(sorted(mine.ordered.without))}; `{sys.argv[0]} withdraw` takes it back, if nothing has"
+                " come of it anywhere"
+            )
+        if mine.cluster and (mine.cluster != wanted.cluster or mine.position > wanted.position):
+            raise RefusedError(f"this node is at {mine.cluster}:{mine.position}")
+        for peer, seen in look_at_all(peers).items():
+            if isinstance(seen, Primary | Running):
+                raise RefusedError(f"mariadbd runs on {peer}")
+            if isinstance(seen, Facts) and peer in wanted.without:
+                raise RefusedError(f"{peer} is given up, but it is here, with data at {seen.cluster}:{seen.position}")
+        _write(DATA / ORDER, json.dumps(asdict(wanted), default=sorted) + "\n", like=DATA)
+
+
+def withdraw() -> None:
+    address, peers = settings()
+    with alone("order"):
+        if own_facts(address, peers).ordered:
+            (DATA / ORDER).unlink()
+
+
+class RefusedError(Exception):
+    pass
+
+
+def own_facts(address: str, peers: list[str]) -> Facts:
+    """As the start that waits here tells them; with mariadb stopped, found now. Raises RefusedError if neither."""
+    for _ in range(int(PATIENCE_WITH_RECOVERY / ASK)):
+        state = _unit("ActiveState")
+        if state in STOPPED:
+            try:
+                return facts(frozenset([address, *peers]))
+            except SystemExit as error:
+                raise RefusedError(str(error)) from None
+        if _unit("MainPID") != "0":
+            raise RefusedError("mariadbd runs here")
+        with (
+            suppress(OSError, ValueError, KeyError, TypeError),
+            socket.create_connection((address, FACTS_PORT), ASK) as me,
+            me.makefile("rb") as answer,
+        ):
+            return decode(answer.readline(LINE))
+        time.sleep(ASK)
+    raise RefusedError(f"mariadb is {state}, and does not say what it knows")
+
+
+def _unit(name: str) -> str:
+    asked = ["systemctl", "show", f"--property={name}", "--value", "mariadb"]
+    return subprocess.run(asked, stdout=subprocess.PIPE, text=True, check=False).stdout.strip()
 
 
 # --- Beside a mariadbd that runs ---
@@ -493,11 +691,6 @@ def attempt_is_vain() -> bool:
     return _unit("SubState") == "start"
 
 
-def _unit(name: str) -> str:
-    asked = ["systemctl", "show", f"--property={name}", "--value", "mariadb"]
-    return subprocess.run(asked, stdout=subprocess.PIPE, text=True, check=False).stdout.strip()
-
-
 def cluster_status() -> str:
     """Galera's own word for it; empty if mariadbd does not let anybody in, HANGS if it says nothing in five seconds."""
     # Whatever the settings make SHOW wait for.
@@ -535,7 +728,19 @@ def _write(path: Path, text: str, *, like: Path | None = None) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["watch"]:
-        watch()
-    else:
-        before_start()
+    match sys.argv[1:]:
+        case []:
+            before_start()
+        case ["watch"]:
+            watch()
+        case ["tell"]:
+            tell()
+        case ["order", text]:
+            try:
+                order(text)
+            except RefusedError as error:
+                sys.exit(str(error))
+        case ["withdraw"]:
+            withdraw()
+        case words:
+            sys.exit(f"unknown: {' '.join(words)}")

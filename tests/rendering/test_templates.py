@@ -253,8 +253,7 @@ def test_a_full_database_still_lets_its_responder_and_root_in(scratch: Path, tmp
     extra = free_port()
     text = database.configuration(
         "node1",
-        LOOPBACK,
-        addresses=[LOOPBACK],
+        addresses={"node1": LOOPBACK},
         cluster="test",
         galera=settings().database.galera,
         max_connections=10,

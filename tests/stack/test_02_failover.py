@@ -521,6 +521,41 @@ def test_a_node_that_was_voted_out_gets_a_copy_while_the_donor_goes_on_serving(r
     assert sql(joiner, f"SELECT 0, what FROM {table} WHERE n = 1") == "2"
 
 
+def test_one_database_that_does_not_return_is_given_up_by_one_command(
+    region: Region, stack: Stack, stackctl: Stackctl
+) -> None:
+    """It had the last word when all lost their power. When it returns after all, it has what the others have."""
+    text = written(region, stack)
+    *rest, lost = stack.of_role("mysql")
+    outlives = f"REPLACE INTO {stack.schema}.outlives VALUES"
+    for node in rest:
+        region.exec(node["instanceId"], ["systemctl", "stop", "mariadb"], timeout=60)
+    region.exec(lost["instanceId"], ["mariadb", "-e", f"{outlives} (2, 'only here'), (3, 'and here')"])
+    for node in (*rest, lost):
+        region.power_cut(node["instanceId"])
+    for node in rest:
+        region.power_on(node["instanceId"])
+
+    def recover(*words: str, check: bool = False) -> str:
+        return " ".join(stackctl("database", "recover", stack.name, *words, check=check).split())
+
+    wait_until(lambda: f"--given-up {lost['name']}" in recover(), "the others to be asked, and it to be missed", 180)
+    said = recover("--given-up", lost["name"])
+    assert f"LOST is what only {lost['name']} has" in said
+    assert "refused, and nothing was changed: it was not confirmed" in said
+    names = " and ".join(node["name"] for node in rest)
+    assert f"{names} are a cluster again, all synced" in recover("--given-up", lost["name"], "--yes", check=True)
+    wait_until(lambda: mariadb(region, login(stack, "mysql"), "SELECT 1", check=False) == "1", "the service", 60)
+    mariadb(region, login(stack, "mysql"), "INSERT INTO outlives VALUES (4, 'later')")
+
+    region.power_on(lost["instanceId"])
+    assert make_whole(region, stack, CLIENT, 700) == []
+    has_outlived(region, stack, text)
+    for node in (*rest, lost):
+        found = shell(region, node["instanceId"], f"mariadb -N -e 'SELECT n FROM {stack.schema}.outlives ORDER BY n'")
+        assert found.split() == ["1", "4"]
+
+
 #: Writes one number after the other through the VIP, whatever happens, and says which were acknowledged.
 _NUMBERS = """
 import json, pymysql, sys, time

@@ -5,6 +5,11 @@ those who left in peace; without any primary, one forms again when all of the la
 flagged. A primary component is written to when it changes, but for some that a node leaves in peace. Times are left
 out of the search: what may happen may happen next, and nodes do alike one after the other or all at once. That all
 comes back is then tried with times, in steps of five seconds.
+
+People who give up nodes (`stackctl database recover`) are a second search, from full stops with nodes that do not reach
+each other. Each person has looked at the others when none was up, and gives the order to one after the other, whatever
+has happened meanwhile. Two people may give up different nodes, but not all that the other one has looked at; and those
+that are given up live, and return with their old data once a cluster is there.
 """
 
 import itertools
@@ -21,6 +26,16 @@ from tests.unit.galera_start import galera_start as hook
 Member = tuple[int, int]  # a node, and which of its lives in the group
 
 OFF, HOOK, FORMING, STARTING, UP = "off", "hook", "forming", "starting", "up"
+
+
+CLUSTER = "c"
+
+
+class Order(hook.Order):  # type: ignore[misc]
+    @property
+    def becomes(self) -> str:
+        """Readable: the search has many."""
+        return f"{self.cluster}-{''.join(sorted(self.without))}"
 
 
 class View(NamedTuple):
@@ -44,12 +59,16 @@ class Node(NamedTuple):
     last: View | None = None
     #: It has not been in a primary component yet: mariadbd gives up after a while.
     attempt: bool = False
+    cluster: str = CLUSTER
+    order: Order | None = None
 
 
 class State(NamedTuple):
     nodes: tuple[Node, ...]
     cuts: frozenset[tuple[int, int]]
     acknowledged: int
+    #: What people are giving to the nodes, one after the other.
+    orders: frozenset[Order] = frozenset()
 
 
 class BrokenError(AssertionError):
@@ -96,27 +115,29 @@ def settle(state: State, *, writes: bool = True, alone: bool = False) -> State:
             if view.members == alive and all(nodes[n].saved == view for n in group):
                 continue
             source = [n for n in group if nodes[n].primary]
+            cluster = nodes[source[0]].cluster
             primary = 2 * len(view.members & alive) > len(view.members)
         else:
-            source = list(group)
             last = max((v for n in group if (v := nodes[n].last) is not None), default=None)
             primary = last is not None and (last.members == alive or (last.members < alive and not alone))
+            cluster = next((nodes[n].cluster for n in group if last and (n, nodes[n].life) in last.members), "")
+            source = [n for n in group if nodes[n].cluster == cluster]
         if not primary:
             for n in group:
                 nodes[n] = nodes[n]._replace(primary=False)
             continue
         position = max(nodes[n].position for n in source)
-        if max(position, *(nodes[n].position for n in group)) > position or position < acknowledged:
+        if any(nodes[n].position > position for n in group if nodes[n].cluster == cluster) or position < acknowledged:
             raise BrokenError("an acknowledged write is missing")
         new = View(next_view(nodes), frozenset(alive))
         acknowledged = position + writes
         for n in group:
             nodes[n] = nodes[n]._replace(
-                position=acknowledged, primary=True, last=new, saved=new, flag=False, attempt=False
+                position=acknowledged, primary=True, last=new, saved=new, flag=False, attempt=False, cluster=cluster
             )
     if len({node.last for node in nodes if node.primary}) > 1:
         raise BrokenError("two primary components")
-    return State(tuple(nodes), state.cuts, acknowledged)
+    return state._replace(nodes=tuple(nodes), acknowledged=acknowledged)
 
 
 def put(state: State, n: int, node: Node) -> State:
@@ -163,8 +184,9 @@ def facts_of(node: Node, n: int, many: int) -> hook.Facts:
         members = frozenset(map(str, node.saved.members))
         view = hook.View(str(node.saved.id), str((n, node.life)), members)
     alone = node.saved is None or (view is not None and len(view.members) == 1)
-    empty = node.position < 0
-    return hook.Facts("" if empty else "c", node.position, node.flag and alone, node.saved is not None, view, names, "")
+    cluster = "" if node.position < 0 else node.cluster
+    flag, crashed = node.flag and alone, node.saved is not None
+    return hook.Facts(cluster, node.position, flag, crashed, view, names, "", node.order)
 
 
 def seen(state: State, n: int) -> dict[str, hook.Peer]:
@@ -183,9 +205,14 @@ def seen(state: State, n: int) -> dict[str, hook.Peer]:
 
 def decided(state: State, n: int, *, hold: bool = False) -> State:
     node = state.nodes[n]
-    decision = hook.decide(str(n), facts(state, n), seen(state, n), hold=hold)
+    around = seen(state, n)
+    if hook.given_up_since(str(n), facts(state, n), around):
+        node = node._replace(position=-1, flag=False, saved=None)
+        state = put(state, n, node)
+    decision = hook.decide(str(n), facts(state, n), around, hold=hold)
     if isinstance(decision, hook.Form):
-        return put(state, n, node._replace(mode=FORMING, flag=True, saved=None))
+        node = node._replace(mode=FORMING, flag=True, saved=None, cluster=decision.becomes or node.cluster)
+        return put(state, n, node)
     return put(state, n, node._replace(mode=STARTING)) if isinstance(decision, hook.Start) else state
 
 
@@ -203,6 +230,40 @@ def started(state: State, n: int, *, alone: bool = False) -> State:
         formed = node._replace(mode=UP, position=position, flag=False, primary=True, last=own, saved=own)
         return settle(put(state._replace(acknowledged=position), n, formed))
     return settle(put(state, n, node._replace(mode=UP, last=node.saved if known else None, attempt=True)), alone=alone)
+
+
+def given_up(state: State) -> Iterator[State]:
+    """A person looks at some, of which none is up, and gives up all others."""
+    everyone = range(len(state.nodes))
+    for many in range(1, len(state.nodes)):
+        for lost in itertools.combinations(everyone, many):
+            rest = [n for n in everyone if n not in lost]
+            best = max((state.nodes[n] for n in rest), key=lambda node: node.position)
+            if any(state.nodes[n].mode not in {OFF, HOOK} for n in rest) or best.position < 0:
+                continue
+            if len({state.nodes[n].cluster for n in rest if state.nodes[n].position >= 0}) > 1:
+                continue
+            if any(order.without >= set(map(str, rest)) for order in state.orders):
+                continue
+            order = Order(best.cluster, best.position, frozenset(map(str, lost)))
+            acknowledged = min(state.acknowledged, best.position)
+            yield state._replace(orders=state.orders | {order}, acknowledged=acknowledged)
+
+
+def ordered(state: State) -> Iterator[State]:
+    """On one node: what galera_start.py checks itself is checked here."""
+    for order in state.orders:
+        for n, node in enumerate(state.nodes):
+            mine, around = facts(state, n), seen(state, n)
+            if str(n) in order.without or node.mode not in {OFF, HOOK} or mine.ordered or node.order == order:
+                continue
+            if mine.cluster and (mine.cluster != order.cluster or mine.position > order.position):
+                continue
+            if any(isinstance(peer, hook.Primary | hook.Running) for peer in around.values()):
+                continue
+            if any(isinstance(around[peer], hook.Facts) for peer in order.without):
+                continue
+            yield put(state, n, node._replace(order=order))
 
 
 def waits_for(state: State, n: int) -> bool:
@@ -254,7 +315,9 @@ def events(state: State) -> Iterator[State]:
 
 def normal(state: State) -> State:
     """States that differ in names only are one; of numbers their order counts. Position 0 is left for a lost write."""
-    positions = sorted({n.position for n in state.nodes if n.position >= 0} | {state.acknowledged})
+    orders = state.orders | {node.order for node in state.nodes if node.order}
+    known = {n.position for n in state.nodes if n.position >= 0} | {order.position for order in orders}
+    positions = sorted(known | {state.acknowledged})
     views = sorted({v.id for n in state.nodes for v in (n.saved, n.last) if v and v != TORN})
     lives: dict[int, set[int]] = {n: {node.life} for n, node in enumerate(state.nodes)}
     for node in state.nodes:
@@ -268,8 +331,12 @@ def normal(state: State) -> State:
             return view
         return View(views.index(view.id), frozenset((n, ranks[n, life]) for n, life in view.members))
 
+    def moved(order: Order) -> Order:
+        return replace(order, position=positions.index(order.position) + 1)
+
     nodes = tuple(
         node._replace(
+            order=moved(node.order) if node.order else None,
             position=positions.index(node.position) + 1 if node.position >= 0 else -1,
             saved=renamed(node.saved),
             last=renamed(node.last),
@@ -277,7 +344,8 @@ def normal(state: State) -> State:
         )
         for n, node in enumerate(state.nodes)
     )
-    return State(nodes, state.cuts, positions.index(state.acknowledged) + 1)
+    moved_orders = frozenset(map(moved, state.orders))
+    return State(nodes, state.cuts, positions.index(state.acknowledged) + 1, moved_orders)
 
 
 @dataclass(frozen=True)
@@ -329,26 +397,73 @@ def comes_back(state: State, first: int, apart: int) -> bool:
     return False
 
 
+def formed(state: State) -> bool:
+    """By an order."""
+    return any(node.cluster != CLUSTER for node in state.nodes)
+
+
+def running(state: State) -> bool:
+    return any(node.mode in {FORMING, STARTING, UP} for node in state.nodes)
+
+
+def search(edge: set[State], depth: int, *, people: int = 0) -> tuple[set[State], int]:
+    """All states, and how many steps led to them. ``people`` may give up nodes, as long as those do not go on without
+    them; links change when a cluster has been formed so.
+    """
+    known, steps = set(edge), 0
+    for _ in range(depth):
+        following: set[State] = set()
+        for state in edge:
+            after = list(events(state))
+            if people and not formed(state):
+                after = [one for one in after if one.cuts == state.cuts and (formed(one) or not running(one))]
+                if len(state.orders) < people:
+                    after += given_up(state)
+            after += ordered(state)
+            steps += len(after)
+            following.update(after)
+        edge = {normal(state) for state in following} - known
+        known |= edge
+    return known, steps
+
+
+def all_come_back(known: Iterable[State]) -> int:
+    """Of how many states."""
+    tried = {normal(settle(state._replace(cuts=frozenset()))) for state in known}
+    for state in tried:
+        for first, apart in ((0, 0), (len(state.nodes) - 1, 5)):
+            assert comes_back(state, first, apart), state
+    return len(tried)
+
+
 @pytest.mark.parametrize(("many", "depth"), [(2, 9), (3, 5)])
 def test_every_order(many: int, depth: int, capsys: pytest.CaptureFixture[str]) -> None:
     begun = time.monotonic()
     born = View(0, frozenset((n, 0) for n in range(many)))
     whole = Node(mode=UP, primary=True, last=born, saved=born)
-    edge = {normal(State((whole,) * many, frozenset(), 0))}
-    known, steps, tried = set(edge), 0, set()
-    for _ in range(depth):
-        following: set[State] = set()
-        for state in edge:
-            after = list(events(state))
-            steps += len(after)
-            following.update(after)
-        edge = {normal(state) for state in following} - known
-        known |= edge
-    for state in known:
-        tried.add(normal(settle(state._replace(cuts=frozenset()))))
-    for state in tried:
-        for first, apart in ((0, 0), (many - 1, 5)):
-            assert comes_back(state, first, apart), state
+    known, steps = search({normal(State((whole,) * many, frozenset(), 0))}, depth)
+    tried = all_come_back(known)
     took = time.monotonic() - begun
     with capsys.disabled():
-        print(f"\n{many} nodes, {depth} events: {steps} steps to {len(known)} states, {len(tried)} tried, {took:.1f} s")
+        print(f"\n{many} nodes, {depth} events: {steps} steps to {len(known)} states, {tried} tried, {took:.1f} s")
+
+
+@pytest.mark.parametrize(("many", "depth"), [(2, 9), (3, 6)])
+def test_every_order_with_nodes_that_are_given_up(many: int, depth: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """The stops are those after which no node, and no part of them, could form a cluster without the others."""
+    begun = time.monotonic()
+    born = View(0, frozenset((n, 0) for n in range(many)))
+    up, everyone = Node(mode=UP, primary=True, position=1, last=born, saved=born), range(many)
+    links = list(itertools.combinations(everyone, 2))
+    edge = set()
+    for cuts in [frozenset(cut) for number in (1, 2) for cut in itertools.combinations(links, number)]:
+        edge.add(normal(State((Node(position=1),) * many, cuts, 1)))
+        for origin in everyone:
+            edge.add(normal(crashed(State((up,) * many, frozenset(), 1), everyone, origin)._replace(cuts=cuts)))
+    known, steps = search(edge, depth, people=2)
+    done = [state for state in known if formed(state)]
+    assert done
+    tried = all_come_back(done)
+    took = time.monotonic() - begun
+    with capsys.disabled():
+        print(f"\n{many} nodes, {depth} events: {steps} steps to {len(known)} states, {tried} tried, {took:.1f} s")

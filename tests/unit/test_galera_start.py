@@ -1,5 +1,6 @@
 """files/mariadb/galera_start.py: who may form a cluster, and who has to find one or to wait."""
 
+import json
 import os
 import random
 import signal
@@ -9,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ import pytest
 from components.template import FILES, render, verbatim
 from constants import LIBRARY, SERVICE_HEALTH_PORT
 from localregion.client import wait_until
+from stackctl import recovery_plan
 from tests.programs import Stubs
 from tests.unit.galera_start import galera_start as hook
 
@@ -124,7 +126,81 @@ def test_a_node_without_peers() -> None:
     assert type(hook.decide(A, alone, {})) is hook.Wait
 
 
-@pytest.mark.parametrize("told", [CLEAN, NEW, remembers(B, A, B)], ids=["clean", "new", "crashed"])
+ORDER = hook.Order(CLUSTER, 7, frozenset({C}))
+ORDERED = replace(CLEAN, order=ORDER)
+#: Of the cluster that was formed so.
+FORMED = replace(ORDERED, cluster=ORDER.becomes, position=9)
+
+
+@pytest.mark.parametrize(
+    ("me", "b", "c", "does"),
+    [
+        (ORDERED, ORDERED, UNREACHABLE, hook.Form),
+        (ORDERED, replace(ORDERED, position=6), UNREACHABLE, hook.Form),
+        (replace(ORDERED, position=6), ORDERED, UNREACHABLE, hook.Wait),
+        (replace(NEW, order=ORDER), ORDERED, UNREACHABLE, hook.Wait),
+        (ORDERED, replace(NEW, order=ORDER), UNREACHABLE, hook.Form),
+        (
+            replace(remembers(A, A, B, C), order=ORDER),
+            replace(remembers(B, A, B, C), order=ORDER),
+            UNREACHABLE,
+            hook.Form,
+        ),
+        # All that take part have to be here, and to have the same one.
+        (ORDERED, UNREACHABLE, UNREACHABLE, hook.Wait),
+        (ORDERED, CLEAN, UNREACHABLE, hook.Wait),
+        (CLEAN, ORDERED, UNREACHABLE, hook.Wait),
+        (ORDERED, replace(CLEAN, order=hook.Order(CLUSTER, 7, frozenset({A}))), UNREACHABLE, hook.Wait),
+        # The position is that of the order.
+        (replace(ORDERED, position=6), replace(ORDERED, position=6), UNREACHABLE, hook.Wait),
+        # Somebody has been in a cluster since: the order is out of date.
+        (replace(ORDERED, position=8), replace(ORDERED, position=8), UNREACHABLE, hook.Wait),
+        (replace(ORDERED, position=8), replace(ORDERED, position=8), CLEAN, hook.Form),
+        # Who was given up runs, after all; or is here.
+        (ORDERED, ORDERED, RUNNING, hook.Start),
+        (ORDERED, ORDERED, PRIMARY, hook.Start),
+        (ORDERED, ORDERED, at(99), hook.Form),
+        # They need no order.
+        (replace(LAST, order=ORDER), ORDERED, UNREACHABLE, hook.Form),
+        (replace(remembers(A, A, B), order=ORDER), replace(remembers(B, A, B), order=ORDER), UNREACHABLE, hook.Start),
+        # It was carried out; then all were stopped, and who was given up is back.
+        (FORMED, FORMED, UNREACHABLE, hook.Wait),
+        (FORMED, FORMED, at(99), hook.Form),
+        (FORMED, replace(NEW, order=ORDER), at(99), hook.Form),
+        (FORMED, CLEAN, at(99), hook.Form),
+        (FORMED, ORDERED, replace(LAST, position=99), hook.Form),
+    ],
+)
+def test_decision_with_an_order(me: Any, b: Any, c: Any, does: type) -> None:
+    decision: Any = hook.decide(A, me, {B: b, C: c})
+    if isinstance(decision, hook.Form):
+        by_order = me.ordered is not None and not me.left_last
+        assert decision.becomes == (ORDER.becomes if by_order else "")
+    assert type(decision) is does
+
+
+@pytest.mark.parametrize("me", [CLEAN, LAST, at(99), remembers(C, C), remembers(C, B, C)])
+def test_who_is_given_up_leaves_the_others_alone(me: Any) -> None:
+    """Before and after they have formed a cluster."""
+    for others in ({A: ORDERED, B: UNREACHABLE}, {A: ORDERED, B: replace(remembers(B, B, C), order=ORDER)}):
+        decision = hook.decide(C, me, others)
+        assert type(decision) is hook.Wait
+        assert "this node is given up" in decision.reason
+    assert type(hook.decide(C, me, {A: FORMED, B: UNREACHABLE})) is hook.Wait
+    assert hook.given_up_since(C, me, {A: FORMED, B: UNREACHABLE}) == ORDER
+    assert hook.given_up_since(C, me, {A: ORDERED, B: PRIMARY}) is None
+    assert hook.given_up_since(C, FORMED, {A: FORMED, B: PRIMARY}) is None
+    assert hook.given_up_since(B, CLEAN, {A: FORMED, C: PRIMARY}) is None
+
+
+def test_other_orders_make_other_clusters() -> None:
+    others = [replace(ORDER, position=8), replace(ORDER, without=frozenset({B, C})), replace(ORDER, cluster=OTHER)]
+    assert len({order.becomes for order in (ORDER, replace(ORDER), *others)}) == 4
+
+
+@pytest.mark.parametrize(
+    "told", [CLEAN, NEW, remembers(B, A, B), ORDERED], ids=["clean", "new", "crashed", "with an order"]
+)
 def test_facts_arrive_as_they_were_sent(told: Any) -> None:
     assert hook.decode(hook.encode(told)) == told
 
@@ -144,6 +220,10 @@ def gvwstate(me: int, *members: int) -> str:
     return f"my_uuid: {ids[me]}\n#vwbeg\nview_id: 3 {ids[members[0]]} 3\nbootstrap: 0\n{lines}#vwend\n"
 
 
+def _unit(state: str, pid: int = 0) -> str:
+    return f"case $* in *ActiveState*) echo {state} ;; *MainPID*) echo {pid} ;; esac"
+
+
 class Node:
     def __init__(self, folder: Path, address: str, peers: list[str]) -> None:
         self.address = address
@@ -151,6 +231,7 @@ class Node:
         self.data.mkdir(parents=True)
         self.stubs = Stubs(folder / "bin")
         self.recovers(f"{CLUSTER}:12")
+        self.stubs.add("systemctl", _unit("inactive"))
         self.settings = folder / "galera.env"
         self.settings.write_text(f"ADDRESS={address}\nPEERS='{' '.join(peers)}'\n")
         self._said = folder / "said"
@@ -160,16 +241,31 @@ class Node:
         self.stubs.add("galera_recovery", f"echo --wsrep_start_position={position}")
 
     def start(self) -> "Node":
-        settings = {"DATA": self.data, "GALERA_ENV": self.settings, "GALERA_RUN": self.run}
+        self.stubs.add("systemctl", _unit("activating"))
         with self._said.open("ab") as said:
             self.process = subprocess.Popen(
                 [sys.executable, FILES / "mariadb/galera_start.py"],
-                env=self.stubs.environment(**{f"MYCAT_HA_{name}": str(path) for name, path in settings.items()}),
+                env=self.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=said,
             )
         return self
+
+    def does(self, *words: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, FILES / "mariadb/galera_start.py", *words],
+            env=self.environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+
+    def environment(self) -> dict[str, str]:
+        settings = {"DATA": self.data, "GALERA_ENV": self.settings, "GALERA_RUN": self.run}
+        return self.stubs.environment(**{f"MYCAT_HA_{name}": str(path) for name, path in settings.items()})
 
     def said(self) -> str:
         return self._said.read_text()
@@ -234,6 +330,100 @@ def test_all_of_the_last_view_meet_without_the_third(nodes: list[Node]) -> None:
     with socket.create_server((first.address, hook.GROUP_PORT)):
         assert [node.ends() for node in nodes[:2]] == [JOIN, JOIN]
     assert (nodes[0].data / "gvwstate.dat").exists()
+
+
+def order(node: Node, *without: Node, position: int = 12) -> "subprocess.CompletedProcess[str]":
+    wanted = {"cluster": CLUSTER, "position": position, "without": [one.address for one in without]}
+    return node.does("order", json.dumps(wanted))
+
+
+def test_with_one_given_up_the_others_form_a_cluster_of_another_name(nodes: list[Node]) -> None:
+    """One of them is stopped when the order comes, the other one waits."""
+    for node in nodes:
+        (node.data / "grastate.dat").write_text(grastate(position=-1))
+    nodes[0].start().waits(f"nothing is known of {nodes[1].address}, {nodes[2].address}")
+    for node in nodes[:2]:
+        assert order(node, nodes[2]).returncode == 0
+        assert order(node, nodes[2]).returncode == 0  # once more
+    nodes[0].waits(f"a cluster without {nodes[2].address} is ordered")
+    nodes[1].start()
+    becomes = hook.Order(CLUSTER, 12, frozenset({nodes[2].address})).becomes
+    assert nodes[0].ends() == FORM.replace(CLUSTER, becomes)
+    state = (nodes[0].data / "grastate.dat").read_text()
+    assert f"uuid:    {becomes}\nseqno:   12\nsafe_to_bootstrap: 1\n" in state
+    # Also one with the same data gets a copy of them: MariaDB looks for the cluster's name inside of them.
+    with socket.create_server((nodes[0].address, hook.GROUP_PORT)):
+        assert nodes[1].ends() == JOIN
+    # The start was interrupted before mariadbd has written its new name down.
+    assert nodes[0].start().ends() == FORM.replace(CLUSTER, becomes)
+
+
+def test_who_was_given_up_learns_of_it_when_it_returns(nodes: list[Node]) -> None:
+    """Although it could form its old cluster: it was alone in it."""
+    past = hook.Order(CLUSTER, 12, frozenset({nodes[2].address}))
+    (nodes[0].data / "grastate.dat").write_text(grastate(past.becomes, 40))
+    (nodes[0].data / hook.ORDER).write_text(json.dumps(asdict(past), default=sorted))
+    nodes[0].recovers(f"{past.becomes}:40")
+    nodes[0].start().waits("nothing is known of")
+    (nodes[2].data / "grastate.dat").write_text(grastate(position=99, flag=1))
+    (nodes[2].data / "gvwstate.dat").write_text(gvwstate(2, 2))
+    nodes[2].start().waits("this node was given up, and a cluster formed from position 12 without it")
+    state = (nodes[2].data / "grastate.dat").read_text()
+    assert f"uuid:    {hook.NO_CLUSTER}\nseqno:   -1\nsafe_to_bootstrap: 0\n" in state
+    assert not (nodes[2].data / "gvwstate.dat").exists()
+    with socket.create_server((nodes[1].address, hook.GROUP_PORT)):
+        assert nodes[2].ends() == "_WSREP_NEW_CLUSTER=\n_WSREP_START_POSITION=\n"
+
+
+def test_an_order_that_may_not_be_is_refused_and_leaves_nothing(nodes: list[Node]) -> None:
+    (nodes[0].data / "grastate.dat").write_text(grastate(position=12))
+
+    def refused(*without: Node, position: int = 12) -> str:
+        done = order(nodes[0], *without, position=position)
+        assert done.returncode == 1
+        return done.stderr
+
+    assert f"this node is at {CLUSTER}:12" in refused(nodes[2], position=11)
+    with socket.create_server((nodes[1].address, hook.GROUP_PORT)):
+        assert f"mariadbd runs on {nodes[1].address}" in refused(nodes[2])
+    nodes[2].start().waits("nothing is known of")
+    assert f"{nodes[2].address} is given up, but it is here" in refused(nodes[2])
+    nodes[0].stubs.add("systemctl", _unit("active", 7))
+    assert "mariadbd runs here" in refused(nodes[1])
+    assert not (nodes[0].data / hook.ORDER).exists()
+
+
+def test_one_order_at_a_time(nodes: list[Node]) -> None:
+    (nodes[0].data / "grastate.dat").write_text(grastate(position=12))
+    assert order(nodes[0], nodes[2]).returncode == 0
+    done = order(nodes[0], nodes[1])
+    assert done.returncode == 1
+    assert f"another order stands here, to form a cluster from position 12 without {nodes[2].address}" in done.stderr
+    assert nodes[0].does("withdraw").returncode == 0
+    assert order(nodes[0], nodes[1]).returncode == 0
+
+
+def test_a_node_tells_what_it_knows_and_sees(nodes: list[Node]) -> None:
+    """Whether it waits or is stopped: the position is recovered, and nothing is started."""
+    (nodes[0].data / "grastate.dat").write_text(grastate(position=-1))
+    (nodes[1].data / "grastate.dat").write_text(grastate(position=-1))
+    nodes[1].start().waits("nothing is known of")
+    for node, peer, waits in ((nodes[0], nodes[1], False), (nodes[1], nodes[0], True)):
+        told = recovery_plan.told(node.does("tell").stdout)
+        assert told.facts == recovery_plan.Facts(CLUSTER, 12, left_last=False, view=None, waits=waits, order=None)
+        assert told.peers == ({} if waits else {peer.address: recovery_plan.told(peer.does("tell").stdout).facts})
+    with socket.create_server((nodes[2].address, hook.GROUP_PORT)):
+        assert recovery_plan.told(nodes[0].does("tell").stdout).peers[nodes[2].address] == "primary"
+    assert not (nodes[0].run / "start.env").exists()
+    nodes[0].stubs.add("galera_recovery", "exit 1")
+    told = recovery_plan.told(nodes[0].does("tell").stdout)
+    assert told.facts is None
+    assert "cannot be recovered" in told.problem
+
+
+def test_words_that_are_not_known_start_nothing(nodes: list[Node]) -> None:
+    assert nodes[0].does("form").returncode == 1
+    assert not nodes[0].run.exists()
 
 
 def test_the_node_that_left_last_asks_nobody(nodes: list[Node]) -> None:

@@ -195,5 +195,5 @@ def test_it_is_what_a_machine_runs_over_ssh(tmp_path: Path) -> None:
     settings = {"name": "web1", "address": "10.0.0.7", "roles": ["web"]}
     with serving(tmp_path) as server:
         host = Host("127.0.0.1", server.port, "root", server.private_key, server.host_public_key)
-        found = asyncio.run(status._machine(settings, host, "10.0.0.9"))
+        found = asyncio.run(status.ask(settings, host, "10.0.0.9"))
     assert found == reports.Machine("web1", "10.0.0.7", ("web",), None)

@@ -565,7 +565,17 @@ def test_no_database_is_primary_is_the_worst(played: Played) -> None:
     one = found()
     assert words(one)[0] == "all: no database is in a primary component"
     assert "(node1 is at 40, node2 is at to be recovered, node3 is at 41)" in one.problems[0].do
+    assert one.problems[0].do.endswith("If one never comes back: `stackctl database recover s`")
     assert len(one.problems) == 4
+
+
+def test_no_database_that_can_be_asked_is_primary(played: Played) -> None:
+    played.stop("node1", "activating", grastate=grastate(40), waits="waiting: nothing is known of node3\n")
+    played.stop("node2", "activating", grastate=grastate(40), waits="waiting: nothing is known of node3\n")
+    played.said["node3"] = SshError(GONE)
+    one = found()
+    assert words(one)[0] == "all: no database that can be asked is in a primary component"
+    assert "`stackctl database recover s`" in one.problems[0].do
 
 
 def test_two_clusters(played: Played) -> None:
