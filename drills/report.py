@@ -148,7 +148,7 @@ def write(outcomes: Sequence[Outcome], directory: Path) -> None:
     (directory / "results.json").write_text(json.dumps(found, indent=2))
     pictures = {}
     if results:
-        overview(results, directory / "overview.png")
+        overview(outcomes, directory / "overview.png")
         pictures["overview"] = _embedded(directory / "overview.png")
     if any(result.parts for result in results):
         parts_picture(results, directory / "parts.png")
@@ -224,11 +224,12 @@ def _embedded(path: Path) -> str:
     return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
-def overview(results: Sequence[Result], path: Path) -> None:
+def overview(outcomes: Sequence[Outcome], path: Path) -> None:
     """A row for each fault: what clients saw of it in each run, on a logarithmic scale of seconds."""
     from matplotlib import pyplot as plt  # noqa: PLC0415  (after the backend is chosen)
 
-    rows = list(by_fault(results))[::-1]
+    rows = list(by_fault(outcomes))[::-1]
+    results = [outcome for outcome in outcomes if isinstance(outcome, Result)]
     figure, axes = plt.subplots(figsize=(11, 1.2 + 0.3 * len(rows)))
     nothing = 0.01
     marks = (

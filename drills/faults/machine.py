@@ -62,19 +62,24 @@ def _on_peer(script: str) -> Callable[[Scene], object]:
     return lambda scene: scene.region.exec(scene.peer["instanceId"], ["bash", "-c", script])
 
 
-#: What the machine's programs have there stays; there is no room for more. A machine's disk is a folder of the computer
-#: that the region runs on, which is not to be filled.
-_FILL = """
-for folder in /var/log /var/lib/mycat-ha /tmp; do
-    mkdir -p "$folder"
-    kib=$(du --summarize --block-size=1K "$folder" | cut -f1)
-    full=$(mktemp --directory --tmpdir=/run) && mount -t tmpfs -o "size=$((kib * 2 + 256))k" tmpfs "$full"
-    cp --archive "$folder/." "$full/"
-    head --bytes=1G /dev/zero >"$full/filled" 2>/dev/null || true
-    mount --move "$full" "$folder"
+#: Places that programs of a balancer write to. A machine's disk is a folder of the computer that the region runs on,
+#: which is not to be filled: what is there stays, on a small disk of its own that is full.
+_PLACES = "/var/log /var/lib/mycat-ha /tmp"
+_FILL = f"""
+for place in {_PLACES}; do
+    kib=$(du --summarize --block-size=1K "$place" | cut -f1)
+    full=/run/drill-full$place
+    mkdir -p "$full" && mount -t tmpfs -o "size=$((kib * 2 + 256))k" tmpfs "$full"
+    cp --archive "$place/." "$full/"
+    mount --bind "$full" "$place"
+    head --bytes=1G /dev/zero >"$place/drill-full" 2>/dev/null || true
 done
 """
-_EMPTY = "for folder in /tmp /var/lib/mycat-ha /var/log; do umount --lazy $folder || true; done"
+_EMPTY = f"""
+for place in {_PLACES}; do
+    for mounted in "$place" "/run/drill-full$place"; do ! mountpoint --quiet "$mounted" || umount --lazy "$mounted"; done
+done
+"""
 
 FAULTS = (
     Fault("power-cut", "the power is cut", "holder", "moves", (POWER_CUT,), quick=True),

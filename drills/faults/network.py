@@ -52,7 +52,8 @@ def _moved_by_hand(scene: Scene, _machines: Sequence[Machine]) -> float:
 
 
 def _delete_address(scene: Scene, machines: Sequence[Machine]) -> float:
-    script = f"ip address delete {scene.stack.vip}/32 dev ens5"
+    vip = f"{scene.stack.vip}/32"
+    script = f"ip address delete {vip} dev $(ip -4 -oneline address show to {vip} | cut -d' ' -f2)"
     return float(shell(script).do(scene, machines) or 0)
 
 
