@@ -22,9 +22,9 @@ from localregion.client import Region, RegionError, wait_until
 from localregion.effects import EFFECT_DELAY_MS
 
 CLIENT = "drill"
-#: Kinds of client that have to recover from every fault; the others are measured if they do.
+#: Kinds of client that have to recover from every fault; Mycat is measured if it does.
 CORE = ("connect", "read", "write", "session")
-KINDS = (*CORE, "http", "mycat")
+KINDS = (*CORE, "mycat")
 _MASTER = "VRRP state: master"  # what files/keepalived/vrrp-notify logs
 Say = Callable[[str], None]
 
@@ -66,8 +66,6 @@ class Client:
             run=run,
             mysql=Login(stack.port, stack.user, stack.password, stack.schema),
             mycat=mycat,
-            page=stack.statistics_url,
-            page_login=f"{stack.statistics_user}:{stack.statistics_password}",
         )
         self._process = region.popen(
             CLIENT,

@@ -6,13 +6,11 @@ Attempts start on a fixed beat, also while earlier ones hang, so that the resolu
 Times are CLOCK_MONOTONIC in seconds, which is one clock for all namespaces of a kernel.
 """
 
-import base64
 import json
 import socket
 import sys
 import threading
 import time
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -37,12 +35,9 @@ class ProbeSettings:
     run: str
     mysql: Login
     mycat: Login | None
-    #: The statistics page: its URL, and user:password.
-    page: str
-    page_login: str = field(repr=False)
     beat: float = 0.05  # seconds between attempts of a kind
     connect_beat: float = 0.01
-    rare_beat: float = 0.2
+    mycat_beat: float = 0.2
     read_timeout: float = 1.5
     connect_timeout: float = 3.0  # longer than TCP waits until it repeats its first packet
     write_timeout: float = 10.0
@@ -59,7 +54,7 @@ class Probe:
 
     ``connect``: a new connection, until the database's first byte. ``read``: a new connection and a SELECT.
     ``write``: a new connection and an INSERT. ``session``: one connection that is kept, and made anew when it breaks.
-    ``http``: HAProxy's statistics page. ``mycat``: a new connection to Mycat and a SELECT, if there is one.
+    ``mycat``: a new connection to Mycat and a SELECT, if there is one.
     """
 
     def __init__(self, settings: ProbeSettings) -> None:
@@ -74,10 +69,10 @@ class Probe:
             (self._connects, s.connect_beat),
             (self._read, s.beat),
             (self._write, s.beat),
-            (self._page, s.rare_beat),
+            (self._page, s.mycat_beat),
         ]
         if s.mycat:
-            kinds.append((partial(self._mycat, s.mycat), s.rare_beat))
+            kinds.append((partial(self._mycat, s.mycat), s.mycat_beat))
         beats = [threading.Thread(target=self._beat, args=(pool, *kind)) for kind in kinds]
         session = threading.Thread(target=self._session)
         for thread in (*beats, session):
@@ -121,17 +116,6 @@ class Probe:
             self._once(login, "SELECT 1", (), self._settings.read_timeout)
 
         self._note("mycat", number, once)
-
-    def _page(self, number: int) -> None:
-        def get() -> None:
-            basic = base64.b64encode(self._settings.page_login.encode()).decode()
-            request = urllib.request.Request(self._settings.page, headers={"Authorization": f"Basic {basic}"})
-            # No proxy of the environment's.
-            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-            with opener.open(request, timeout=self._settings.read_timeout) as answer:
-                answer.read()
-
-        self._note("http", number, get)
 
     def _once(self, login: Login, statement: str, values: tuple[Any, ...], timeout: float) -> str | None:
         """The first column of the first row."""

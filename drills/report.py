@@ -26,7 +26,6 @@ NAMES = {
     "read": "new connection with a read",
     "write": "write (acknowledged)",
     "session": "kept session",
-    "http": "statistics page",
     "mycat": "new connection with a read by Mycat",
 }
 PARTS = {

@@ -28,7 +28,6 @@ class Stack:
     user: str = ""
     password: str = field(default="", repr=False)
     schema: str = ""
-    statistics_password: str = field(default="", repr=False)
     #: None: the stack has no Mycat.
     mycat_port: int | None = None
     mycat_user: str = ""
@@ -54,7 +53,6 @@ class Stack:
             user=outputs.get("databaseUser", ""),
             password=outputs.get("databasePassword", ""),
             schema=outputs.get("databaseSchema", ""),
-            statistics_password=outputs.get("statisticsPassword", ""),
             mycat_port=outputs.get("mycatPort"),
             mycat_user=outputs.get("mycatUser", ""),
             mycat_password=outputs.get("mycatPassword", ""),
