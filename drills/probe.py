@@ -65,12 +65,7 @@ class Probe:
     def run(self) -> None:
         s = self._settings
         pool = ThreadPoolExecutor(max_workers=800)
-        kinds = [
-            (self._connects, s.connect_beat),
-            (self._read, s.beat),
-            (self._write, s.beat),
-            (self._page, s.mycat_beat),
-        ]
+        kinds = [(self._connects, s.connect_beat), (self._read, s.beat), (self._write, s.beat)]
         if s.mycat:
             kinds.append((partial(self._mycat, s.mycat), s.mycat_beat))
         beats = [threading.Thread(target=self._beat, args=(pool, *kind)) for kind in kinds]

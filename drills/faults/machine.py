@@ -77,7 +77,9 @@ done
 """
 _EMPTY = f"""
 for place in {_PLACES}; do
-    for mounted in "$place" "/run/drill-full$place"; do ! mountpoint --quiet "$mounted" || umount --lazy "$mounted"; done
+    for mounted in "$place" "/run/drill-full$place"; do
+        ! mountpoint --quiet "$mounted" || umount --lazy "$mounted"
+    done
 done
 """
 
