@@ -22,8 +22,12 @@ up: install ## Local region, stack, and a failover to watch
 	$(in_env) python -m drills demo
 
 .PHONY: drill
-drill: install ## Five power cuts on the local stack, measured
-	$(in_env) python -m drills run power-cut --runs 5 --report .local/report
+drill: install ## The quick set of drills on the local stack, with a report (ten minutes)
+	$(in_env) python -m drills suite --report .local/report
+
+.PHONY: drills
+drills: install ## Every drill three times, with a report (an hour and a half)
+	$(in_env) python -m drills suite --set all --runs 3 --report .local/report
 
 .PHONY: preview
 preview: install ## What `up` would change on the local region's stack

@@ -1,22 +1,30 @@
-"""``python -m drills``: watch a failover, or measure several."""
+"""``python -m drills``: watch a failover, or measure many."""
 
+import signal
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from drills import report
-from drills.drill import drill
+from drills.drill import Result, drill
 from drills.faults import FAULTS
 from drills.stack import Stack
+from drills.suite import Outcome, chosen
+from drills.suite import suite as run_suite
 from localregion.client import Region, RegionError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Failover drills on the local region.")
 console = Console()
 
 StackName = Annotated[str, typer.Option("--stack", help="The stack under test")]
+ReportDirectory = Annotated[
+    Path | None, typer.Option("--report", help="Where to write report.html, results.json and pictures")
+]
 RegionName = Annotated[str, typer.Option("--region", help="The local region that it stands in")]
 
 
@@ -45,8 +53,8 @@ To connect (passwords: python3 -m toolchain exec -- pulumi stack output --show-s
   undo         make down""",
         highlight=False,
     )
-    if result.ledger.lost:
-        raise SystemExit(f"{len(result.ledger.lost)} acknowledged writes were lost")
+    if result.broken:
+        raise SystemExit(1)
 
 
 def _mycat(stack: Stack) -> str:
@@ -60,30 +68,74 @@ def _mycat(stack: Stack) -> str:
 def run(
     kind: Annotated[str, typer.Argument(help=", ".join(FAULTS))],
     runs: Annotated[int, typer.Option(min=1, max=100)] = 1,
-    directory: Annotated[Path | None, typer.Option("--report", help="Where to write results.json and pictures")] = None,
+    directory: ReportDirectory = None,
     stack_name: StackName = "local",
     region_name: RegionName = "local",
 ) -> None:
-    """Run one kind of fault several times, on whichever machine holds the VIP."""
-    if kind not in FAULTS:
-        raise SystemExit(f"no fault is called {kind}; there are: {', '.join(FAULTS)}")
-    region, stack = Region(region_name), Stack.read(stack_name)
-    results = []
-    for number in range(1, runs + 1):
-        _say(f"drill {number} of {runs}")
-        results.append(drill(region, stack, FAULTS[kind], _say))
-        report.show(results[-1], console)
-    report.show_all(results, console)
-    if directory:
-        report.write(results, directory)
-        console.print(f"report: {directory}")
-    if any(result.ledger.lost for result in results):
-        raise SystemExit("acknowledged writes were lost")
+    """Run one kind of fault several times, and show each drill."""
+    _suite([kind], False, runs, directory, stack_name, region_name, each=True)
+
+
+class Set(StrEnum):
+    quick = "quick"
+    all = "all"
+
+
+@app.command()
+def suite(
+    kinds: Annotated[list[str] | None, typer.Argument(metavar="[FAULT]...", help=", ".join(FAULTS))] = None,
+    which: Annotated[Set, typer.Option("--set", help="Which ones, if none is named")] = Set.quick,
+    runs: Annotated[int, typer.Option(min=1, max=100)] = 1,
+    directory: ReportDirectory = None,
+    stack_name: StackName = "local",
+    region_name: RegionName = "local",
+) -> None:
+    """Run many kinds of fault, each several times, and write a report. Exit status 1: something did not hold."""
+    _suite(kinds or [], which is Set.quick, runs, directory, stack_name, region_name, each=False)
+
+
+@app.command()
+def faults() -> None:
+    """The kinds of fault."""
+    table = Table("fault", "at", "what", "the VIP", "set")
+    for fault in FAULTS.values():
+        table.add_row(fault.name, fault.on, fault.what, fault.vip, "quick" if fault.quick else "")
+    console.print(table)
+
+
+def _suite(
+    names: list[str],
+    quick: bool,
+    runs: int,
+    directory: Path | None,
+    stack_name: str,
+    region_name: str,
+    *,
+    each: bool,
+) -> None:
+    # A stop by another process is an interrupt as well: what is broken is mended first, and the report written.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    found = chosen(names, quick)
+    outcomes: list[Outcome] = []
+    try:
+        for outcome in run_suite(Region(region_name), Stack.read(stack_name), found, runs, _say):
+            outcomes.append(outcome)
+            if each and isinstance(outcome, Result):
+                report.show(outcome, console)
+    finally:
+        if outcomes:
+            report.show_all(outcomes, console)
+            report.show_parts([one for one in outcomes if isinstance(one, Result)], console)
+        if outcomes and directory:
+            report.write(outcomes, directory)
+            console.print(f"report: {directory}/report.html")
+    if any(outcome.broken for outcome in outcomes):
+        raise SystemExit(1)
 
 
 def main() -> None:
     try:
         app()
-    except (RegionError, RuntimeError, TimeoutError) as error:
+    except (RegionError, RuntimeError, TimeoutError, LookupError) as error:
         Console(stderr=True).print(f"[red]drills:[/red] {error}", highlight=False)
         sys.exit(1)

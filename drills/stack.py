@@ -1,13 +1,19 @@
 """The stack under test, as its outputs and the region describe it."""
 
+import json
 import subprocess
 import time
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
-from localregion.client import Region, RegionError, wait_until
+from constants import SERVICE_HEALTH_PORT
+from localregion.client import Region, RegionError
+from stackctl import diagnosis, reports
 from stackctl.project import StackError
 from stackctl.pulumi import stack_outputs
+from stackctl.reports import Holding
+from stackctl.status import REPORT
 
 
 @dataclass(frozen=True)
@@ -20,11 +26,12 @@ class Stack:
     machines: tuple[dict[str, Any], ...]
     #: Empty: the databases are not the stack's, nor are their logins.
     user: str = ""
-    password: str = ""
+    password: str = field(default="", repr=False)
     schema: str = ""
     #: None: the stack has no Mycat.
     mycat_port: int | None = None
     mycat_user: str = ""
+    mycat_password: str = field(default="", repr=False)
     mycat_schema: str = ""
 
     @classmethod
@@ -48,6 +55,7 @@ class Stack:
             schema=outputs.get("databaseSchema", ""),
             mycat_port=outputs.get("mycatPort"),
             mycat_user=outputs.get("mycatUser", ""),
+            mycat_password=outputs.get("mycatPassword", ""),
             mycat_schema=outputs.get("mycatSchema", ""),
         )
 
@@ -65,25 +73,40 @@ class Stack:
                 return str(machine["name"])
         raise RuntimeError(f"no machine of the stack holds {self.vip}")
 
-    def whole(self, region: Region) -> bool:
-        """Every machine has power, every database is synced in one cluster, every balancer takes part in VRRP."""
-        nodes = self.of_role("mysql")
-        query = "SELECT variable_value FROM information_schema.global_status WHERE variable_name"
+    def problems(self, region: Region) -> list[str]:
+        """What is not whole, by what `stackctl status` would say of the machines; empty if all is well."""
+        with ThreadPoolExecutor(len(self.machines)) as pool:
+            found = list(pool.map(lambda machine: self._report(region, machine), self.machines))
         try:
-            for node in nodes:
-                sql = f"{query} = 'wsrep_cluster_size'; {query} = 'wsrep_local_state_comment'"
-                status = region.exec(node["instanceId"], ["mariadb", "-N", "-e", sql], timeout=10).stdout.split()
-                if status != [str(len(nodes)), "Synced"]:
-                    return False
-            for balancer in self.of_role("lb"):
-                for unit in ("haproxy", "keepalived"):
-                    region.exec(balancer["instanceId"], ["systemctl", "is-active", "--quiet", unit], timeout=10)
-        except (RegionError, subprocess.TimeoutExpired):
-            return False
-        return True
+            holding = Holding(self.holder(region), "", None)
+        except RuntimeError as error:
+            holding = Holding(None, None, str(error))
+        wrong = diagnosis.status(self.name, self.vip, holding, found).problems
+        return [f"{problem.machine or 'the stack'}: {problem.what}" for problem in wrong]
 
-    def wait_whole(self, region: Region, seconds: float = 180) -> float:
-        """Wait until everything is back; returns how long it took."""
+    def _report(self, region: Region, machine: dict[str, Any]) -> reports.Machine:
+        name, address, roles = machine["name"], machine["address"], tuple(machine["roles"])
+        question = {"roles": roles, "vip": self.vip, "address": address, "healthPort": SERVICE_HEALTH_PORT}
+        argv = ["python3", "-I", "-", json.dumps(question)]
+        try:
+            said = region.exec(machine["instanceId"], argv, input=REPORT.read_text(encoding="utf-8"), timeout=20)
+        except (RegionError, subprocess.TimeoutExpired) as error:
+            return reports.Machine(name, address, roles, str(error))
+        return reports.machine(name, address, roles, said.stdout)
+
+    def restore(self, region: Region) -> None:
+        """End the region's faults, and give every machine its power."""
+        region.clear_faults()
+        powered = {machine["id"] for machine in region.machines() if machine["powered"]}
+        for machine in self.machines:
+            if machine["instanceId"] not in powered:
+                region.power_on(machine["instanceId"])
+
+    def wait_whole(self, region: Region, seconds: float = 300) -> float:
+        """Wait until everything is back; returns how long it took. Raises TimeoutError with what is missing."""
         started = time.monotonic()
-        wait_until(lambda: self.whole(region), "the stack to be whole again", seconds, pause=0.5)
+        while problems := self.problems(region):
+            if time.monotonic() > started + seconds:
+                raise TimeoutError(f"stack {self.name} is not whole after {seconds:g} s: {'; '.join(problems)}")
+            time.sleep(0.5)
         return time.monotonic() - started
