@@ -75,7 +75,7 @@ class FakeMysql:
                 threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
-        with suppress(OSError, EOFError, ValueError):
+        with connection, suppress(OSError, EOFError, ValueError):
             greeting = (
                 b"\x0a5.6.29-mycat-fake\x00\x01\x00\x00\x00" + SALT[:8] + b"\x00\xff\xf7\x2d\x02\x00\x08\x00\x15"
                 + bytes(10) + SALT[8:] + b"\x00mysql_native_password\x00"
