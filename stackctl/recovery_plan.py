@@ -185,7 +185,7 @@ def _nobody_lives(known: _Known) -> None:
         has = "; ".join(f"{name} has a cluster ({by})" for name, by in known.primary.items())
         raise RefusedError(
             f"{has}. {_and(others) or 'Nobody else'} joins it by itself as soon as mariadb runs there"
-            " (`systemctl --no-block start mariadb`): what it has is not needed, and nobody else may form a cluster"
+            " (`systemctl --no-block start mariadb`), or says why not; nobody else may form a cluster"
         )
     if known.running:
         runs = "; ".join(f"{name} runs mariadbd without a cluster ({by})" for name, by in known.running.items())

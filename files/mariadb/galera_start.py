@@ -137,8 +137,12 @@ class Facts:
         return self.order if self.order and self.cluster == self.order.becomes else None
 
 
+@dataclass(frozen=True)
 class Primary:
     """Its mariadbd runs and belongs to a cluster; or there is nobody to ask yet, while the stack is being made."""
+
+    #: The cluster's UUID; empty if that is not known.
+    cluster: str = ""
 
 
 class Running:
@@ -174,6 +178,13 @@ Decision = Form | Start | Wait
 
 def decide(address: str, me: Facts, peers: Mapping[str, Peer], *, hold: bool = False) -> Decision:
     """What the node ``address`` does. ``hold``: it is too early to meet peers that run without a cluster."""
+    for peer, seen in peers.items():
+        if isinstance(seen, Primary) and me.replaced and seen.cluster == me.replaced.cluster:
+            return Wait(
+                f"{peer} has formed the cluster again that this one has replaced, from data that were given up: what"
+                f" has been written since would be lost. There: `systemctl stop mariadb`, remove grastate.dat and"
+                f" gvwstate.dat from {DATA}, `systemctl --no-block start mariadb`"
+            )
     for peer, seen in peers.items():
         if isinstance(seen, Primary):
             return Start(f"{peer} has a cluster: joining it")
@@ -435,7 +446,7 @@ def look(peer: str) -> Peer:
     except OSError:
         return Unreachable()
     else:
-        return Primary() if _has_cluster(peer) else Running()
+        return _with_cluster(peer) or Running()
     try:
         with socket.create_connection((peer, FACTS_PORT), ASK) as connection, connection.makefile("rb") as answer:
             return decode(answer.readline(LINE))
@@ -443,17 +454,18 @@ def look(peer: str) -> Peer:
         return Unreachable()
 
 
-def _has_cluster(peer: str) -> bool:
+def _with_cluster(peer: str) -> Primary | None:
     """By its health responder, which also tells a node that is in a cluster but busy with a transfer, or leaving it."""
     with closing(http.client.HTTPConnection(peer, HEALTH_PORT, timeout=ASK)) as connection:
         try:
             connection.request("GET", "/mysql")
             answer = connection.getresponse()
-            return answer.status == 200 or answer.read(LINE).startswith((b"the node is not synced", b"leaving service"))
+            has = answer.status == 200 or answer.read(LINE).startswith((b"the node is not synced", b"leaving service"))
+            return Primary(answer.headers.get("X-Galera-Cluster", "")) if has else None
         except ConnectionRefusedError:
-            return True
+            return Primary()
         except (OSError, http.client.HTTPException):
-            return False
+            return None
 
 
 def look_at_all(peers: list[str]) -> dict[str, Peer]:

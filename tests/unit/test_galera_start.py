@@ -179,6 +179,17 @@ def test_decision_with_an_order(me: Any, b: Any, c: Any, does: type) -> None:
     assert type(decision) is does
 
 
+def test_a_cluster_that_was_replaced_is_not_joined() -> None:
+    """Its data were given up, and its only member has returned when none of the new one's was there."""
+    back = hook.Primary(CLUSTER)
+    for others in ({B: UNREACHABLE, C: back}, {B: PRIMARY, C: back}):
+        decision = hook.decide(A, FORMED, others)
+        assert type(decision) is hook.Wait
+        assert f"{C} has formed the cluster again that this one has replaced" in decision.reason
+    assert type(hook.decide(A, FORMED, {B: UNREACHABLE, C: hook.Primary(ORDER.becomes)})) is hook.Start
+    assert type(hook.decide(A, CLEAN, {B: UNREACHABLE, C: back})) is hook.Start
+
+
 @pytest.mark.parametrize("me", [CLEAN, LAST, at(99), remembers(C, C), remembers(C, B, C)])
 def test_who_is_given_up_leaves_the_others_alone(me: Any) -> None:
     """Before and after they have formed a cluster."""
@@ -517,6 +528,7 @@ def test_a_peer_that_runs_is_asked_for_its_cluster(nodes: list[Node], status: in
     class Responder(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(status if self.path == "/mysql" else 404)
+            self.send_header("X-Galera-Cluster", OTHER)
             self.end_headers()
             self.wfile.write(words.encode())
 
@@ -524,7 +536,9 @@ def test_a_peer_that_runs_is_asked_for_its_cluster(nodes: list[Node], status: in
     address = nodes[0].address
     with socket.create_server((address, hook.GROUP_PORT)), HTTPServer((address, hook.HEALTH_PORT), Responder) as server:
         threading.Thread(target=server.handle_request).start()
-        assert type(hook.look(address)) is seen
+        found: Any = hook.look(address)
+    assert type(found) is seen
+    assert getattr(found, "cluster", OTHER) == OTHER
 
 
 def test_a_node_without_a_view_leaves_others_to_themselves_at_first(nodes: list[Node]) -> None:
