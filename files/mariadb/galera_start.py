@@ -53,8 +53,9 @@ SETTINGS = Path(os.environ.get("MYCAT_HA_GALERA_ENV", "/etc/mycat-ha/galera.env"
 DATA = Path(os.environ.get("MYCAT_HA_DATA", "/var/lib/mysql"))
 RUN = Path(os.environ.get("MYCAT_HA_GALERA_RUN", "/run/mycat-ha-galera"))
 RECOVERY = "galera_recovery"
-#: The order to form a cluster without some nodes; beside the data, because it is about them. Kept when carried out.
-ORDER = "mycat-ha-order.json"
+#: The order to form a cluster without some nodes, kept when it is carried out; not among the data, of which a state
+#: transfer leaves nothing.
+ORDER = Path(os.environ.get("MYCAT_HA_GALERA_ORDER", "/var/lib/mycat-ha-galera/order.json"))
 
 GROUP_PORT = 4567  # mariadbd listens there as long as it runs
 FACTS_PORT = 4568  # and here while it receives an incremental transfer
@@ -228,7 +229,10 @@ def _all_here(address: str, me: Facts, here: Mapping[str, Facts]) -> Decision:
             return Wait(f"{node} and all others of its last view are here and form it again")
         # A node has one order at a time, and keeps it: no two different ones can be on all that they need.
         if facts.ordered != order:
-            return Wait(f"{node} does not have the same order as this node, of who is given up")
+            return Wait(
+                f"{node} does not have the same order as this node, of who is given up; `galera-start withdraw` takes"
+                " an old one back"
+            )
     if len({facts.cluster for facts in here.values() if facts.cluster}) > 1:
         return Wait(
             f"the nodes have data of DIFFERENT CLUSTERS, so nobody forms one: {positions(here)}. Move {DATA} aside on"
@@ -351,7 +355,7 @@ def recovered() -> tuple[str, int] | None:
 
 def standing_order() -> Order | None:
     try:
-        read: dict[str, Any] = json.loads((DATA / ORDER).read_text())
+        read: dict[str, Any] = json.loads(ORDER.read_text())
     except FileNotFoundError:
         return None
     return _order(read)
@@ -586,14 +590,15 @@ def order(text: str) -> None:
                 raise RefusedError(f"mariadbd runs on {peer}")
             if isinstance(seen, Facts) and peer in wanted.without:
                 raise RefusedError(f"{peer} is given up, but it is here, with data at {seen.cluster}:{seen.position}")
-        _write(DATA / ORDER, json.dumps(asdict(wanted), default=sorted) + "\n", like=DATA)
+        ORDER.parent.mkdir(mode=0o755, exist_ok=True)
+        _write(ORDER, json.dumps(asdict(wanted), default=sorted) + "\n")
 
 
 def withdraw() -> None:
     address, peers = settings()
     with alone("order"):
         if own_facts(address, peers).ordered:
-            (DATA / ORDER).unlink()
+            ORDER.unlink()
 
 
 class RefusedError(Exception):

@@ -238,7 +238,7 @@ def _unit(state: str, pid: int = 0) -> str:
 class Node:
     def __init__(self, folder: Path, address: str, peers: list[str]) -> None:
         self.address = address
-        self.data, self.run = folder / "mysql", folder / "run"
+        self.data, self.run, self.order = folder / "mysql", folder / "run", folder / "state/order.json"
         self.data.mkdir(parents=True)
         self.stubs = Stubs(folder / "bin")
         self.recovers(f"{CLUSTER}:12")
@@ -275,7 +275,9 @@ class Node:
         )
 
     def environment(self) -> dict[str, str]:
-        settings = {"DATA": self.data, "GALERA_ENV": self.settings, "GALERA_RUN": self.run}
+        settings = {
+            "DATA": self.data, "GALERA_ENV": self.settings, "GALERA_RUN": self.run, "GALERA_ORDER": self.order,
+        }  # fmt: skip
         return self.stubs.environment(**{f"MYCAT_HA_{name}": str(path) for name, path in settings.items()})
 
     def said(self) -> str:
@@ -373,7 +375,8 @@ def test_who_was_given_up_learns_of_it_when_it_returns(nodes: list[Node]) -> Non
     """Although it could form its old cluster: it was alone in it."""
     past = hook.Order(CLUSTER, 12, frozenset({nodes[2].address}))
     (nodes[0].data / "grastate.dat").write_text(grastate(past.becomes, 40))
-    (nodes[0].data / hook.ORDER).write_text(json.dumps(asdict(past), default=sorted))
+    nodes[0].order.parent.mkdir()
+    nodes[0].order.write_text(json.dumps(asdict(past), default=sorted))
     nodes[0].recovers(f"{past.becomes}:40")
     nodes[0].start().waits("nothing is known of")
     (nodes[2].data / "grastate.dat").write_text(grastate(position=99, flag=1))
@@ -401,7 +404,7 @@ def test_an_order_that_may_not_be_is_refused_and_leaves_nothing(nodes: list[Node
     assert f"{nodes[2].address} is given up, but it is here" in refused(nodes[2])
     nodes[0].stubs.add("systemctl", _unit("active", 7))
     assert "mariadbd runs here" in refused(nodes[1])
-    assert not (nodes[0].data / hook.ORDER).exists()
+    assert not nodes[0].order.exists()
 
 
 def test_one_order_at_a_time(nodes: list[Node]) -> None:
