@@ -542,6 +542,7 @@ def test_one_database_that_does_not_return_is_given_up_by_one_command(
 
     wait_until(lambda: f"--given-up {lost['name']}" in recover(), "the others to be asked, and it to be missed", 180)
     said = recover("--given-up", lost["name"])
+    assert f"waiting: nothing is known of {lost['address']}" in said
     assert f"LOST is what only {lost['name']} has" in said
     assert "refused, and nothing was changed: it was not confirmed" in said
     names = " and ".join(node["name"] for node in rest)
