@@ -551,7 +551,13 @@ def test_one_database_that_does_not_return_is_given_up_by_one_command(
     mariadb(region, login(stack, "mysql"), "INSERT INTO outlives VALUES (4, 'later')")
 
     region.power_on(lost["instanceId"])
-    assert make_whole(region, stack, CLIENT, 700) == []
+
+    def synced() -> bool:
+        galera = states(region, stack)[lost["name"]].get("galera", {})
+        return bool(galera.get("wsrep_local_state_comment") == "Synced")
+
+    wait_until(synced, "it to be synced, without help", 300)
+    make_whole(region, stack, CLIENT, 700)
     has_outlived(region, stack, text)
     for node in (*rest, lost):
         found = shell(region, node["instanceId"], f"mariadb -N -e 'SELECT n FROM {stack.schema}.outlives ORDER BY n'")
