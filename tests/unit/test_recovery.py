@@ -135,7 +135,7 @@ def test_a_position_that_cannot_be_recovered() -> None:
 def test_a_cluster_exists(nodes: tuple[Node, ...]) -> None:
     for given_up in ((), ("node3",)):
         assert "has a cluster" in refused(*nodes, given_up=given_up)
-    assert "joins it by itself as soon as mariadb runs there" in refused(*nodes)
+    assert "join it by themselves once mariadb is started there" in refused(*nodes)
 
 
 @pytest.mark.parametrize(
