@@ -184,8 +184,8 @@ def _nobody_lives(known: _Known) -> None:
         others = [node.name for node in known.nodes if node.name not in known.primary]
         has = "; ".join(f"{name} has a cluster ({by})" for name, by in known.primary.items())
         raise RefusedError(
-            f"{has}, so nobody else may form one. The others ({_and(others) or 'none'}) join it by themselves once mariadb"
-            " is started there (`systemctl --no-block start mariadb`), or say why not"
+            f"{has}, so nobody else may form one. The others ({_and(others) or 'none'}) join it by themselves once"
+            " mariadb is started there (`systemctl --no-block start mariadb`), or say why not"
         )
     if known.running:
         runs = "; ".join(f"{name} runs mariadbd without a cluster ({by})" for name, by in known.running.items())
