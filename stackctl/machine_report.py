@@ -92,7 +92,8 @@ def ask_haproxy(command: str) -> str:
 
 def database(_question: dict[str, Any]) -> dict[str, Any]:
     status, problem = output("mariadb", "--batch", "--skip-column-names", "--execute", STATUS)
-    waits, _ = output("journalctl", "--unit=mariadb", "--identifier=galera-start", "--lines=1", "--output=cat")
+    # The distribution's unit gives all that it runs the same identifier.
+    waits, _ = output("journalctl", "--unit=mariadb", "_COMM=galera-start", "--lines=1", "--output=cat")
     return {
         "mariadb": unit("mariadb.service"),
         "status": status,

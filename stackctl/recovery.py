@@ -81,7 +81,7 @@ class _Databases:
         plan = recovery_plan.decide(nodes, given_up)
         for sentence in plan.words:
             say(sentence)
-        if not confirm("Do this?"):
+        if (plan.order or plan.stopped) and not confirm("Do this?"):
             raise RefusedError("it was not confirmed")
         begun = time.monotonic()
         try:

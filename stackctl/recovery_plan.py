@@ -87,6 +87,8 @@ class Plan:
     #: Those that take part.
     rest: tuple[str, ...]
     order: Order | None
+    #: Those whose mariadb has to be started.
+    stopped: tuple[str, ...]
     #: Why it is so, what is lost, who gets a copy: a sentence each.
     words: tuple[str, ...]
 
@@ -182,8 +184,8 @@ def _nobody_lives(known: _Known) -> None:
         others = [node.name for node in known.nodes if node.name not in known.primary]
         has = "; ".join(f"{name} has a cluster ({by})" for name, by in known.primary.items())
         raise RefusedError(
-            f"{has}. {_and(others) or 'Nobody else'} joins it by itself as soon as mariadb runs there"
-            " (`systemctl --no-block start mariadb`): what it has is not needed, and nobody else may form a cluster"
+            f"{has}, so nobody else may form one. The others ({_and(others) or 'none'}) join it by themselves once"
+            " mariadb is started there (`systemctl --no-block start mariadb`), or say why not"
         )
     if known.running:
         runs = "; ".join(f"{name} runs mariadbd without a cluster ({by})" for name, by in known.running.items())
@@ -224,11 +226,10 @@ def _by_itself(facts: Mapping[str, Facts], rest: Sequence[str]) -> str | None:
 
 
 def _without_order(known: _Known, rest: Sequence[str], why: str) -> Plan:
-    here = tuple(name for name in rest if name in known.facts)
-    waiting = [name for name in here if known.facts[name].waits]
-    stopped = [name for name in here if name not in waiting]
+    here = tuple(node.name for node in known.nodes if node.name in rest and node.told and node.told.facts)
+    stopped = tuple(name for name in here if not known.facts[name].waits)
     does = f"mariadb is started on {_and(stopped)}" if stopped else "they are doing so now"
-    return Plan(None, here, None, (f"{why}. Nothing is lost, and nobody has to be given up: {does}",))
+    return Plan(None, here, None, stopped, (f"{why}. Nothing is lost, and nobody has to be given up: {does}",))
 
 
 def _all_known(known: _Known, rest: Sequence[str], given_up: Sequence[str]) -> None:
@@ -295,7 +296,7 @@ def _with_order(known: _Known, facts: Mapping[str, Facts], given_up: Sequence[st
         f"kept is what was written up to position {at}; LOST is what only {lost} has from there on, which nobody knows",
         f"the data on {lost} are replaced by a copy of the cluster's when mariadb starts there again: save them before",
     ]
-    return Plan(best, tuple(facts), order, tuple(words))
+    return Plan(best, tuple(facts), order, tuple(name for name, one in facts.items() if not one.waits), tuple(words))
 
 
 def highest(facts: Mapping[str, Facts], addresses: Mapping[str, str] | None = None) -> str | None:

@@ -4,7 +4,8 @@
 ``OPTIONS *``, ``GET /`` and ``GET /mycat`` ask Mycat; ``GET /mysql`` asks MariaDB and Galera. 200 means yes; 503 means
 no, with the reason; 404 means that there is no such service here. An answer comes within a second, whatever hangs:
 the service is asked over a connection that is kept, and its last answer is good for 200 ms, so that many balancers
-cost no more than one. Started by systemd with the listening socket (sd_listen_fds(3)).
+cost no more than one. The database's answers name its cluster (X-Galera-Cluster, a UUID). Started by systemd with the
+listening socket (sd_listen_fds(3)).
 """
 
 import json
@@ -41,6 +42,8 @@ class Service:
         self._worker = ThreadPoolExecutor(1)
         self._asking: Future[str] | None = None
         self._asked = -FRESH
+        #: The UUID of a database's cluster, as it was last said.
+        self.cluster = ""
 
     def problem(self) -> str:
         """Why clients should not come here; empty if they may."""
@@ -104,9 +107,11 @@ def database(service: Service) -> str:
     status = dict(
         service.rows(
             "SHOW GLOBAL STATUS WHERE Variable_name IN "
-            "('wsrep_ready', 'wsrep_cluster_status', 'wsrep_local_state', 'wsrep_local_state_comment')"
+            "('wsrep_ready', 'wsrep_cluster_status', 'wsrep_local_state', 'wsrep_local_state_comment',"
+            " 'wsrep_cluster_state_uuid')"
         )
     )
+    service.cluster = status.get("wsrep_cluster_state_uuid", "")
     if status.get("wsrep_ready") != "ON":
         return "wsrep_ready is off: the node does not take queries"
     if status.get("wsrep_cluster_status") != "Primary":
@@ -153,6 +158,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "text/plain; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
+        if service and service.cluster:
+            self.send_header("X-Galera-Cluster", service.cluster)
         self.send_header("Connection", "close")
         self.end_headers()
         if self.command != "HEAD":

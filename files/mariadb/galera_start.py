@@ -53,8 +53,9 @@ SETTINGS = Path(os.environ.get("MYCAT_HA_GALERA_ENV", "/etc/mycat-ha/galera.env"
 DATA = Path(os.environ.get("MYCAT_HA_DATA", "/var/lib/mysql"))
 RUN = Path(os.environ.get("MYCAT_HA_GALERA_RUN", "/run/mycat-ha-galera"))
 RECOVERY = "galera_recovery"
-#: The order to form a cluster without some nodes; beside the data, because it is about them. Kept when carried out.
-ORDER = "mycat-ha-order.json"
+#: The order to form a cluster without some nodes, kept when it is carried out; not among the data, of which a state
+#: transfer leaves nothing.
+ORDER = Path(os.environ.get("MYCAT_HA_GALERA_ORDER", "/var/lib/mycat-ha-galera/order.json"))
 
 GROUP_PORT = 4567  # mariadbd listens there as long as it runs
 FACTS_PORT = 4568  # and here while it receives an incremental transfer
@@ -140,8 +141,12 @@ class Facts:
         return self.order if self.order and self.cluster == self.order.becomes else None
 
 
+@dataclass(frozen=True)
 class Primary:
     """Its mariadbd runs and belongs to a cluster; or there is nobody to ask yet, while the stack is being made."""
+
+    #: The cluster's UUID; empty if that is not known.
+    cluster: str = ""
 
 
 class Running:
@@ -177,6 +182,13 @@ Decision = Form | Start | Wait
 
 def decide(address: str, me: Facts, peers: Mapping[str, Peer], *, hold: bool = False) -> Decision:
     """What the node ``address`` does. ``hold``: it is too early to meet peers that run without a cluster."""
+    for peer, seen in peers.items():
+        if isinstance(seen, Primary) and me.replaced and seen.cluster == me.replaced.cluster:
+            return Wait(
+                f"{peer} has formed the cluster again that this one has replaced, from data that were given up: what"
+                f" has been written since would be lost. There: `systemctl stop mariadb`, remove grastate.dat and"
+                f" gvwstate.dat from {DATA}, `systemctl --no-block start mariadb`"
+            )
     for peer, seen in peers.items():
         if isinstance(seen, Primary):
             return Start(f"{peer} has a cluster: joining it")
@@ -217,7 +229,10 @@ def _all_here(address: str, me: Facts, here: Mapping[str, Facts]) -> Decision:
             return Wait(f"{node} and all others of its last view are here and form it again")
         # A node has one order at a time, and keeps it: no two different ones can be on all that they need.
         if facts.ordered != order:
-            return Wait(f"{node} does not have the same order as this node, of who is given up")
+            return Wait(
+                f"{node} does not have the same order as this node, of who is given up; `galera-start withdraw` takes"
+                " an old one back"
+            )
     if len({facts.cluster for facts in here.values() if facts.cluster}) > 1:
         return Wait(
             f"the nodes have data of DIFFERENT CLUSTERS, so nobody forms one: {positions(here)}. Move {DATA} aside on"
@@ -340,7 +355,7 @@ def recovered() -> tuple[str, int] | None:
 
 def standing_order() -> Order | None:
     try:
-        read: dict[str, Any] = json.loads((DATA / ORDER).read_text())
+        read: dict[str, Any] = json.loads(ORDER.read_text())
     except FileNotFoundError:
         return None
     return _order(read)
@@ -438,7 +453,7 @@ def look(peer: str) -> Peer:
     except OSError:
         return Unreachable()
     else:
-        return Primary() if _has_cluster(peer) else Running()
+        return _with_cluster(peer) or Running()
     try:
         with socket.create_connection((peer, FACTS_PORT), ASK) as connection, connection.makefile("rb") as answer:
             return decode(answer.readline(LINE))
@@ -446,17 +461,18 @@ def look(peer: str) -> Peer:
         return Unreachable()
 
 
-def _has_cluster(peer: str) -> bool:
+def _with_cluster(peer: str) -> Primary | None:
     """By its health responder, which also tells a node that is in a cluster but busy with a transfer, or leaving it."""
     with closing(http.client.HTTPConnection(peer, HEALTH_PORT, timeout=ASK)) as connection:
         try:
             connection.request("GET", "/mysql")
             answer = connection.getresponse()
-            return answer.status == 200 or answer.read(LINE).startswith((b"the node is not synced", b"leaving service"))
+            has = answer.status == 200 or answer.read(LINE).startswith((b"the node is not synced", b"leaving service"))
+            return Primary(answer.headers.get("X-Galera-Cluster", "")) if has else None
         except ConnectionRefusedError:
-            return True
+            return Primary()
         except (OSError, http.client.HTTPException):
-            return False
+            return None
 
 
 def look_at_all(peers: list[str]) -> dict[str, Peer]:
@@ -574,14 +590,15 @@ def order(text: str) -> None:
                 raise RefusedError(f"mariadbd runs on {peer}")
             if isinstance(seen, Facts) and peer in wanted.without:
                 raise RefusedError(f"{peer} is given up, but it is here, with data at {seen.cluster}:{seen.position}")
-        _write(DATA / ORDER, json.dumps(asdict(wanted), default=sorted) + "\n", like=DATA)
+        ORDER.parent.mkdir(mode=0o755, exist_ok=True)
+        _write(ORDER, json.dumps(asdict(wanted), default=sorted) + "\n")
 
 
 def withdraw() -> None:
     address, peers = settings()
     with alone("order"):
         if own_facts(address, peers).ordered:
-            (DATA / ORDER).unlink()
+            ORDER.unlink()
 
 
 class RefusedError(Exception):

@@ -179,6 +179,17 @@ def test_decision_with_an_order(me: Any, b: Any, c: Any, does: type) -> None:
     assert type(decision) is does
 
 
+def test_a_cluster_that_was_replaced_is_not_joined() -> None:
+    """Its data were given up, and its only member has returned when none of the new one's was there."""
+    back = hook.Primary(CLUSTER)
+    for others in ({B: UNREACHABLE, C: back}, {B: PRIMARY, C: back}):
+        decision = hook.decide(A, FORMED, others)
+        assert type(decision) is hook.Wait
+        assert f"{C} has formed the cluster again that this one has replaced" in decision.reason
+    assert type(hook.decide(A, FORMED, {B: UNREACHABLE, C: hook.Primary(ORDER.becomes)})) is hook.Start
+    assert type(hook.decide(A, CLEAN, {B: UNREACHABLE, C: back})) is hook.Start
+
+
 @pytest.mark.parametrize("me", [CLEAN, LAST, at(99), remembers(C, C), remembers(C, B, C)])
 def test_who_is_given_up_leaves_the_others_alone(me: Any) -> None:
     """Before and after they have formed a cluster."""
@@ -227,7 +238,7 @@ def _unit(state: str, pid: int = 0) -> str:
 class Node:
     def __init__(self, folder: Path, address: str, peers: list[str]) -> None:
         self.address = address
-        self.data, self.run = folder / "mysql", folder / "run"
+        self.data, self.run, self.order = folder / "mysql", folder / "run", folder / "state/order.json"
         self.data.mkdir(parents=True)
         self.stubs = Stubs(folder / "bin")
         self.recovers(f"{CLUSTER}:12")
@@ -264,7 +275,9 @@ class Node:
         )
 
     def environment(self) -> dict[str, str]:
-        settings = {"DATA": self.data, "GALERA_ENV": self.settings, "GALERA_RUN": self.run}
+        settings = {
+            "DATA": self.data, "GALERA_ENV": self.settings, "GALERA_RUN": self.run, "GALERA_ORDER": self.order,
+        }  # fmt: skip
         return self.stubs.environment(**{f"MYCAT_HA_{name}": str(path) for name, path in settings.items()})
 
     def said(self) -> str:
@@ -362,7 +375,8 @@ def test_who_was_given_up_learns_of_it_when_it_returns(nodes: list[Node]) -> Non
     """Although it could form its old cluster: it was alone in it."""
     past = hook.Order(CLUSTER, 12, frozenset({nodes[2].address}))
     (nodes[0].data / "grastate.dat").write_text(grastate(past.becomes, 40))
-    (nodes[0].data / hook.ORDER).write_text(json.dumps(asdict(past), default=sorted))
+    nodes[0].order.parent.mkdir()
+    nodes[0].order.write_text(json.dumps(asdict(past), default=sorted))
     nodes[0].recovers(f"{past.becomes}:40")
     nodes[0].start().waits("nothing is known of")
     (nodes[2].data / "grastate.dat").write_text(grastate(position=99, flag=1))
@@ -390,7 +404,7 @@ def test_an_order_that_may_not_be_is_refused_and_leaves_nothing(nodes: list[Node
     assert f"{nodes[2].address} is given up, but it is here" in refused(nodes[2])
     nodes[0].stubs.add("systemctl", _unit("active", 7))
     assert "mariadbd runs here" in refused(nodes[1])
-    assert not (nodes[0].data / hook.ORDER).exists()
+    assert not nodes[0].order.exists()
 
 
 def test_one_order_at_a_time(nodes: list[Node]) -> None:
@@ -517,6 +531,7 @@ def test_a_peer_that_runs_is_asked_for_its_cluster(nodes: list[Node], status: in
     class Responder(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(status if self.path == "/mysql" else 404)
+            self.send_header("X-Galera-Cluster", OTHER)
             self.end_headers()
             self.wfile.write(words.encode())
 
@@ -524,7 +539,9 @@ def test_a_peer_that_runs_is_asked_for_its_cluster(nodes: list[Node], status: in
     address = nodes[0].address
     with socket.create_server((address, hook.GROUP_PORT)), HTTPServer((address, hook.HEALTH_PORT), Responder) as server:
         threading.Thread(target=server.handle_request).start()
-        assert type(hook.look(address)) is seen
+        found: Any = hook.look(address)
+    assert type(found) is seen
+    assert getattr(found, "cluster", OTHER) == OTHER
 
 
 def test_a_node_without_a_view_leaves_others_to_themselves_at_first(nodes: list[Node]) -> None:

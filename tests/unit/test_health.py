@@ -7,9 +7,12 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -90,6 +93,8 @@ def test_a_service_that_leaves_gets_no_more_clients_for_a_while(
 class Node:
     """What a database says to the responder's two questions."""
 
+    cluster = ""
+
     def __init__(self, state: str, method: str, desynced: int) -> None:
         self._state, self._others = state, ((0, method, desynced),)
 
@@ -101,6 +106,7 @@ class Node:
             ("wsrep_cluster_status", "Primary"),
             ("wsrep_local_state", self._state),
             ("wsrep_local_state_comment", f"state {self._state}"),
+            ("wsrep_cluster_state_uuid", "some-uuid"),
         )
 
 
@@ -120,7 +126,22 @@ def test_a_database_is_usable_if_it_is_synced_or_a_donor_that_goes_on(
     state: str, method: str, desynced: int, problem: str
 ) -> None:
     database = runpy.run_path(str(RESPONDER))["database"]
-    assert database(Node(state, method, desynced)) == problem
+    node = Node(state, method, desynced)
+    assert database(node) == problem
+    assert node.cluster == "some-uuid"
+
+
+@pytest.mark.parametrize("problem", ["", "the node is not synced: Donor/Desynced"])
+def test_an_answer_names_the_databases_cluster(problem: str) -> None:
+    handler = runpy.run_path(str(RESPONDER))["Handler"]
+    handler.services = {"/mysql": SimpleNamespace(problem=lambda: problem, cluster="some-uuid")}
+    with HTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.handle_request).start()
+        connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+        connection.request("GET", "/mysql")
+        answer = connection.getresponse()
+        connection.close()
+    assert (answer.status, answer.headers["X-Galera-Cluster"]) == (503 if problem else 200, "some-uuid")
 
 
 def test_the_rest_is_not_here(responder: Responder) -> None:

@@ -135,7 +135,7 @@ def test_a_position_that_cannot_be_recovered() -> None:
 def test_a_cluster_exists(nodes: tuple[Node, ...]) -> None:
     for given_up in ((), ("node3",)):
         assert "has a cluster" in refused(*nodes, given_up=given_up)
-    assert "joins it by itself as soon as mariadb runs there" in refused(*nodes)
+    assert "join it by themselves once mariadb is started there" in refused(*nodes)
 
 
 @pytest.mark.parametrize(
@@ -224,12 +224,14 @@ def facts(position: int = 7, order: dict[str, Any] | None = None, cluster: str =
 
 
 class Machines:
-    """node3 is away; the others wait. They have a cluster once all that take part have the order."""
+    """node3 is away, node1 is stopped, node2 waits. They have a cluster once all that take part have the order."""
 
     def __init__(self) -> None:
         self.told: dict[str, Any] = {
             name: {"facts": facts(), "waits": True, "problem": "", "peers": {}} for name in ("node1", "node2")
         }
+        self.told["node1"]["waits"] = False
+        self.needed = [*ORDERED, *STARTED]
         self.done: list[tuple[str, str]] = []
         self.wrong: dict[tuple[str, str], BaseException] = {}
         self.then: Callable[[], None] = lambda: None
@@ -250,7 +252,7 @@ class Machines:
         database: Database | None = WAITING
         if name == "node3":
             database = None
-        elif {("node1", "systemctl"), ("node2", "systemctl")} <= set(self.done):
+        elif set(self.needed) <= set(self.done):
             self.then()
             database = replace(SYNCED, cluster_size=2)
         return Machine(name, settings["address"], ("mysql",), GONE if database is None else None, database=database)
@@ -298,6 +300,14 @@ def test_nothing_is_done_without_a_confirmation(machines: Machines, capsys: pyte
     assert "LOST is what only node3 has" in capsys.readouterr().err
 
 
+def test_those_who_find_out_by_themselves_are_waited_for_without_a_question(machines: Machines) -> None:
+    """The third one is seen by another one only, so it is not waited for."""
+    machines.told["node1"] |= {"waits": True, "peers": {ADDRESSES["node3"]: facts()}}
+    machines.needed = STARTED
+    assert recover(yes=False) == 0
+    assert machines.done == STARTED
+
+
 def test_a_refusal_shows_what_is_known(machines: Machines, capsys: pytest.CaptureFixture[str]) -> None:
     assert recover() == REFUSED
     assert machines.done == []
@@ -334,8 +344,8 @@ def test_an_order_that_cannot_be_taken_back_is_told(machines: Machines) -> None:
 
 
 def test_a_start_that_fails_is_half_way(machines: Machines) -> None:
-    machines.wrong["node2", "systemctl"] = SshError("lost")
-    with pytest.raises(StackError, match="mariadb could not be started: node2: lost"):
+    machines.wrong["node1", "systemctl"] = SshError("lost")
+    with pytest.raises(StackError, match="mariadb could not be started: node1: lost"):
         recover("node3")
 
 
