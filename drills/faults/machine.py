@@ -62,8 +62,8 @@ def _on_peer(script: str) -> Callable[[Scene], object]:
     return lambda scene: scene.region.exec(scene.peer["instanceId"], ["bash", "-c", script])
 
 
-#: Where a claim writes. A machine's disk is a folder of the computer that the region runs on, which is not to be filled:
-#: what is there stays, on a small disk of its own that is full.
+#: Where a claim writes. A machine's disk is a folder of the computer that the region runs on, which is not to be
+#: filled: what is there stays, on a small disk of its own that is full.
 _PLACES = "/var/lib/mycat-ha /tmp"
 _FILL = f"""
 for place in {_PLACES}; do
@@ -123,7 +123,7 @@ FAULTS = (
         (
             shell(
                 "for ((i = 0; i < 8 * $(nproc); i++)); do\n"
-                "    (exec -a drill-busy timeout 20 sha1sum /dev/zero) >/dev/null &\n"
+                "    (exec -a drill-busy timeout 20 sha1sum /dev/zero) &>/dev/null &\n"
                 "done",
                 # A pattern that does not match this script's own command line.
                 "pkill --full '[d]rill-busy' || true",
