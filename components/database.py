@@ -1,7 +1,7 @@
 """The database tier: MariaDB with Galera on every machine of role mysql."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pulumi
@@ -50,13 +50,12 @@ class Database(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: DatabaseArgs, opts: pulumi.ResourceOptions | None = None):
         super().__init__("mycat-ha:database:Database", name, {}, opts)
-        addresses = [machine.address for machine in args.machines]
+        addresses = {machine.name: machine.address for machine in args.machines}
         self.synced: list[pulumi.Resource] = []
         for machine in args.machines:
-            peers = [address for address in addresses if address != machine.address]
+            peers = [address for address in addresses.values() if address != machine.address]
             config = configuration(
                 machine.name,
-                machine.address,
                 addresses=addresses,
                 cluster=args.cluster,
                 galera=args.database.galera,
@@ -140,7 +139,8 @@ class Database(pulumi.ComponentResource):
             f"{machine.name}-mariadb-start",
             render("mariadb/start.sh.j2", watch=WATCH, library=LIBRARY),
             triggers=[hashlib.sha256(config.encode()).hexdigest()],
-            timeout="60m",
+            # A copy of everything takes hours if everything is much; the script ends when nothing moves.
+            timeout="1440m",
             opts=pulumi.ResourceOptions(parent=self, depends_on=before),
         )
 
@@ -171,14 +171,16 @@ class Database(pulumi.ComponentResource):
 
 
 def configuration(
-    name: str, address: str, *, addresses: Sequence[str], cluster: str, galera: services.Galera, mycat: bool
+    name: str, *, addresses: Mapping[str, str], cluster: str, galera: services.Galera, mycat: bool
 ) -> str:
-    """60-galera.cnf of the node ``name``. ``addresses`` are those of all nodes; ``mycat``: Mycat logs in to them."""
+    """60-galera.cnf of the node ``name``. ``addresses``: those of all by name; ``mycat``: Mycat logs in to them."""
     return render(
         "mariadb/galera.cnf.j2",
         name=name,
-        address=address,
-        addresses=addresses,
+        address=addresses[name],
+        addresses=list(addresses.values()),
+        # The first one is the single writer, if there is to be one.
+        donors=[node for node in reversed(list(addresses)) if node != name],
         cluster=cluster,
         galera=galera,
         mycat=mycat,

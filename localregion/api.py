@@ -149,13 +149,12 @@ class Api:
             raise Denied(401, "AuthFailure", f"This is the region {self.region}; the request is for {region}")
         if (service, action) == ("sts", "GetCallerIdentity"):  # needs no permission, and no policy can deny it
             return self._identity(caller)
+        environ["wsgi.input"] = io.BytesIO(request.body)
+        environ["CONTENT_LENGTH"] = str(len(request.body))
         with self.lock:
             self._authorize(caller, service, action, request)
             if service == "ec2":
                 self.iam.check_profile(action, request)
-        environ["wsgi.input"] = io.BytesIO(request.body)
-        environ["CONTENT_LENGTH"] = str(len(request.body))
-        with self.lock:
             answer = self._once(request, service, caller, action, environ)
             # What moto fails at can have taken effect in part; what it refuses has not.
             if not action.startswith(_READS) and not 400 <= answer.status_code < 500:

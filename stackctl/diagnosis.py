@@ -201,7 +201,8 @@ def _remedy(database: Database) -> str:
         return "wait: it says for whom it waits (`journalctl -u mariadb`), and goes on by itself when they are there"
     if database.running:
         return (
-            "wait for a minute, in which it finds its cluster again; `journalctl -u mariadb -u mycat-ha-galera-watch`"
+            "wait for two minutes, in which it finds its cluster again, or is restarted with a copy of everything; "
+            "`journalctl -u mariadb -u mycat-ha-galera-watch` says if it is left alone"
         )
     if database.to_be_recovered:
         return (

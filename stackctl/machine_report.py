@@ -24,9 +24,11 @@ PATIENCE = 3.0
 #: Bytes of a file or an answer that are told.
 LIMIT = 1 << 20
 
-#: As it is now: names and values of what says whether this node takes clients.
+#: As it is now, whatever the settings make statements wait for: names and values of what says whether this node takes
+#: clients.
 STATUS = (
-    "SELECT LOWER(variable_name), variable_value FROM information_schema.global_status WHERE variable_name IN"
+    "SET SESSION wsrep_sync_wait = 0;"
+    " SELECT LOWER(variable_name), variable_value FROM information_schema.global_status WHERE variable_name IN"
     " ('wsrep_cluster_status', 'wsrep_local_state_comment', 'wsrep_cluster_size', 'wsrep_ready',"
     " 'wsrep_cluster_state_uuid', 'wsrep_last_committed') UNION SELECT 'read_only', @@read_only"
 )

@@ -24,6 +24,7 @@ import pymysql
 FRESH = 0.2  # seconds for which an answer is good
 PATIENCE = 0.4  # seconds that one step of asking may take
 LIMIT = 0.9  # seconds until a caller is told no
+DONOR, SYNCED = "2", "4"  # wsrep_local_state
 #: Files of leave-service, by request target: until how many seconds after the boot it is so.
 LEAVING = os.environ.get("MYCAT_HA_LEAVING", "/run/mycat-ha-leaving")
 
@@ -110,11 +111,12 @@ def database(service: Service) -> str:
         return "wsrep_ready is off: the node does not take queries"
     if status.get("wsrep_cluster_status") != "Primary":
         return f"wsrep_cluster_status is {status.get('wsrep_cluster_status')}"
-    if status.get("wsrep_local_state") != "4":
+    read_only, method, desynced = service.rows("SELECT @@read_only, @@wsrep_sst_method, @@wsrep_desync")[0]
+    # mariabackup lets the donor of a state transfer go on serving; what an operator has desynced is to be let alone.
+    donates = status.get("wsrep_local_state") == DONOR and method == "mariabackup" and not desynced
+    if status.get("wsrep_local_state") != SYNCED and not donates:
         return f"the node is not synced: {status.get('wsrep_local_state_comment')}"
-    if service.rows("SELECT @@read_only")[0][0]:
-        return "the server is read-only"
-    return ""
+    return "the server is read-only" if read_only else ""
 
 
 def mycat(service: Service) -> str:

@@ -24,7 +24,8 @@ cannot be reached may be alive. A living peer without a cluster, or one that tri
 starting as well, but first by those that have a last view: Galera forms one again only when its members are among
 themselves. If that fails they must meet here instead, so a failed attempt keeps the node here for longer than its
 peers' attempts can last. `galera_start.py watch`, a service of its own, ends attempts that find no cluster, and
-restarts a node that has lived without one for a minute while a peer waits.
+restarts a node that has lived without one for a minute while a peer waits. It restarts a node that hangs or was voted
+out as well, once, while the others can do without it.
 """
 
 import http.client
@@ -62,6 +63,8 @@ STRANGER = 30.0  # seconds that peers are left to themselves whose view is anoth
 PATIENCE = 600.0
 REMIND = 60.0  # seconds between two lines about the same reason
 WITHOUT_CLUSTER = 60.0  # seconds that a living node has to find its cluster again while a peer waits
+ONCE_IN = 3600.0  # seconds in which a node that hangs, or was left out, is restarted once
+HANGS, VOTED_OUT = "no answer", "voted out of its cluster"
 LINE = 65536  # bytes of a peer's answer
 
 NO_CLUSTER = "00000000-0000-0000-0000-000000000000"
@@ -417,8 +420,13 @@ def _decision(server: Server, address: str, mine: Facts) -> Form | Start:
 
 
 def watch() -> None:
-    """Bring a mariadbd that has no cluster back here, where it says what it knows and nothing is decided too early."""
+    """End what mariadbd does not end by itself: an attempt that is vain, life without its cluster, and a hang.
+
+    A node that lives without a cluster is brought back to where it says what it knows and nothing is decided too early.
+    One that was voted out has lost its say, and gets a copy of everything when it starts again.
+    """
     since: float | None = None
+    wrong = ""
     while True:
         time.sleep(5)
         now = time.monotonic()
@@ -427,17 +435,48 @@ def watch() -> None:
             # It serves nobody yet, and may be deaf to a request. Its last view is kept.
             subprocess.run(["systemctl", "kill", "--signal=SIGKILL", "mariadb"], check=False)
             continue
-        if cluster_status() in {"", "Primary"}:
+        before, wrong = wrong, ailment()
+        if not wrong:
             since = None
             continue
-        since = now if since is None else since
+        since = now if since is None or wrong != before else since
         if now < since + WITHOUT_CLUSTER:
             continue
-        waiting = [peer for peer, seen in look_at_all(settings()[1]).items() if isinstance(seen, Facts)]
-        if waiting:
-            say(f"no cluster for {now - since:.0f} s, and {', '.join(waiting)} waits: restarting mariadbd")
+        since = None
+        peers = look_at_all(settings()[1])
+        serving = sorted(peer for peer, seen in peers.items() if isinstance(seen, Primary))
+        waiting = sorted(peer for peer, seen in peers.items() if isinstance(seen, Facts))
+        if wrong != HANGS and waiting:
+            say(f"{wrong} for {WITHOUT_CLUSTER:.0f} s, and {', '.join(waiting)} waits: restarting mariadbd")
             subprocess.run(["systemctl", "--no-block", "restart", "mariadb"], check=False)
-            since = None
+        elif wrong != "no cluster" and (serving or waiting):
+            restart_once(wrong)
+
+
+def ailment() -> str:
+    """What is wrong with the mariadbd that runs here; empty if nothing is, or none runs, or it is only starting."""
+    status = cluster_status()
+    if status == "Disconnected" and _unit("SubState") == "running":
+        return VOTED_OUT  # without a cluster it would be non-Primary, and look for the others
+    return {"": "", "Primary": "", HANGS: HANGS}.get(status, "no cluster")
+
+
+def restart_once(wrong: str) -> None:
+    """A node that needs it again soon is left to a person: there is a reason that stays."""
+    mark = RUN / "restarted"
+    how_long = f"{wrong} for {WITHOUT_CLUSTER:.0f} s"
+    try:
+        last = float(mark.read_text())
+    except (FileNotFoundError, ValueError):
+        last = 0.0
+    if time.time() < last + ONCE_IN:
+        say(f"<3>{how_long}; mariadbd was restarted for that less than an hour ago, and is left alone now")
+        return
+    say(f"<4>{how_long}: restarting mariadbd, once in an hour")
+    _write(mark, f"{time.time()}\n")
+    # A process that hangs does not stop when it is asked to, and does not come back by itself.
+    subprocess.run(["systemctl", "kill", "--signal=SIGKILL", "mariadb"], check=False)
+    subprocess.run(["systemctl", "--no-block", "restart", "mariadb"], check=False)
 
 
 def attempt_is_vain() -> bool:
@@ -451,13 +490,18 @@ def attempt_is_vain() -> bool:
     # Without one it gives up by itself.
     if not remembered or view is None or view.id != remembered or time.time() < begun + ATTEMPT:
         return False
-    state = ["systemctl", "show", "--property=SubState", "--value", "mariadb"]
-    return subprocess.run(state, stdout=subprocess.PIPE, text=True, check=False).stdout.strip() == "start"
+    return _unit("SubState") == "start"
+
+
+def _unit(name: str) -> str:
+    asked = ["systemctl", "show", f"--property={name}", "--value", "mariadb"]
+    return subprocess.run(asked, stdout=subprocess.PIPE, text=True, check=False).stdout.strip()
 
 
 def cluster_status() -> str:
-    """Galera's own word for it; empty if mariadbd does not answer."""
-    sql = "SHOW STATUS LIKE 'wsrep_cluster_status'"
+    """Galera's own word for it; empty if mariadbd does not let anybody in, HANGS if it says nothing in five seconds."""
+    # Whatever the settings make SHOW wait for.
+    sql = "SET SESSION wsrep_sync_wait = 0; SHOW STATUS LIKE 'wsrep_cluster_status'"
     try:
         done = subprocess.run(
             ["mariadb", "--batch", "--skip-column-names", "--execute", sql],
@@ -468,7 +512,7 @@ def cluster_status() -> str:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return ""
+        return HANGS
     return done.stdout.strip().rpartition("\t")[2]
 
 

@@ -1,11 +1,12 @@
 """HAProxy's own statistics, as `stackctl status` reads them: the columns and words are those of the pinned versions."""
 
-import socket
 import subprocess
 import time
 from pathlib import Path
 
-from stackctl import reports
+import pytest
+
+from stackctl import machine_report, reports
 
 CONFIGURATION = """
 global
@@ -38,14 +39,10 @@ frontend no
 """
 
 
-def statistics(path: Path) -> str:
-    with socket.socket(socket.AF_UNIX) as admin:
-        admin.connect(str(path))
-        admin.sendall(b"show stat\n")
-        return b"".join(iter(lambda: admin.recv(65536), b"")).decode()
-
-
-def test_states_and_reasons_are_understood(haproxy_prefix: Path, tmp_path: Path) -> None:
+def test_states_and_reasons_are_understood(
+    haproxy_prefix: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine_report, "ADMIN_SOCKET", str(tmp_path / "admin.sock"))
     (tmp_path / "haproxy.cfg").write_text(CONFIGURATION.format(folder=tmp_path))
     with subprocess.Popen([haproxy_prefix / "sbin/haproxy", "-db", "-q", "-f", tmp_path / "haproxy.cfg"]) as running:
         try:
@@ -55,7 +52,7 @@ def test_states_and_reasons_are_understood(haproxy_prefix: Path, tmp_path: Path)
                 assert time.monotonic() < until, found
                 time.sleep(0.1)
                 if (tmp_path / "admin.sock").exists():
-                    found = {server.name: server for server in reports.servers(statistics(tmp_path / "admin.sock"))}
+                    found = {server.name: server for server in reports.servers(machine_report.ask_haproxy("show stat"))}
         finally:
             running.terminate()
     assert {name: server.state for name, server in found.items()} == {

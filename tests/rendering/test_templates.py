@@ -166,9 +166,9 @@ def test_haproxy_says_no_to_the_recipes_own_settings(
 
 
 def test_mariadb_takes_the_configuration_and_refuses_a_misspelt_one(judge_mariadb: Judge) -> None:
-    addresses = [str(machine.address) for machine in settings().machines]
+    addresses = {machine.name: str(machine.address) for machine in settings().machines}
     text = database.configuration(
-        "node1", addresses[0], addresses=addresses, cluster="test", galera=settings().database.galera, mycat=True
+        "node1", addresses=addresses, cluster="test", galera=settings().database.galera, mycat=True
     )
     assert not re.search("^status|error", judge_mariadb(text), re.IGNORECASE)  # it warns of what --help cannot know
     assert "unknown variable" in judge_mariadb(text.replace("max_connections", "max_conections"))
@@ -231,7 +231,7 @@ def test_a_grant_is_for_its_database_only_and_a_wider_one_is_taken_back(server: 
 def strict(server: Database) -> Iterator["pymysql.Connection[Any]"]:
     """A session in app1, with what the configuration says of engines and keys."""
     text = database.configuration(
-        "node1", "10.0.0.1", addresses=["10.0.0.1"], cluster="test", galera=settings().database.galera, mycat=False
+        "node1", addresses={"node1": "10.0.0.1"}, cluster="test", galera=settings().database.galera, mycat=False
     )
     lines = re.findall("^(enforce_storage_engine|innodb_force_primary_key) = (.*)$", text, re.MULTILINE)
     with connect(server.port, "app", "app") as administrator:

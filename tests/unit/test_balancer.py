@@ -306,7 +306,7 @@ def test_a_machine_that_is_gone_without_a_word_is_noticed_within_a_minute() -> N
         assert _on_its_way(known) < 60
     settings = Settings.parse(example.settings())
     galera_cnf = database.configuration(
-        "node1", "10.0.0.1", addresses=["10.0.0.1"], cluster="test", galera=settings.database.galera, mycat=False
+        "node1", addresses={"node1": "10.0.0.1"}, cluster="test", galera=settings.database.galera, mycat=False
     )
     assert _silent(dict(re.findall(r"^(tcp_\w+) = (\d+)$", galera_cnf, re.MULTILINE)), "tcp_keepalive_interval") < 60
     assert _on_its_way(dict(re.findall(r"(tcp_\w+) = (\d+)$", verbatim("mariadb/sysctl.conf"), re.MULTILINE))) < 60

@@ -10,12 +10,11 @@ from settings import Role, Settings
 from tests import example
 
 
-def galera_cnf(*addresses: str, **galera: Any) -> dict[str, str]:
-    """The lines of node1's 60-galera.cnf."""
+def galera_cnf(*addresses: str, node: str = "node1", **galera: Any) -> dict[str, str]:
+    """The lines of a node's 60-galera.cnf; node1 has the first address, node2 the second."""
     settings = Settings.parse(example.settings(lambda raw: raw["database"].update(galera=galera)))
-    text = database.configuration(
-        "node1", addresses[0], addresses=addresses, cluster="test", galera=settings.database.galera, mycat=False
-    )
+    nodes = {f"node{number}": address for number, address in enumerate(addresses, 1)}
+    text = database.configuration(node, addresses=nodes, cluster="test", galera=settings.database.galera, mycat=False)
     return dict(re.findall(r"^(\w+) = (.*)$", text, re.MULTILINE))
 
 
@@ -44,6 +43,26 @@ def test_tables_that_galera_does_not_replicate_are_refused() -> None:
 def test_reads_wait_for_what_is_committed_if_that_is_wanted() -> None:
     assert galera_cnf("10.0.0.1")["wsrep_sync_wait"] == "0"
     assert galera_cnf("10.0.0.1", wsrepSyncWait=15)["wsrep_sync_wait"] == "15"
+
+
+@pytest.mark.parametrize(
+    ("node", "donors"), [("node1", "node3,node2,"), ("node2", "node3,node1,"), ("node3", "node2,node1,")]
+)
+def test_a_single_writer_is_the_last_one_to_be_donor(node: str, donors: str) -> None:
+    """And nobody is excluded: the comma at the end."""
+    assert galera_cnf("10.0.0.1", "10.0.0.2", "10.0.0.3", node=node)["wsrep_sst_donor"] == donors
+
+
+def test_a_lone_database_has_no_donor() -> None:
+    assert "wsrep_sst_donor" not in galera_cnf("10.0.0.1")
+
+
+def test_a_donor_goes_on_serving_unless_rsync_is_wanted() -> None:
+    lines = galera_cnf("10.0.0.1")
+    assert (lines["wsrep_sst_method"], lines["wsrep_sst_auth"]) == ("mariabackup", "mysql:")
+    lines = galera_cnf("10.0.0.1", stateTransfer="rsync")
+    assert lines["wsrep_sst_method"] == "rsync"
+    assert "wsrep_sst_auth" not in lines
 
 
 def test_a_health_check_never_waits_for_what_is_committed() -> None:

@@ -398,40 +398,105 @@ class _Over(Exception):  # noqa: N818
     pass
 
 
-@pytest.mark.parametrize(
-    ("status", "peer", "restarts"),
-    [
-        ("non-Primary", CLEAN, True),
-        ("Disconnected", CLEAN, True),
-        ("non-Primary", RUNNING, False),
-        ("non-Primary", UNREACHABLE, False),
-        ("Primary", CLEAN, False),
-        ("", CLEAN, False),
-    ],
-)
-def test_a_node_that_lives_without_a_cluster_is_restarted_if_a_peer_waits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: str, peer: Any, restarts: bool
-) -> None:
-    now = 0.0
-    stubs = Stubs(tmp_path / "bin")
-    stubs.add("systemctl")
-    stubs.add("mariadb", f"printf 'wsrep_cluster_status\\t{status}\\n'" if status else "exit 1")
+RESTART, KILL = "--no-block restart mariadb", "kill --signal=SIGKILL mariadb"
 
-    def sleep(seconds: float) -> None:
-        nonlocal now
-        now += seconds
-        if stubs.calls("systemctl") or now > 100:
+
+class Watched:
+    """A mariadbd that says the same for ever, with a peer that does so too, beside `galera-start watch`."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        self.status: str = "Primary"
+        self.peer: Any = PRIMARY
+        self._stubs = Stubs(folder / "bin")
+        self._stubs.add("systemctl", "[ $1 = show ] && echo running")
+        monkeypatch.setenv("PATH", self._stubs.environment()["PATH"])
+        monkeypatch.setattr(hook, "RUN", folder)
+        monkeypatch.setattr(hook, "settings", lambda: (A, [B]))
+        monkeypatch.setattr(hook, "look_at_all", lambda peers: dict.fromkeys(peers, self.peer))
+        monkeypatch.setattr(hook, "cluster_status", lambda: self.status)
+        clock = SimpleNamespace(sleep=self._sleep, monotonic=lambda: self.now, time=lambda: 1e9 + self.now)
+        monkeypatch.setattr(hook, "time", clock)
+
+    def _sleep(self, seconds: float) -> None:
+        self.now += seconds
+        if self.now > self._until or self.done() != self._before:
             raise _Over
 
+    def done(self) -> list[str]:
+        return [call for call in self._stubs.calls("systemctl") if not call.startswith("show")]
+
+    def for_seconds(self, seconds: float) -> list[str]:
+        """What it has done to mariadb then, or when it did something for the first time."""
+        self._until, self._before = self.now + seconds, self.done()
+        with pytest.raises(_Over):
+            hook.watch()
+        return self.done()[len(self._before) :]
+
+
+@pytest.fixture
+def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
+    return Watched(tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("status", "peer", "done"),
+    [
+        ("non-Primary", CLEAN, [RESTART]),
+        ("non-Primary", RUNNING, []),
+        ("non-Primary", UNREACHABLE, []),
+        ("non-Primary", PRIMARY, []),  # Galera finds the others by itself
+        ("Disconnected", CLEAN, [RESTART]),
+        ("Disconnected", PRIMARY, [KILL, RESTART]),
+        ("Disconnected", RUNNING, []),
+        ("Disconnected", UNREACHABLE, []),
+        (hook.HANGS, PRIMARY, [KILL, RESTART]),
+        (hook.HANGS, CLEAN, [KILL, RESTART]),  # the others wait for it
+        (hook.HANGS, RUNNING, []),
+        (hook.HANGS, UNREACHABLE, []),  # perhaps all of them do, because of what they share
+        ("Primary", CLEAN, []),
+        ("", CLEAN, []),
+    ],
+)
+def test_a_node_that_does_not_come_back_by_itself_is_restarted_if_a_peer_is_there(
+    watched: Watched, status: str, peer: Any, done: list[str]
+) -> None:
+    watched.status, watched.peer = status, peer
+    assert watched.for_seconds(100) == done
+    assert watched.now >= hook.WITHOUT_CLUSTER
+
+
+@pytest.mark.parametrize("status", [hook.HANGS, "Disconnected"])
+def test_a_node_is_restarted_once_in_an_hour_and_then_left_alone(
+    watched: Watched, status: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    watched.status = status
+    assert watched.for_seconds(100) == [KILL, RESTART]
+    capsys.readouterr()
+    assert watched.for_seconds(1000) == []
+    said = capsys.readouterr().out
+    assert said.startswith("<3>")  # an error, in the journal
+    assert "left alone" in said
+    assert watched.for_seconds(4000) == [KILL, RESTART]
+
+
+def test_a_node_that_recovers_in_time_is_left_alone(watched: Watched) -> None:
+    for _ in range(3):
+        watched.status = hook.HANGS
+        assert watched.for_seconds(50) == []
+        watched.status = "Primary"
+        assert watched.for_seconds(10) == []
+
+
+def test_a_mariadbd_that_hangs_is_told_from_one_that_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stubs = Stubs(tmp_path / "bin")
+    stubs.add("mariadb", "exit 1")
     monkeypatch.setenv("PATH", stubs.environment()["PATH"])
-    monkeypatch.setattr(hook, "RUN", tmp_path)
-    monkeypatch.setattr(hook, "settings", lambda: (A, [B]))
-    monkeypatch.setattr(hook, "look_at_all", lambda peers: dict.fromkeys(peers, peer))
-    monkeypatch.setattr(hook, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: now, time=time.time))
-    with pytest.raises(_Over):
-        hook.watch()
-    assert stubs.calls("systemctl") == (["--no-block restart mariadb"] if restarts else [])
-    assert now >= hook.WITHOUT_CLUSTER
+    assert hook.cluster_status() == ""
+    stubs.add("mariadb", "printf 'wsrep_cluster_status\\tPrimary\\n'")
+    assert hook.cluster_status() == "Primary"
+    stubs.add("mariadb", "sleep 30")
+    assert hook.cluster_status() == hook.HANGS
 
 
 def test_the_units_use_it() -> None:

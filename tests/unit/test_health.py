@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import runpy
 import socket
 import struct
 import subprocess
@@ -84,6 +85,42 @@ def test_a_service_that_leaves_gets_no_more_clients_for_a_while(
     (tmp_path / "mycat").unlink()
     assert responder.ask("OPTIONS", "*")[:2] == (200, "ok\n")
     responder.stop()
+
+
+class Node:
+    """What a database says to the responder's two questions."""
+
+    def __init__(self, state: str, method: str, desynced: int) -> None:
+        self._state, self._others = state, ((0, method, desynced),)
+
+    def rows(self, query: str) -> tuple[tuple[object, ...], ...]:
+        if query.startswith("SELECT"):
+            return self._others
+        return (
+            ("wsrep_ready", "ON"),
+            ("wsrep_cluster_status", "Primary"),
+            ("wsrep_local_state", self._state),
+            ("wsrep_local_state_comment", f"state {self._state}"),
+        )
+
+
+@pytest.mark.parametrize(
+    ("state", "method", "desynced", "problem"),
+    [
+        ("4", "mariabackup", 0, ""),
+        ("4", "rsync", 0, ""),
+        ("2", "mariabackup", 0, ""),  # a donor that can go on
+        ("2", "rsync", 0, "the node is not synced: state 2"),  # it takes no writes
+        ("2", "mariabackup", 1, "the node is not synced: state 2"),  # an operator's
+        ("1", "mariabackup", 0, "the node is not synced: state 1"),
+        ("3", "mariabackup", 0, "the node is not synced: state 3"),
+    ],
+)
+def test_a_database_is_usable_if_it_is_synced_or_a_donor_that_goes_on(
+    state: str, method: str, desynced: int, problem: str
+) -> None:
+    database = runpy.run_path(str(RESPONDER))["database"]
+    assert database(Node(state, method, desynced)) == problem
 
 
 def test_the_rest_is_not_here(responder: Responder) -> None:
