@@ -139,8 +139,8 @@ def drill(region: Region, stack: Stack, fault: Fault, say: Say, *, settle: float
         wait_until(lambda: client.quiet_since(started, 1), "the client to work before the fault", 30)
         say(f"the client writes through {stack.vip}:{stack.port}; {holder} holds the VIP")
         try:
-            moment = fault.inject(scene, struck)
             say(f"{', '.join(machine['name'] for machine in struck)}: {fault.what}")
+            moment = fault.inject(scene, struck)
             recovered = (*CORE, *fault.clients)
             wait_until(lambda: client.quiet_since(moment, settle, recovered), "the client to recover", fault.recovery)
             moved_to = stack.holder(region)

@@ -39,14 +39,15 @@ FAULTS = (
         (shell("systemctl stop keepalived", "systemctl start keepalived"),),
         quick=True,
     ),
-    # Two masters, of which one keeps the VIP: to the one that has become master, back, and for good.
+    # Two masters: the new one claims the VIP, and may take it back once; the one of higher priority each time
+    # (docs/failover.md, "Two masters").
     Fault(
         "vrrp-cut",
         "the balancers do not hear each other for 20 s",
         "balancers",
         "may move",
         (cut(_to_peer, protocol=_VRRP), after(20), CLEAR),
-        moves=3,
+        moves=4,
         quick=True,
     ),
     Fault(
@@ -55,7 +56,7 @@ FAULTS = (
         "other balancer",
         "may move",
         (cut(_to_peer, protocol=_VRRP, both=False), after(20), CLEAR),
-        moves=3,
+        moves=4,
     ),
     Fault(
         "vrrp-deaf-holder",

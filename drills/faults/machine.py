@@ -62,9 +62,9 @@ def _on_peer(script: str) -> Callable[[Scene], object]:
     return lambda scene: scene.region.exec(scene.peer["instanceId"], ["bash", "-c", script])
 
 
-#: Places that programs of a balancer write to. A machine's disk is a folder of the computer that the region runs on,
-#: which is not to be filled: what is there stays, on a small disk of its own that is full.
-_PLACES = "/var/log /var/lib/mycat-ha /tmp"
+#: Where a claim writes. A machine's disk is a folder of the computer that the region runs on, which is not to be
+#: filled: what is there stays, on a small disk of its own that is full.
+_PLACES = "/var/lib/mycat-ha /tmp"
 _FILL = f"""
 for place in {_PLACES}; do
     kib=$(du --summarize --block-size=1K "$place" | cut -f1)
@@ -122,8 +122,11 @@ FAULTS = (
         "stays",
         (
             shell(
-                "for ((i = 0; i < 8 * $(nproc); i++)); do (exec -a drill-busy timeout 20 sha1sum /dev/zero) & done",
-                "pkill --full drill-busy || true",
+                "for ((i = 0; i < 8 * $(nproc); i++)); do\n"
+                "    (exec -a drill-busy timeout 20 sha1sum /dev/zero) &>/dev/null &\n"
+                "done",
+                # A pattern that does not match this script's own command line.
+                "pkill --full '[d]rill-busy' || true",
             ),
             after(20),
         ),

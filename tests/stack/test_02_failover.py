@@ -422,6 +422,8 @@ def test_a_machine_that_reboots_has_everything_again(region: Region, stack: Stac
     machine = holder["instanceId"]
     before = booted(region, machine)
     region.exec(machine, ["systemctl", "--no-block", "reboot"])
+    # It hands over; what is left to systemd's limit for leave-service takes 30 s.
+    wait_until(lambda: stack.holder(region) == peer["name"], "the VIP to be handed over", 20)
 
     def again() -> bool:
         try:

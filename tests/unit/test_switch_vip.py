@@ -221,7 +221,7 @@ def test_the_holder_yields_and_returns_as_a_backup(node: Node) -> None:
     node.ec2.holder = OTHER
     done = switch(node, "yield")
     assert (done.returncode, done.stderr) == (0, "")
-    assert node.stubs.calls("systemctl") == ["restart keepalived.service"]
+    assert node.stubs.calls("systemctl") == ["--job-mode=ignore-dependencies restart keepalived.service"]
     assert node.stubs.calls("ip") == [SERVING, SERVING_NO_LONGER]
 
 
