@@ -1,6 +1,7 @@
 """Two load balancers, and nothing else of the stack's, before databases, Mycats and a web server that exist already."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -33,7 +34,7 @@ from tests.servers import (
     server_xml,
     unpack,
 )
-from tests.stack.clients import FOLDER, Login, condition, connects, curl, mariadb, outputs, servers, shell
+from tests.stack.clients import FOLDER, Login, condition, connects, curl, haproxy, mariadb, outputs, servers, shell
 from tests.stack.conftest import EDGE_CLIENT as CLIENT
 from tests.stack.whole import problems
 from toolchain import mycat as toolchain_mycat
@@ -349,6 +350,12 @@ class Sessions:
         self._process.communicate()
 
 
+def settled(region: Region, edge: Stack) -> bool:
+    """Whether the holder's HAProxy has done with looking for a process before it."""
+    flags = re.search(r"id=balancers .* flags=0x(\w+)", haproxy(region, edge, "show peers"))
+    return flags is not None and int(flags[1], 16) & 3 == 3
+
+
 def test_a_single_writer_is_one_across_fail_return_reload_and_switchover(
     region: Region, edge: Stack, external: Servers, stackctl: Stackctl
 ) -> None:
@@ -365,6 +372,7 @@ def test_a_single_writer_is_one_across_fail_return_reload_and_switchover(
         external["db1"].send(signal.SIGCONT)
         wait_until(lambda: up(region, edge, "mysqlservers") == set(DATABASES), "it to come back", 15)
         assert sessions("open") == [None, None, "db2", "db2"]
+        wait_until(lambda: settled(region, edge), "a process that hands on what it knows (docs/databases.md)", 30)
         shell(region, edge.machine(edge.holder(region))["instanceId"], "systemctl reload haproxy")
         assert sessions("open") == [None, None, "db2", "db2", "db2"]
         stackctl("switchover", EDGE, "--wait", "0")
