@@ -25,7 +25,7 @@ import pymysql
 FRESH = 0.2  # seconds for which an answer is good
 PATIENCE = 0.4  # seconds that one step of asking may take
 LIMIT = 0.9  # seconds until a caller is told no
-DONOR, SYNCED = "2", "4"  # wsrep_local_state
+DONOR, JOINED, SYNCED = "2", "3", "4"  # wsrep_local_state
 #: Files of leave-service, by request target: until how many seconds after the boot it is so.
 LEAVING = os.environ.get("MYCAT_HA_LEAVING", "/run/mycat-ha-leaving")
 
@@ -66,10 +66,13 @@ class Service:
                 channel.shutdown(socket.SHUT_RDWR)
 
     def _ask(self) -> str:
+        problem = "it could not be asked"
         try:
-            return self._try()
+            problem = self._try()
         finally:
             self._asked = time.monotonic()
+            self.serves = not problem
+        return problem
 
     def _try(self) -> str:
         for again in (True, False):
@@ -117,9 +120,11 @@ def database(service: Service) -> str:
     if status.get("wsrep_cluster_status") != "Primary":
         return f"wsrep_cluster_status is {status.get('wsrep_cluster_status')}"
     read_only, method, desynced = service.rows("SELECT @@read_only, @@wsrep_sst_method, @@wsrep_desync")[0]
-    # mariabackup lets the donor of a state transfer go on serving; what an operator has desynced is to be let alone.
-    donates = status.get("wsrep_local_state") == DONOR and method == "mariabackup" and not desynced
-    if status.get("wsrep_local_state") != SYNCED and not donates:
+    # mariabackup lets the donor of a state transfer go on serving, also while it catches up afterwards; one that joins
+    # has not served yet. What an operator has desynced is to be let alone.
+    state = status.get("wsrep_local_state")
+    donates = method == "mariabackup" and not desynced and (state == DONOR or (state == JOINED and service.serves))
+    if state != SYNCED and not donates:
         return f"the node is not synced: {status.get('wsrep_local_state_comment')}"
     return "the server is read-only" if read_only else ""
 

@@ -95,7 +95,8 @@ class Node:
 
     cluster = ""
 
-    def __init__(self, state: str, method: str, desynced: int) -> None:
+    def __init__(self, state: str, method: str, desynced: int, *, serves: bool) -> None:
+        self.serves = serves
         self._state, self._others = state, ((0, method, desynced),)
 
     def rows(self, query: str) -> tuple[tuple[object, ...], ...]:
@@ -111,37 +112,24 @@ class Node:
 
 
 @pytest.mark.parametrize(
-    ("state", "method", "desynced", "problem"),
+    ("state", "method", "desynced", "serves", "problem"),
     [
-        ("4", "mariabackup", 0, ""),
-        ("4", "rsync", 0, ""),
-        ("2", "mariabackup", 0, ""),  # a donor that can go on
-        ("2", "rsync", 0, "the node is not synced: state 2"),  # it takes no writes
-        ("2", "mariabackup", 1, "the node is not synced: state 2"),  # an operator's
-        ("1", "mariabackup", 0, "the node is not synced: state 1"),
-        ("3", "mariabackup", 0, "the node is not synced: state 3"),
+        ("4", "mariabackup", 0, False, ""),
+        ("4", "rsync", 0, True, ""),
+        ("2", "mariabackup", 0, True, ""),  # a donor that can go on
+        ("3", "mariabackup", 0, True, ""),  # and catches up afterwards
+        ("3", "mariabackup", 0, False, "the node is not synced: state 3"),  # one that joins
+        ("2", "rsync", 0, True, "the node is not synced: state 2"),  # it takes no writes
+        ("3", "rsync", 0, True, "the node is not synced: state 3"),
+        ("2", "mariabackup", 1, True, "the node is not synced: state 2"),  # an operator's
+        ("1", "mariabackup", 0, True, "the node is not synced: state 1"),
     ],
 )
 def test_a_database_is_usable_if_it_is_synced_or_a_donor_that_goes_on(
-    state: str, method: str, desynced: int, problem: str
+    state: str, method: str, desynced: int, serves: bool, problem: str
 ) -> None:
     database = runpy.run_path(str(RESPONDER))["database"]
-    node = Node(state, method, desynced)
-    assert database(node) == problem
-    assert node.cluster == "some-uuid"
-
-
-@pytest.mark.parametrize("problem", ["", "the node is not synced: Donor/Desynced"])
-def test_an_answer_names_the_databases_cluster(problem: str) -> None:
-    handler = runpy.run_path(str(RESPONDER))["Handler"]
-    handler.services = {"/mysql": SimpleNamespace(problem=lambda: problem, cluster="some-uuid")}
-    with HTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.handle_request).start()
-        connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
-        connection.request("GET", "/mysql")
-        answer = connection.getresponse()
-        connection.close()
-    assert (answer.status, answer.headers["X-Galera-Cluster"]) == (503 if problem else 200, "some-uuid")
+    assert database(Node(state, method, desynced, serves=serves)) == problem
 
 
 def test_the_rest_is_not_here(responder: Responder) -> None:
