@@ -129,7 +129,22 @@ def test_a_database_is_usable_if_it_is_synced_or_a_donor_that_goes_on(
     state: str, method: str, desynced: int, serves: bool, problem: str
 ) -> None:
     database = runpy.run_path(str(RESPONDER))["database"]
-    assert database(Node(state, method, desynced, serves=serves)) == problem
+    node = Node(state, method, desynced, serves=serves)
+    assert database(node) == problem
+    assert node.cluster == "some-uuid"
+
+
+@pytest.mark.parametrize("problem", ["", "the node is not synced: Donor/Desynced"])
+def test_an_answer_names_the_databases_cluster(problem: str) -> None:
+    handler = runpy.run_path(str(RESPONDER))["Handler"]
+    handler.services = {"/mysql": SimpleNamespace(problem=lambda: problem, cluster="some-uuid")}
+    with HTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.handle_request).start()
+        connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+        connection.request("GET", "/mysql")
+        answer = connection.getresponse()
+        connection.close()
+    assert (answer.status, answer.headers["X-Galera-Cluster"]) == (503 if problem else 200, "some-uuid")
 
 
 def test_the_rest_is_not_here(responder: Responder) -> None:
