@@ -11,11 +11,12 @@ import pulumi
 from components.machine import Machine
 from components.source_build import SourceBuild
 from components.template import render, verbatim
-from constants import HAPROXY_HEALTH_PORT, HAPROXY_PEERS_PORT, MYCAT_PORT, MYSQL_PORT, SERVICE_HEALTH_PORT
+from constants import HAPROXY_HEALTH_PORT, HAPROXY_PEERS_PORT, LIBRARY, MYCAT_PORT, MYSQL_PORT, SERVICE_HEALTH_PORT
 from settings import MachineSettings, Role, services
 from settings.http import Backend, Http
 from settings.mycat import Mycat
 
+RELOAD = f"{LIBRARY}/reload-haproxy"
 #: Debian packages that the build needs.
 PACKAGES = ("build-essential", "pkg-config", "libssl-dev", "libpcre2-dev", "liblua5.4-dev", "zlib1g-dev")
 #: Connections of each frontend that is not for the service's clients: statistics, health checks.
@@ -147,15 +148,23 @@ class Haproxy(pulumi.ComponentResource):
             apply="systemctl daemon-reload",
             opts=after_system,
         )
+        reload = machine.file(
+            f"{name}-reload",
+            RELOAD,
+            verbatim("haproxy/reload-haproxy"),
+            mode="0755",
+            validate='python3 -c "import ast, sys; ast.parse(open(sys.argv[1]).read())" "$STAGED"',
+            opts=after_system,
+        )
         config = machine.file(
             f"{name}-config",
             "/etc/haproxy/haproxy.cfg",
             pulumi.Output.secret(args.configuration),
             mode="0600",
             validate=args.build.prefix.apply(lambda prefix: render("haproxy/validate.sh.j2", prefix=prefix)),
-            apply="systemctl is-active --quiet haproxy || exit 0; systemctl reload haproxy",
+            apply=f"systemctl is-active --quiet haproxy || exit 0; {RELOAD}",
             gate=_answers_if_active(),
-            opts=pulumi.ResourceOptions(parent=self, depends_on=[system, unit]),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[system, unit, reload]),
         )
         self.running = machine.run(
             f"{name}-start",

@@ -325,7 +325,7 @@ FILES = {
     "haproxy-config": (
         "/etc/haproxy/haproxy.cfg",
         "0600",
-        ["/opt/software/prefix/sbin/haproxy -c -f", "systemctl reload haproxy"],
+        ["/opt/software/prefix/sbin/haproxy -c -f", "/usr/local/lib/mycat-ha/reload-haproxy"],
     ),
     "haproxy-rsyslog": ("/etc/rsyslog.d/49-haproxy.conf", "0644", ["rsyslogd -N 1", "systemctl restart rsyslog"]),
     "haproxy-logrotate": ("/etc/logrotate.d/haproxy", "0644", ["logrotate --debug"]),

@@ -1,0 +1,64 @@
+"""A reload that HAProxy cannot carry out is one that fails: files/haproxy/reload-haproxy before a real HAProxy."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from localregion.client import wait_until
+
+RELOAD = Path(__file__).parents[2] / "files/haproxy/reload-haproxy"
+CONFIGURATION = """
+global
+    maxconn 100
+    stats socket {folder}/admin.sock
+defaults
+    mode tcp
+    timeout connect 1s
+    timeout client 1s
+    timeout server 1s
+frontend test
+    bind unix@{folder}/test.sock
+"""
+Reload = Callable[[str], "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def reload(haproxy_prefix: Path, tmp_path: Path) -> Iterator[Reload]:
+    """Reload with this configuration."""
+    if "distribution" in str(haproxy_prefix):
+        pytest.skip("the distribution's program cannot start itself again where it is not installed")
+    file, master = tmp_path / "haproxy.cfg", tmp_path / "master.sock"
+    file.write_text(CONFIGURATION.format(folder=tmp_path))
+
+    def run(text: str) -> "subprocess.CompletedProcess[str]":
+        file.write_text(text.format(folder=tmp_path))
+        environment = {**os.environ, "MYCAT_HA_MASTER_SOCKET": str(master)}
+        return subprocess.run([sys.executable, RELOAD], env=environment, capture_output=True, text=True, check=False)
+
+    argv = [str(haproxy_prefix / "sbin/haproxy"), "-W", "-f", str(file), "-S", str(master)]
+    with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as running:
+        try:
+            wait_until((tmp_path / "admin.sock").exists, "HAProxy to run", 20)
+            yield run
+        finally:
+            running.terminate()
+    assert run(CONFIGURATION).returncode == 0  # where it does not run there is nothing to do
+
+
+def test_a_reload_that_fails_says_so_and_why(reload: Reload) -> None:
+    assert reload(CONFIGURATION.replace("100", "50")).returncode == 0
+    for text, why in (
+        (CONFIGURATION + "    nonsense\n", "unknown keyword 'nonsense'"),
+        (
+            CONFIGURATION.replace("100", "1000000000"),
+            "maxconn",
+        ),  # what it can have here, no look at the file alone tells
+    ):
+        done = reload(text)
+        assert done.returncode == 1
+        assert why in done.stderr
+    assert reload(CONFIGURATION).returncode == 0
