@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pulumi
 from pulumi_command import remote
 
+from components.config_file import PYTHON_SYNTAX
 from components.machine import Machine
 from components.template import render, verbatim
 from constants import LIBRARY, MYSQL_EXTRA_PORT
@@ -94,7 +95,7 @@ class Database(pulumi.ComponentResource):
                 f"{LIBRARY}/galera-start",
                 verbatim("mariadb/galera_start.py"),
                 mode="0755",
-                validate='python3 -c "import ast, sys; ast.parse(open(sys.argv[1]).read())" "$STAGED"',
+                validate=PYTHON_SYNTAX,
                 apply=restart_watch,
                 opts=after_install,
             ),

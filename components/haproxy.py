@@ -8,6 +8,7 @@ from ipaddress import IPv4Address
 
 import pulumi
 
+from components.config_file import PYTHON_SYNTAX
 from components.machine import Machine
 from components.source_build import SourceBuild
 from components.template import render, verbatim
@@ -153,7 +154,7 @@ class Haproxy(pulumi.ComponentResource):
             RELOAD,
             verbatim("haproxy/reload-haproxy"),
             mode="0755",
-            validate='python3 -c "import ast, sys; ast.parse(open(sys.argv[1]).read())" "$STAGED"',
+            validate=PYTHON_SYNTAX,
             opts=after_system,
         )
         config = machine.file(

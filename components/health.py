@@ -7,6 +7,7 @@ from typing import Any
 
 import pulumi
 
+from components.config_file import PYTHON_SYNTAX
 from components.machine import Machine
 from components.template import render, verbatim
 from constants import LIBRARY, MYCAT_PORT, MYSQL_EXTRA_PORT, SERVICE_HEALTH_PORT
@@ -54,7 +55,7 @@ class Health(pulumi.ComponentResource):
                 f"{LIBRARY}/health",
                 verbatim("health/health.py"),
                 mode="0755",
-                validate='python3 -c "import ast, sys; ast.parse(open(sys.argv[1]).read())" "$STAGED"',
+                validate=PYTHON_SYNTAX,
                 apply=restart,
                 opts=after_install,
             ),

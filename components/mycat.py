@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pulumi
 
 import settings.mycat
+from components.config_file import PYTHON_SYNTAX
 from components.machine import Machine
 from components.source_build import SourceBuild, SourceBuildArgs
 from components.template import render, verbatim
@@ -63,7 +64,7 @@ class Mycat(pulumi.ComponentResource):
                 f"{LIBRARY}/mycat-apply",
                 verbatim("mycat/mycat_apply.py"),
                 mode="0755",
-                validate='python3 -c "import ast, sys; ast.parse(open(sys.argv[1]).read())" "$STAGED"',
+                validate=PYTHON_SYNTAX,
                 opts=after_system,
             ),
             machine.file(

@@ -1,19 +1,17 @@
 """The stack under test, as its outputs and the region describe it."""
 
-import json
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from constants import SERVICE_HEALTH_PORT
 from localregion.client import Region, RegionError
 from stackctl import diagnosis, reports
 from stackctl.project import StackError
 from stackctl.pulumi import stack_outputs
 from stackctl.reports import Holding
-from stackctl.status import REPORT
+from stackctl.status import REPORT, report_command
 
 
 @dataclass(frozen=True)
@@ -86,8 +84,7 @@ class Stack:
 
     def _report(self, region: Region, machine: dict[str, Any]) -> reports.Machine:
         name, address, roles = machine["name"], machine["address"], tuple(machine["roles"])
-        question = {"roles": roles, "vip": self.vip, "address": address, "healthPort": SERVICE_HEALTH_PORT}
-        argv = ["python3", "-I", "-", json.dumps(question)]
+        argv = report_command(roles, address, self.vip)
         try:
             said = region.exec(machine["instanceId"], argv, input=REPORT.read_text(encoding="utf-8"), timeout=20)
         except (RegionError, subprocess.TimeoutExpired) as error:

@@ -65,14 +65,19 @@ async def _status(
     return diagnosis.status(stack, vip, holding, found)
 
 
+def report_command(roles: Sequence[str], address: str, vip: str) -> list[str]:
+    """What runs on a machine with REPORT as its standard input."""
+    question = {"roles": roles, "vip": vip, "address": address, "healthPort": SERVICE_HEALTH_PORT}
+    # -I: nothing but this program, whatever is in the folder that it starts in.
+    return ["python3", "-I", "-", json.dumps(question)]
+
+
 async def ask(settings: Mapping[str, Any], host: Host | None, vip: str) -> Machine:
     """What it says of its roles; ``settings`` are its name, address and roles."""
     name, address, roles = settings["name"], str(settings["address"]), tuple(settings["roles"])
     if host is None:
         return Machine(name, address, roles, "the state has no host key of it: `stackctl up` has never connected to it")
-    question = {"roles": roles, "vip": vip, "address": address, "healthPort": SERVICE_HEALTH_PORT}
-    # -I: nothing but this program, whatever is in the folder that it starts in.
-    command = f"exec python3 -I - {shlex.quote(json.dumps(question))}"
+    command = f"exec {shlex.join(report_command(roles, address, vip))}"
     try:
         said = await ssh.run(host, command, stdin=REPORT.read_text(encoding="utf-8"), timeout=SECONDS)
     except SshError as error:

@@ -659,7 +659,7 @@ def watch() -> None:
             continue
         since = None
         peers = look_at_all(settings()[1])
-        serving = sorted(peer for peer, seen in peers.items() if isinstance(seen, Primary))
+        serving = any(isinstance(seen, Primary) for seen in peers.values())
         waiting = sorted(peer for peer, seen in peers.items() if isinstance(seen, Facts))
         if wrong != HANGS and waiting:
             say(f"{wrong} for {WITHOUT_CLUSTER:.0f} s, and {', '.join(waiting)} waits: restarting mariadbd")
