@@ -19,8 +19,10 @@ from stackctl import project
 from stackctl.pulumi import Pulumi, stack_names
 
 ROOT = Path(__file__).parents[1]
-REGION = "e2e"
-NAME, NET = "test-check", "192.168.107"
+#: Each of pytest-xdist's processes has a region and a stack of its own.
+_WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+REGION = f"e2e{_WORKER}"
+NAME, NET = f"test-check{_WORKER}", f"192.168.{107 + 10 * int(_WORKER.removeprefix('gw') or 0)}"
 OFFICE = "10.20.0.0/24"
 Stackctl = Callable[..., str]
 
@@ -78,7 +80,7 @@ def region() -> Iterator[Region]:
     region.stop()
     region.start()
     yield region
-    (ROOT / ".local/test-region.log").write_text(region.log())
+    (ROOT / f".local/test-region-{REGION}.log").write_text(region.log())
     region.stop()
 
 

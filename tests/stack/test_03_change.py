@@ -55,10 +55,10 @@ def test_a_file_that_does_not_work_is_taken_back(region: Region, stack: Stack) -
 
 def test_wrong_settings_change_nothing_and_name_the_key(stack: Stack, stackctl: Stackctl) -> None:
     words = create_words(NAME, NET)
-    said = stackctl("create", *words, "--set", "vip.address=192.168.107.251", check=False)
-    assert "mycat-ha:vip.address: 192.168.107.251 is the address of machine node1" in said
-    said = stackctl("create", *words, "--set", "machines.1.address=192.168.107.240", check=False)
-    assert "mycat-ha:machines[1].address: node2 exists with another address than 192.168.107.240" in said
+    said = stackctl("create", *words, "--set", f"vip.address={NET}.251", check=False)
+    assert f"mycat-ha:vip.address: {NET}.251 is the address of machine node1" in said
+    said = stackctl("create", *words, "--set", f"machines.1.address={NET}.240", check=False)
+    assert f"mycat-ha:machines[1].address: node2 exists with another address than {NET}.240" in said
     said = stackctl("create", *words, "--set", "haproxy.sha256=" + "0" * 64, check=False)
     assert "mycat-ha:haproxy.sha256" in said
     assert " unchanged" in stackctl("create", *words)
