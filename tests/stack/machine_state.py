@@ -19,7 +19,16 @@ def output(*argv: str) -> str:
 
 
 def units(names: list[str]) -> dict[str, str]:
-    return dict(zip(names, output("systemctl", "is-active", *names).split(), strict=False))
+    """As `systemctl is-active` says; "queued" for one that will be started, as during a boot."""
+    texts = output("systemctl", "show", "--property=Id,ActiveState,Job", *names).split("\n\n")
+    shown = [dict(line.split("=", 1) for line in text.splitlines()) for text in texts]
+    found = {unit["Id"]: unit for unit in shown if unit}
+    return {name: _state(found.get(name, {})) for name in names}
+
+
+def _state(unit: dict[str, str]) -> str:
+    state = unit.get("ActiveState", "unknown")
+    return "queued" if state == "inactive" and unit.get("Job", "0") not in {"", "0"} else state
 
 
 def galera() -> dict[str, str]:
