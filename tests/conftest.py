@@ -19,9 +19,13 @@ from stackctl import project
 from stackctl.pulumi import Pulumi, stack_names
 
 ROOT = Path(__file__).parents[1]
+def region_of(worker: str) -> str:
+    return f"e2e{worker}"
+
+
 #: Each of pytest-xdist's processes has a region and a stack of its own.
 _WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
-REGION = f"e2e{_WORKER}"
+REGION = region_of(_WORKER)
 NAME, NET = f"test-check{_WORKER}", f"192.168.{107 + 10 * int(_WORKER.removeprefix('gw') or 0)}"
 OFFICE = "10.20.0.0/24"
 Stackctl = Callable[..., str]

@@ -12,7 +12,7 @@ import pytest
 from drills.stack import Stack
 from localregion.client import Region
 from tests import example
-from tests.conftest import Stackctl, created
+from tests.conftest import Stackctl, created, region_of
 from tests.stack.clients import FOLDER
 from tests.stack.whole import NotWholeError, make_whole
 
@@ -77,6 +77,13 @@ def whole(request: pytest.FixtureRequest, region: Region) -> Iterator[None]:
         _LEFT_WHOLE.add(name)
         if helped:
             warnings.warn(f"{request.node.nodeid} did not mend what it broke: {'; '.join(helped)}", stacklevel=1)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Processes of pytest-xdist that are interrupted end without a teardown: their regions are stopped for them."""
+    for number in range(getattr(session.config.option, "numprocesses", None) or 0):
+        Region(region_of(f"gw{number}")).stop()
 
 
 @pytest.fixture(scope="session")
