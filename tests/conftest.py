@@ -19,6 +19,8 @@ from stackctl import project
 from stackctl.pulumi import Pulumi, stack_names
 
 ROOT = Path(__file__).parents[1]
+
+
 def region_of(worker: str) -> str:
     return f"e2e{worker}"
 

@@ -16,13 +16,19 @@ SLOW = ("provider", "region")
 LONGEST = "stack"
 #: Their tests wait more than they compute: two processes use the time. A file's tests stay together, for their
 #: fixtures; in each process they have a stack of their own.
-IN_TWO = {level: ("-n", "2", "--dist", "loadfile") for level in ("unit", LONGEST)}
+IN_TWO = {"unit", LONGEST}
 
 
 def _command(level: str) -> list[str]:
     if level == "lint":
         return [sys.executable, "-m", "toolchain", "lint"]
-    return [sys.executable, "-m", "pytest", f"tests/{level}", *IN_TWO.get(level, ())]
+    return [
+        sys.executable,
+        "-m",
+        "pytest",
+        f"tests/{level}",
+        *(("-n", "2", "--dist", "loadfile") if level in IN_TWO else ()),
+    ]
 
 
 def _beside_others(level: str) -> tuple[str, bool, float]:
