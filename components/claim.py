@@ -56,6 +56,7 @@ class Claim(pulumi.ComponentResource):
             lambda known: render(
                 "vip/vip.env.j2",
                 vip=vip.address,
+                drain=vip.drain,
                 region=region,
                 endpoint=ec2_endpoint(vip, region, dns_suffix, in_vpc=args.has_endpoint),
                 **known,
