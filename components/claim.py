@@ -56,61 +56,46 @@ class Claim(pulumi.ComponentResource):
             lambda known: render(
                 "vip/vip.env.j2",
                 vip=vip.address,
+                drain=vip.drain,
                 region=region,
                 endpoint=ec2_endpoint(vip, region, dns_suffix, in_vpc=args.has_endpoint),
                 **known,
             )
         )
 
-        reload = "systemctl daemon-reload"
+        programs = {"hook": "claim-vip", "state": "vrrp-state", "switchover": "switch-vip"}
+        units = {
+            "service": ("claim-vip.service", verbatim("vip/claim-vip.service")),
+            "reconcile-service": ("reconcile-vip.service", verbatim("vip/reconcile-vip.service")),
+            "reconcile-timer": (
+                "reconcile-vip.timer",
+                render("vip/reconcile-vip.timer.j2", interval=vip.reconcile_interval),
+            ),
+        }
         self.files = [
             machine.file(
                 f"{name}-environment", "/etc/mycat-ha/vip.env", environment, validate='bash -n "$STAGED"', opts=child
             ),
-            machine.file(
-                f"{name}-hook",
-                f"{LIBRARY}/claim-vip",
-                verbatim("vip/claim-vip"),
-                mode="0755",
-                validate='bash -n "$STAGED"',
-                opts=child,
+            *(
+                machine.file(
+                    f"{name}-{part}",
+                    f"{LIBRARY}/{program}",
+                    verbatim(f"vip/{program}"),
+                    mode="0755",
+                    validate='bash -n "$STAGED"',
+                    opts=child,
+                )
+                for part, program in programs.items()
             ),
-            machine.file(
-                f"{name}-state",
-                f"{LIBRARY}/vrrp-state",
-                verbatim("vip/vrrp-state"),
-                mode="0755",
-                validate='bash -n "$STAGED"',
-                opts=child,
-            ),
-            machine.file(
-                f"{name}-switchover",
-                f"{LIBRARY}/switch-vip",
-                verbatim("vip/switch-vip"),
-                mode="0755",
-                validate='bash -n "$STAGED"',
-                opts=child,
-            ),
-            machine.file(
-                f"{name}-service",
-                "/etc/systemd/system/claim-vip.service",
-                verbatim("vip/claim-vip.service"),
-                apply=reload,
-                opts=child,
-            ),
-            machine.file(
-                f"{name}-reconcile-service",
-                "/etc/systemd/system/reconcile-vip.service",
-                verbatim("vip/reconcile-vip.service"),
-                apply=reload,
-                opts=child,
-            ),
-            machine.file(
-                f"{name}-reconcile-timer",
-                "/etc/systemd/system/reconcile-vip.timer",
-                render("vip/reconcile-vip.timer.j2", interval=vip.reconcile_interval),
-                apply=reload,
-                opts=child,
+            *(
+                machine.file(
+                    f"{name}-{part}",
+                    f"/etc/systemd/system/{unit}",
+                    content,
+                    apply="systemctl daemon-reload",
+                    opts=child,
+                )
+                for part, (unit, content) in units.items()
             ),
         ]
         self.probed = machine.run(

@@ -238,3 +238,7 @@ class VirtualIp(Section):
     `.github/policies/boundary.json`. Default: none."""
     reconcile_interval: Seconds = 15
     """Seconds between checks, on each balancer, that the network and VRRP agree on who holds the address."""
+    drain: Annotated[int, Field(ge=0, le=120)] = 10
+    """Seconds that the sessions of the moment have to end by themselves before the address is moved on purpose: by
+    `stackctl switchover`, and when the balancer that holds it is shut down, rebooted, or stopped for another instance
+    type. Those that are left are then ended. At most 120: EC2 cuts the power of a machine that takes minutes to stop."""

@@ -104,8 +104,11 @@ def switchover(
         str | None, typer.Argument(metavar="[MACHINE]", help="the new holder, if not the next balancer that is fit")
     ] = None,
     wait: Annotated[
-        int, typer.Option(min=0, max=3600, help="seconds that sessions have to end by themselves before they are ended")
-    ] = planned.WAIT,
+        int | None,
+        typer.Option(
+            min=0, max=3600, help="seconds that sessions have to end before they are ended, if not the setting vip.drain"
+        ),
+    ] = None,
     region_env: RegionEnv = None,
 ) -> None:
     """Move the VIP to another balancer without a failed new connection (exit code 4: refused, nothing was changed)."""

@@ -18,18 +18,18 @@ from stackctl.ssh import Host, SshError
 REFUSED = 4
 #: Seconds for each step, but for what it waits for the clients.
 SECONDS = 30.0
-#: Seconds that the sessions of the moment have to end by themselves.
-WAIT = 10
+#: The longest that the setting `vip.drain` lets sessions end by themselves, in seconds.
+LONGEST_DRAIN = 120
 
 
 class RefusedError(StackError):
     """Nothing was changed; the text says why."""
 
 
-def switchover(pulumi: Pulumi, machine: str | None, wait: int = WAIT) -> int:
+def switchover(pulumi: Pulumi, machine: str | None, wait: int | None = None) -> int:
     """Move the VIP to ``machine``, or to the first other balancer that is fit. The exit code.
 
-    Sessions have ``wait`` seconds to end by themselves before. Raises StackError if it failed half-way: the stack is
+    Sessions have ``wait`` seconds to end by themselves before, or what the setting `vip.drain` gives them. Raises StackError if it failed half-way: the stack is
     then as it was, or becomes whole by itself, and the text says which.
     """
     balancers = hosts(pulumi, "lb")
@@ -52,7 +52,7 @@ async def _state(host: Host) -> str:
         return str(error)
 
 
-async def _switch(balancers: Mapping[str, Host], machine: str | None, wait: int) -> None:
+async def _switch(balancers: Mapping[str, Host], machine: str | None, wait: int | None) -> None:
     if machine is not None and machine not in balancers:
         raise RefusedError(f"{machine} is not a balancer; those are {', '.join(balancers)}")
     states = dict(zip(balancers, await asyncio.gather(*map(_state, balancers.values())), strict=True))
@@ -78,7 +78,7 @@ async def _fit(balancers: Mapping[str, Host], names: list[str]) -> str:
     raise RefusedError("; ".join(lacks) or "there is no other balancer")
 
 
-async def _move(balancers: Mapping[str, Host], holder: str, target: str, wait: int) -> None:
+async def _move(balancers: Mapping[str, Host], holder: str, target: str, wait: int | None) -> None:
     old, new = balancers[holder], balancers[target]
     began = last = time.monotonic()
 
@@ -93,7 +93,9 @@ async def _move(balancers: Mapping[str, Host], holder: str, target: str, wait: i
     say(f"from {holder} to {target}")
     yielding = False
     try:
-        if wait:
+        if wait is None:
+            step(holder, await _do(old, "drain", SECONDS + LONGEST_DRAIN), "sessions had their time to end")
+        elif wait:
             step(holder, await _do(old, f"drain {wait}", SECONDS + wait), "sessions had their time to end")
         step(holder, await _do(old, "lend"), f"{holder} lets the VIP go")
         step(target, await _do(new, "take"), f"{target} has the VIP")

@@ -267,6 +267,13 @@ def test_who_writes_is_known_to_all_balancers_and_stays(failback: bool) -> None:
         f"use-server {node} if {{ srv_conn(mysqlservers/{node}) gt 0 }}{condition}"
         for node in ("node1", "node2", "node3")[1 if failback else 0 :]
     ]
+    # A session waits until the table is known, but not where the first server is the writer whenever it works.
+    at_once = ["{ srv_is_up(mysqlservers/node1) }"] if failback else []
+    assert [line.partition(" accept if ")[2] for line in backend if line.startswith("tcp-request content ")] == [
+        "{ int(1),in_table(mysqlservers) }",
+        *at_once,
+        "WAIT_END",
+    ]
 
 
 def test_without_a_single_writer_there_is_nothing_of_it() -> None:

@@ -166,13 +166,21 @@ def test_a_restart_in_between_is_not_a_failure(responder: Responder, mycat: Fake
     assert mycat.connections == 2
 
 
+def becomes_well(responder: Responder) -> None:
+    """Its own limit of 0.9 s can be short on a machine that has other things to do."""
+    deadline = time.monotonic() + 5
+    while responder.ask()[0] != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 @pytest.mark.parametrize("known", [True, False], ids=["kept connection", "first connection"])
 @pytest.mark.parametrize("mode", ["frozen", "dripping", "refusing", "stopped", "wrong password"])
 def test_no_answer_is_an_answer_in_time_and_it_recovers(
     responder: Responder, mycat: FakeMysql, mode: str, known: bool
 ) -> None:
     if known:
-        assert responder.ask()[0] == 200
+        becomes_well(responder)
     if mode == "wrong password":
         mycat.password = "another"
         mycat.hang_up()
@@ -186,10 +194,7 @@ def test_no_answer_is_an_answer_in_time_and_it_recovers(
         time.sleep(0.25)
     mycat.password = PASSWORD
     mycat.become("answering")
-    deadline = time.monotonic() + 5
-    while responder.ask()[0] != 200:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    becomes_well(responder)
 
 
 def test_a_balancer_that_hangs_up_after_the_head_or_says_nothing_disturbs_nobody(responder: Responder) -> None:

@@ -31,8 +31,9 @@ class Node(Stubs):
         (self.etc / "vip.env").write_text("VIP=192.0.2.9\n")
         (self.library / "vrrp-state").write_text(f"#!/bin/bash\necho {state}\n")
         calls = self.folder.parent / "bin.calls"
-        (self.library / "claim-vip").write_text(f'#!/bin/bash\necho "claim-vip $*" >>{calls}\n')
-        for program in ("vrrp-state", "claim-vip"):
+        for program in ("claim-vip", "switch-vip"):
+            (self.library / program).write_text(f'#!/bin/bash\necho "{program} $*" >>{calls}\n')
+        for program in ("vrrp-state", "claim-vip", "switch-vip"):
             (self.library / program).chmod(0o755)
 
     def do(self, program: str, *words: str) -> "subprocess.CompletedProcess[str]":
@@ -71,7 +72,7 @@ def test_before_a_shutdown_everything_leaves_that_is_here(node: Node) -> None:
     node.balances("master")
     assert node.do(LEAVE, "all").returncode == 0
     assert node.left() == {"mysql", "mycat"}
-    assert [call for call in node.calls() if not call.startswith("sleep")] == ["claim-vip hand-over"]
+    assert [call for call in node.calls() if not call.startswith("sleep")] == ["switch-vip drain", "claim-vip hand-over"]
     assert node.calls("sleep") == ["5"]
 
 

@@ -261,10 +261,14 @@ def test_who_has_lost_the_mastership_takes_nothing_back(node: Node) -> None:
     assert node.ec2.holder == OTHER
 
 
+@pytest.mark.parametrize("seconds", [("1",), ()], ids=["as asked for", "as the settings say"])
 @pytest.mark.parametrize(
     ("then", "said"), [("", "0 of 2 sessions"), ("0 0 192.0.2.1:3306 192.0.2.9:3", "1 of 2 sessions")]
 )
-def test_only_sessions_of_the_moment_are_waited_for(node: Node, then: str, said: str) -> None:
+def test_only_sessions_of_the_moment_are_waited_for(
+    node: Node, then: str, said: str, seconds: tuple[str, ...]
+) -> None:
+    node.settings["DRAIN"] = "60" if seconds else "1"
     sessions = [f"0 0 192.0.2.1:3306 192.0.2.9:{port}" for port in (2, 3)]
     first = node.run_folder / "looked"
     new = "0 0 192.0.2.1:3306 192.0.2.9:4"
@@ -273,7 +277,7 @@ def test_only_sessions_of_the_moment_are_waited_for(node: Node, then: str, said:
         f"if [[ -e {first} ]]; then echo '{new}'; echo '{then}'; else touch {first}; printf '%s\\n' "
         f"{' '.join(repr(session) for session in sessions)}; fi",
     )
-    done = switch(node, "drain", "1")
+    done = switch(node, "drain", *seconds)
     assert done.returncode == 0
     assert done.stdout.startswith(said)
 

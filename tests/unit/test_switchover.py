@@ -46,7 +46,7 @@ def balancers(monkeypatch: pytest.MonkeyPatch) -> Balancers:
     return balancers
 
 
-def switch(machine: str | None = None, wait: int = 0) -> int:
+def switch(machine: str | None = None, wait: int | None = 0) -> int:
     return switchover.switchover(cast("Pulumi", None), machine, wait)  # it is only handed on
 
 
@@ -55,9 +55,10 @@ def test_the_target_has_the_address_before_the_holder_yields(balancers: Balancer
     assert balancers.done == MOVED
 
 
-def test_sessions_have_time_to_end_before_anything_changes(balancers: Balancers) -> None:
-    assert switch(wait=7) == 0
-    assert balancers.done == [MOVED[0], ("one", "drain 7"), *MOVED[1:]]
+@pytest.mark.parametrize(("wait", "drain"), [(7, "drain 7"), (None, "drain")])
+def test_sessions_have_time_to_end_before_anything_changes(balancers: Balancers, wait: int | None, drain: str) -> None:
+    assert switch(wait=wait) == 0
+    assert balancers.done == [MOVED[0], ("one", drain), *MOVED[1:]]
 
 
 def test_to_the_named_one(balancers: Balancers) -> None:
