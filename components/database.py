@@ -104,6 +104,7 @@ class Database(pulumi.ComponentResource):
                 f"{LIBRARY}/note-version",
                 verbatim("mariadb/note-version"),
                 mode="0755",
+                validate='bash -n "$STAGED"',
                 opts=after_install,
             ),
             machine.file(
