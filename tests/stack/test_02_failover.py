@@ -31,6 +31,7 @@ from tests.stack.clients import (
     main_pid,
     mariadb,
     shell,
+    status,
 )
 from tests.stack.whole import Machine, make_whole, masters, pair, states
 
@@ -489,28 +490,44 @@ def test_a_clean_full_stop_needs_nobody(region: Region, stack: Stack) -> None:
     has_outlived(region, stack, text)
 
 
-def test_a_node_that_was_voted_out_gets_a_copy_of_everything(region: Region, stack: Stack) -> None:
+def test_a_node_that_was_voted_out_gets_a_copy_while_the_donor_goes_on_serving(region: Region, stack: Stack) -> None:
+    """Rows and users are written meanwhile: no upgrade of the system tables comes between them."""
     *_, donor, joiner = stack.of_role("mysql")
-    table, state = f"{stack.schema}.donated", "SHOW STATUS LIKE 'wsrep_local_state_comment'"
-    create = f"CREATE OR REPLACE TABLE {table} (n INT AUTO_INCREMENT PRIMARY KEY, what INT); INSERT INTO {table} VALUES"
+    table, user = f"{stack.schema}.donated", "donated@localhost"
+    variable = "SET wsrep_sync_wait = 0; SELECT variable_value FROM information_schema.global_status WHERE variable_name ="
+    state = f"{variable} 'wsrep_local_state_comment'"
 
-    def sql(node: Machine, statements: str) -> str:
-        return shell(region, node["instanceId"], f'mariadb -N -e "SET wsrep_sync_wait=7; {statements}" | cut -f 2')
+    def sql(node: Machine, statements: str, *, check: bool = True) -> str:
+        command = ["mariadb", "-N", "-e", f"SET wsrep_sync_wait = 7; {statements}"]
+        return region.exec(node["instanceId"], command, check=check).stdout.strip()
 
-    sql(donor, f"{create} (1, 1)")
-    sql(joiner, f"SET wsrep_on=OFF; DELETE FROM {table}")  # now it cannot follow what becomes of the row
+    sql(donor, f"CREATE OR REPLACE TABLE {table} (n INT PRIMARY KEY, what INT); INSERT INTO {table} VALUES (0, 1)")
+    # Now it cannot follow what becomes of the row.
+    sql(joiner, f"SELECT what FROM {table}; SET wsrep_on = OFF; DELETE FROM {table}")
     sql(donor, f"UPDATE {table} SET what = 2")
-    status = "mariadb -N -e \"SHOW STATUS LIKE 'wsrep_cluster_status'\" 2>/dev/null || true"
-    wait_until(lambda: "Disconnected" in shell(region, joiner["instanceId"], status), "the vote", 30)
+    cluster = f"{variable} 'wsrep_cluster_status'"
+    wait_until(lambda: sql(joiner, cluster, check=False) == "Disconnected", "the vote", 30)
 
-    back = f'mariadb -N -e "{state}" 2>/dev/null | cut -f 2'
+    health = f"http://{donor['address']}:48700/mysql"
+    seen = []
 
     def synced() -> bool:
-        return shell(region, joiner["instanceId"], back) == "Synced"
+        write = f"INSERT INTO {table} VALUES ({len(seen) + 1}, 3); CREATE OR REPLACE USER {user}"
+        states = sql(donor, f"{state}; {write}; {state}").split()
+        seen.append((states, status(region, donor["instanceId"], health)))
+        return sql(joiner, state, check=False) == "Synced"
 
     wait_until(synced, "the node that was voted out to be synced", 240)
     assert make_whole(region, stack, CLIENT) == []
-    assert sql(joiner, f"SELECT 0, what FROM {table} WHERE n = 1") == "2"
+    assert (["Donor/Desynced", "Donor/Desynced"], 200) in seen
+    assert {answer for _, answer in seen} == {200}
+    for node in (donor, joiner):
+        assert sql(node, f"SELECT COUNT(*) FROM {table}") == str(len(seen) + 1)
+    assert sql(joiner, f"SELECT what FROM {table} WHERE n = 0") == "2"
+    # mysql_upgrade would have written a shorter one.
+    note = region.exec(joiner["instanceId"], ["cat", "/var/lib/mysql/mysql_upgrade_info"]).stdout.strip()
+    assert note == sql(joiner, "SELECT VERSION()")
+    sql(donor, f"DROP USER {user}")
 
 
 def test_one_database_that_does_not_return_is_given_up_by_one_command(
