@@ -242,8 +242,8 @@ def _of_databases(stack: str, machines: Sequence[Machine]) -> Iterator[tuple[Wei
         if node.holds_writes:
             what = f"it holds up the writes of all: {node.queue} wait here, and it applies none (Galera's flow control)"
             do = (
-                "see by `mariadb -e 'SHOW FULL PROCESSLIST'` there what it is at: a long statement ends by itself;"
-                " if it waits for a lock, `KILL` the session that has it, or `systemctl kill --signal=KILL mariadb` there"
+                "see there by `mariadb -e 'SHOW FULL PROCESSLIST'` what it is at: a long statement ends by itself; if"
+                " it waits for a lock, `KILL` the session that has it, or else `systemctl kill --signal=KILL mariadb`"
             )
             yield Weight.NO_SERVICE, Problem(name, what, do, HELD_UP)
     clusters = defaultdict(list)

@@ -494,8 +494,8 @@ def test_a_node_that_was_voted_out_gets_a_copy_while_the_donor_goes_on_serving(r
     """Rows and users are written meanwhile: no upgrade of the system tables comes between them."""
     *_, donor, joiner = stack.of_role("mysql")
     table, user = f"{stack.schema}.donated", "donated@localhost"
-    variable = "SET wsrep_sync_wait = 0; SELECT variable_value FROM information_schema.global_status WHERE variable_name ="
-    state = f"{variable} 'wsrep_local_state_comment'"
+    says = "SET wsrep_sync_wait = 0; SELECT variable_value FROM information_schema.global_status WHERE variable_name"
+    state, component = f"{says} = 'wsrep_local_state_comment'", f"{says} = 'wsrep_cluster_status'"
 
     def sql(node: Machine, statements: str, *, check: bool = True) -> str:
         command = ["mariadb", "-N", "-e", f"SET wsrep_sync_wait = 7; {statements}"]
@@ -505,11 +505,10 @@ def test_a_node_that_was_voted_out_gets_a_copy_while_the_donor_goes_on_serving(r
     # Now it cannot follow what becomes of the row.
     sql(joiner, f"SELECT what FROM {table}; SET wsrep_on = OFF; DELETE FROM {table}")
     sql(donor, f"UPDATE {table} SET what = 2")
-    cluster = f"{variable} 'wsrep_cluster_status'"
-    wait_until(lambda: sql(joiner, cluster, check=False) == "Disconnected", "the vote", 30)
+    wait_until(lambda: sql(joiner, component, check=False) == "Disconnected", "the vote", 30)
 
     health = f"http://{donor['address']}:48700/mysql"
-    seen = []
+    seen: list[tuple[list[str], int]] = []
 
     def synced() -> bool:
         write = f"INSERT INTO {table} VALUES ({len(seen) + 1}, 3); CREATE OR REPLACE USER {user}"
