@@ -275,6 +275,37 @@ def test_status_tells_of_a_machine_without_power_and_of_all_others(region: Regio
     assert condition(stack)[0] == 0
 
 
+def test_status_tells_of_a_database_that_holds_up_the_writes_of_all(region: Region, stack: Stack) -> None:
+    """By Galera's own words for its flow control; and what it says to do helps."""
+    writer, *_, stuck = stack.of_role("mysql")
+    table = f"{stack.schema}.held_up"
+    mariadb(region, login(stack, "mysql"), f"CREATE OR REPLACE TABLE {table} (n INT PRIMARY KEY)")
+    held = f"SET wsrep_on = OFF; LOCK TABLES {table} WRITE; SELECT SLEEP(90)"
+    kill = "SELECT CONCAT('KILL ', id) FROM information_schema.processlist WHERE info = 'SELECT SLEEP(90)'"
+    seen = f"SET wsrep_sync_wait = 7; SELECT * FROM {table}"
+    session = region.popen(stuck["instanceId"], ["mariadb", "-e", f"{seen}; {held}"])
+    writes = None
+    try:
+        wait_until(lambda: "KILL" in shell(region, stuck["instanceId"], f'mariadb -N -e "{kill}"'), "the lock", 20)
+        each = f'for n in {{1..100}}; do mariadb -e "INSERT INTO {table} VALUES ($n)"; done'
+        writes = region.popen(writer["instanceId"], ["bash", "-e", "-c", each])
+
+        def told() -> bool:
+            return [(one["machine"], one["what"][:32]) for one in condition(stack)[1]["problems"]] == [
+                (stuck["name"], "it holds up the writes of all: 2")
+            ]
+
+        wait_until(told, "it to be told, and nothing else", 60)
+        assert writes.poll() is None
+        shell(region, stuck["instanceId"], f'mariadb -N -e "{kill}" | mariadb')
+        assert writes.wait(30) == 0
+    finally:
+        for process in filter(None, (session, writes)):
+            process.kill()
+            process.wait()
+    wait_until(lambda: condition(stack)[0] == 0, "the stack to be whole", 30)
+
+
 @pytest.mark.parametrize(("place", "takes_it_back"), [(0, True), (1, False)], ids=["higher priority", "lower priority"])
 def test_a_frozen_machine_loses_the_vip(region: Region, stack: Stack, place: int, takes_it_back: bool) -> None:
     """When it goes on there are two masters, and of those VRRP keeps the one of higher priority (RFC 9568, 6.4.3)."""
