@@ -100,6 +100,14 @@ class Database(pulumi.ComponentResource):
                 opts=after_install,
             ),
             machine.file(
+                f"{machine.name}-mariadb-note-version",
+                f"{LIBRARY}/note-version",
+                verbatim("mariadb/note-version"),
+                mode="0755",
+                validate='bash -n "$STAGED"',
+                opts=after_install,
+            ),
+            machine.file(
                 f"{machine.name}-mariadb-watch",
                 f"/etc/systemd/system/{WATCH}.service",
                 verbatim("mariadb/galera-watch.service"),

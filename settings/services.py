@@ -255,10 +255,9 @@ class Galera(Section):
     about once a second (2 and 0), which saves a flush for each commit; when all nodes lose their power or their kernel
     at once, the commits of about the last second are gone. The loss of some nodes, or of mariadbd on all of them, loses
     nothing either way."""
-    state_transfer: StateTransfer = StateTransfer.RSYNC
-    """How a node gets a copy of everything from another one, the donor (`wsrep_sst_method`). `rsync`: the donor takes
-    no writes meanwhile, and the load balancers send it no clients. `mariabackup`: it goes on serving; but see
-    docs/databases.md for what can block the cluster right after such a copy. The node that
+    state_transfer: StateTransfer = StateTransfer.MARIABACKUP
+    """How a node gets a copy of everything from another one, the donor (`wsrep_sst_method`). `mariabackup`: the donor
+    goes on serving. `rsync`: it takes no writes meanwhile, and the load balancers send it no clients. The node that
     `haproxy.mysql.singleWriter` prefers is the last one that is asked to be donor."""
     require_primary_key: bool = True
     """Refuse to create or alter a table that has neither a primary key nor a unique one without NULL

@@ -12,6 +12,7 @@ from stackctl.reports import Balancer, Database, Holding, Machine, Mycat
 LOOK_FIRST = "docs/failover.md#what-to-look-at-first"
 VIP = "docs/failover.md#when-the-vip-moves-and-when-it-does-not"
 DATABASES = "docs/failover.md#databases"
+HELD_UP = "docs/failover.md#when-one-database-holds-up-the-writes-of-all"
 REACHED = "docs/stacks.md#when-a-machine-cannot-be-reached"
 MYCAT = "docs/mycat.md#on-the-machine"
 
@@ -237,6 +238,14 @@ def _of_databases(stack: str, machines: Sequence[Machine]) -> Iterator[tuple[Wei
         do += f". If one never comes back: `stackctl database recover {stack}`"
         which = "database" if len(asked) == len(nodes) else "database that can be asked"
         yield Weight.NO_SERVICE, Problem(None, f"no {which} is in a primary component", do, DATABASES)
+    for name, node in primary.items():
+        if node.holds_writes:
+            what = f"it holds up the writes of all: {node.queue} wait here, and it applies none (Galera's flow control)"
+            do = (
+                "see there by `mariadb -e 'SHOW FULL PROCESSLIST'` what it is at: a long statement ends by itself; if"
+                " it waits for a lock, `KILL` the session that has it, or else `systemctl kill --signal=KILL mariadb`"
+            )
+            yield Weight.NO_SERVICE, Problem(name, what, do, HELD_UP)
     clusters = defaultdict(list)
     for name, node in primary.items():
         clusters[node.cluster].append(name)

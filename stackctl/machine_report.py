@@ -9,6 +9,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -21,16 +22,19 @@ DATA = Path(os.environ.get("MYCAT_HA_DATA", "/var/lib/mysql"))
 ADMIN_SOCKET = os.environ.get("MYCAT_HA_ADMIN_SOCKET", "/run/haproxy/admin.sock")
 #: Seconds that one step may take: what hangs must not keep the rest from being told.
 PATIENCE = 3.0
+#: Seconds after which a database that asks the others to stop writing is looked at again: does it apply anything?
+SECOND_LOOK = float(os.environ.get("MYCAT_HA_SECOND_LOOK", "3"))
 #: Bytes of a file or an answer that are told.
 LIMIT = 1 << 20
 
 #: As it is now, whatever the settings make statements wait for: names and values of what says whether this node takes
-#: clients.
+#: clients, and what others write.
 STATUS = (
     "SET SESSION wsrep_sync_wait = 0;"
     " SELECT LOWER(variable_name), variable_value FROM information_schema.global_status WHERE variable_name IN"
     " ('wsrep_cluster_status', 'wsrep_local_state_comment', 'wsrep_cluster_size', 'wsrep_ready',"
-    " 'wsrep_cluster_state_uuid', 'wsrep_last_committed') UNION SELECT 'read_only', @@read_only"
+    " 'wsrep_cluster_state_uuid', 'wsrep_last_committed', 'wsrep_local_recv_queue', 'wsrep_flow_control_requested')"
+    " UNION SELECT 'read_only', @@read_only"
 )
 
 
@@ -91,17 +95,26 @@ def ask_haproxy(command: str) -> str:
 
 
 def database(_question: dict[str, Any]) -> dict[str, Any]:
-    status, problem = output("mariadb", "--batch", "--skip-column-names", "--execute", STATUS)
+    status, problem = galera()
+    later = ""
+    if "wsrep_flow_control_requested\ttrue" in status:
+        time.sleep(SECOND_LOOK)
+        later, _ = galera()
     # The distribution's unit gives all that it runs the same identifier.
     waits, _ = output("journalctl", "--unit=mariadb", "_COMM=galera-start", "--lines=1", "--output=cat")
     return {
         "mariadb": unit("mariadb.service"),
         "status": status,
         "statusProblem": problem,
+        "statusLater": later,
         "grastate": text(DATA / "grastate.dat"),
         "gvwstate": text(DATA / "gvwstate.dat"),
         "waits": waits,
     }
+
+
+def galera() -> tuple[str, str]:
+    return output("mariadb", "--batch", "--skip-column-names", "--execute", STATUS)
 
 
 def mycat(question: dict[str, Any]) -> dict[str, Any]:

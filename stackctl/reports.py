@@ -70,6 +70,10 @@ class Database:
     cluster_size: int | None = None
     ready: bool | None = None
     read_only: bool | None = None
+    #: Writes of other nodes that wait to be applied here.
+    queue: int | None = None
+    #: Its queue is too long, so that no node may write (flow control), and it applies nothing of it for seconds.
+    holds_writes: bool = False
     #: The UUID of the cluster; None if the node has no data of one.
     cluster: str | None = None
     #: The last write that the node has.
@@ -166,7 +170,7 @@ def _server(row: Mapping[str, str]) -> Server:
 
 def database(said: Mapping[str, Any]) -> Database:
     unit, running = said["mariadb"]["state"], said["mariadb"]["pid"] != "0"
-    status = dict(line.split("\t", 1) for line in said["status"].splitlines() if "\t" in line)
+    status, later = _values(said["status"]), _values(said["statusLater"])
     if status:
         return Database(
             unit,
@@ -176,6 +180,13 @@ def database(said: Mapping[str, Any]) -> Database:
             cluster_size=_number(status.get("wsrep_cluster_size")),
             ready=status.get("wsrep_ready") == "ON",
             read_only=status.get("read_only") != "0",
+            queue=_number(status.get("wsrep_local_recv_queue")),
+            holds_writes=all(
+                look.get("wsrep_flow_control_requested") == "true"
+                and look.get("wsrep_local_recv_queue") not in {None, "0"}
+                and look.get("wsrep_last_committed") == status.get("wsrep_last_committed")
+                for look in (status, later)
+            ),
             cluster=_cluster(status.get("wsrep_cluster_state_uuid")),
             position=_position(status.get("wsrep_last_committed")),
         )
@@ -183,6 +194,10 @@ def database(said: Mapping[str, Any]) -> Database:
         # Its files say nothing now: the position is written down when it stops.
         return Database(unit, running, said["statusProblem"] or "an empty answer")
     return _stopped(said, unit)
+
+
+def _values(status: str) -> dict[str, str]:
+    return dict(line.split("\t", 1) for line in status.splitlines() if "\t" in line)
 
 
 def _stopped(said: Mapping[str, Any], unit: str) -> Database:

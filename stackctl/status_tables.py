@@ -131,8 +131,10 @@ def _database(machine: Machine, nodes: int) -> list[Cell]:
         mariadb,
         (str(one.cluster_status), one.cluster_status == "Primary"),
         (
-            str(one.local_state) + (", read-only" if one.read_only else ""),
-            one.local_state == "Synced" and not one.read_only,
+            str(one.local_state)
+            + (", read-only" if one.read_only else "")
+            + (", holds up writes" if one.holds_writes else ""),
+            one.local_state == "Synced" and not one.read_only and not one.holds_writes,
         ),
         (str(one.cluster_size), one.cluster_size == nodes),
         ("yes" if one.ready else "no", bool(one.ready)),

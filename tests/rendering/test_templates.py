@@ -240,6 +240,38 @@ def test_a_grant_is_for_its_database_only_and_a_wider_one_is_taken_back(server: 
         run(f"DROP DATABASE `{similar}`; DROP DATABASE `{schema}`; DROP USER owner, router;")
 
 
+@pytest.mark.parametrize(
+    ("copied", "note", "needed"),
+    [
+        (None, None, True),
+        ("server_version = {own}", None, False),
+        ("server_version = 10.6.18-MariaDB-0+deb11u1-log", None, True),  # a donor that is upgraded after this node
+        ("server_version = {own}", "10.6.18-MariaDB", True),  # what there is stays
+        ("server_version =", None, True),
+    ],
+    ids=["no copy", "the same version", "an older donor", "a note of its own", "a torn copy"],
+)
+def test_the_system_tables_of_a_copy_are_upgraded_if_they_are_older(
+    server: Database, tmp_path: Path, copied: str | None, note: str | None, needed: bool
+) -> None:
+    """As MariaDB's own upgrade decides by what is there after a state transfer by mariadb-backup."""
+    data = server.folder / "data"
+    files = {data / "xtrabackup_info": copied, data / "mysql_upgrade_info": note}
+    (data / "mysql_upgrade_info").unlink(missing_ok=True)
+    try:
+        for file, content in files.items():
+            if content is not None:
+                file.write_text(content.format(own=server.ask("SELECT VERSION()")[0][0]) + "\n")
+        program = ["bash", str(FILES / "mariadb/note-version")]
+        subprocess.run(program, env={**os.environ, "MYCAT_HA_DATA": str(data)}, check=True)
+        asked = ["mariadb-upgrade", "--no-defaults", "-uroot", f"--socket={server.folder / 's'}"]
+        done = subprocess.run([*asked, "--check-if-upgrade-is-needed"], capture_output=True, text=True, check=False)
+        assert (done.returncode == 0, done.stderr) == (needed, "")
+    finally:
+        for file in files:
+            file.unlink(missing_ok=True)
+
+
 @dataclass
 class WithOptions(Database):
     options: tuple[str, ...] = ()

@@ -31,6 +31,7 @@ from tests.stack.clients import (
     main_pid,
     mariadb,
     shell,
+    status,
 )
 from tests.stack.whole import Machine, make_whole, masters, pair, states
 
@@ -274,6 +275,38 @@ def test_status_tells_of_a_machine_without_power_and_of_all_others(region: Regio
     assert condition(stack)[0] == 0
 
 
+def test_status_tells_of_a_database_that_holds_up_the_writes_of_all(region: Region, stack: Stack) -> None:
+    """By Galera's own words for its flow control; and what it says to do helps."""
+    writer, *_, stuck = stack.of_role("mysql")
+    table = f"{stack.schema}.held_up"
+    mariadb(region, login(stack, "mysql"), f"CREATE OR REPLACE TABLE {table} (n INT PRIMARY KEY)")
+    held = f"SET wsrep_on = OFF; LOCK TABLES {table} WRITE; SELECT SLEEP(90)"
+    holder = "SELECT CONCAT('KILL ', id) FROM information_schema.processlist WHERE info = 'SELECT SLEEP(90)'"
+    found = f'mariadb -N -e "{holder}"'
+    seen = f"SET wsrep_sync_wait = 7; SELECT * FROM {table}"
+    session = region.popen(stuck["instanceId"], ["mariadb", "-e", f"{seen}; {held}"])
+    writes = None
+    try:
+        wait_until(lambda: "KILL" in shell(region, stuck["instanceId"], found), "the lock", 20)
+        each = f'for n in {{1..100}}; do mariadb -e "INSERT INTO {table} VALUES ($n)"; done'
+        writes = region.popen(writer["instanceId"], ["bash", "-e", "-c", each])
+
+        def told() -> bool:
+            problems = {one["machine"]: one["what"] for one in condition(stack)[1]["problems"]}
+            return problems.keys() == {stuck["name"]} and "holds up the writes of all" in problems[stuck["name"]]
+
+        wait_until(told, "it to be told, and nothing else", 60)
+        assert writes.poll() is None
+        shell(region, stuck["instanceId"], f"{found} | mariadb")
+        assert writes.wait(30) == 0
+    finally:
+        shell(region, stuck["instanceId"], f"{found} | mariadb")
+        for process in filter(None, (session, writes)):
+            process.kill()
+            process.wait()
+    wait_until(lambda: condition(stack)[0] == 0, "the stack to be whole", 30)
+
+
 @pytest.mark.parametrize(("place", "takes_it_back"), [(0, True), (1, False)], ids=["higher priority", "lower priority"])
 def test_a_frozen_machine_loses_the_vip(region: Region, stack: Stack, place: int, takes_it_back: bool) -> None:
     """When it goes on there are two masters, and of those VRRP keeps the one of higher priority (RFC 9568, 6.4.3)."""
@@ -489,28 +522,43 @@ def test_a_clean_full_stop_needs_nobody(region: Region, stack: Stack) -> None:
     has_outlived(region, stack, text)
 
 
-def test_a_node_that_was_voted_out_gets_a_copy_of_everything(region: Region, stack: Stack) -> None:
+def test_a_node_that_was_voted_out_gets_a_copy_while_the_donor_goes_on_serving(region: Region, stack: Stack) -> None:
+    """Rows and users are written meanwhile: no upgrade of the system tables comes between them."""
     *_, donor, joiner = stack.of_role("mysql")
-    table, state = f"{stack.schema}.donated", "SHOW STATUS LIKE 'wsrep_local_state_comment'"
-    create = f"CREATE OR REPLACE TABLE {table} (n INT AUTO_INCREMENT PRIMARY KEY, what INT); INSERT INTO {table} VALUES"
+    table, user = f"{stack.schema}.donated", "donated@localhost"
+    says = "SET wsrep_sync_wait = 0; SELECT variable_value FROM information_schema.global_status WHERE variable_name"
+    state, component = f"{says} = 'wsrep_local_state_comment'", f"{says} = 'wsrep_cluster_status'"
 
-    def sql(node: Machine, statements: str) -> str:
-        return shell(region, node["instanceId"], f'mariadb -N -e "SET wsrep_sync_wait=7; {statements}" | cut -f 2')
+    def sql(node: Machine, statements: str, *, check: bool = True) -> str:
+        command = ["mariadb", "-N", "-e", f"SET wsrep_sync_wait = 7; {statements}"]
+        return region.exec(node["instanceId"], command, check=check).stdout.strip()
 
-    sql(donor, f"{create} (1, 1)")
-    sql(joiner, f"SET wsrep_on=OFF; DELETE FROM {table}")  # now it cannot follow what becomes of the row
+    sql(donor, f"CREATE OR REPLACE TABLE {table} (n INT PRIMARY KEY, what INT); INSERT INTO {table} VALUES (0, 1)")
+    # Now it cannot follow what becomes of the row.
+    sql(joiner, f"SELECT what FROM {table}; SET wsrep_on = OFF; DELETE FROM {table}")
     sql(donor, f"UPDATE {table} SET what = 2")
-    status = "mariadb -N -e \"SHOW STATUS LIKE 'wsrep_cluster_status'\" 2>/dev/null || true"
-    wait_until(lambda: "Disconnected" in shell(region, joiner["instanceId"], status), "the vote", 30)
+    wait_until(lambda: sql(joiner, component, check=False) == "Disconnected", "the vote", 30)
 
-    back = f'mariadb -N -e "{state}" 2>/dev/null | cut -f 2'
+    health = f"http://{donor['address']}:48700/mysql"
+    seen: list[tuple[list[str], int]] = []
 
     def synced() -> bool:
-        return shell(region, joiner["instanceId"], back) == "Synced"
+        write = f"INSERT INTO {table} VALUES ({len(seen) + 1}, 3); CREATE OR REPLACE USER {user}"
+        states = sql(donor, f"{state}; {write}; {state}").split()
+        seen.append((states, status(region, donor["instanceId"], health)))
+        return sql(joiner, state, check=False) == "Synced"
 
     wait_until(synced, "the node that was voted out to be synced", 240)
     assert make_whole(region, stack, CLIENT) == []
-    assert sql(joiner, f"SELECT 0, what FROM {table} WHERE n = 1") == "2"
+    assert (["Donor/Desynced", "Donor/Desynced"], 200) in seen
+    assert {answer for _, answer in seen} == {200}
+    for node in (donor, joiner):
+        assert sql(node, f"SELECT COUNT(*) FROM {table}") == str(len(seen) + 1)
+    assert sql(joiner, f"SELECT what FROM {table} WHERE n = 0") == "2"
+    # mysql_upgrade would have written a shorter one.
+    note = region.exec(joiner["instanceId"], ["cat", "/var/lib/mysql/mysql_upgrade_info"]).stdout.strip()
+    assert note == sql(joiner, "SELECT VERSION()")
+    sql(donor, f"DROP USER {user}")
 
 
 def test_one_database_that_does_not_return_is_given_up_by_one_command(

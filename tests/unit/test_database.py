@@ -65,12 +65,12 @@ def test_a_lone_database_has_no_donor() -> None:
     assert "wsrep_sst_donor" not in galera_cnf("10.0.0.1")
 
 
-def test_a_donor_goes_on_serving_if_that_is_wanted() -> None:
+def test_a_donor_goes_on_serving_unless_rsync_is_wanted() -> None:
     lines = galera_cnf("10.0.0.1")
+    assert (lines["wsrep_sst_method"], lines["wsrep_sst_auth"]) == ("mariabackup", "mysql:")
+    lines = galera_cnf("10.0.0.1", stateTransfer="rsync")
     assert lines["wsrep_sst_method"] == "rsync"
     assert "wsrep_sst_auth" not in lines
-    lines = galera_cnf("10.0.0.1", stateTransfer="mariabackup")
-    assert (lines["wsrep_sst_method"], lines["wsrep_sst_auth"]) == ("mariabackup", "mysql:")
 
 
 def test_a_health_check_never_waits_for_what_is_committed() -> None:

@@ -71,6 +71,7 @@ class Machine:
             "MYCAT_HA_RUN": str(self.folder / "run"),
             "MYCAT_HA_DATA": str(self.folder / "data"),
             "MYCAT_HA_ADMIN_SOCKET": str(self.folder / "admin.sock"),
+            "MYCAT_HA_SECOND_LOOK": "0",
         }
         done = subprocess.run(
             [sys.executable, "-I", "-", json.dumps(question)],
@@ -150,6 +151,25 @@ def test_a_database(machine: Machine) -> None:
     database = reports.database(machine.report("mysql")["mysql"])
     assert (database.mariadb, database.running, database.position, database.ready) == ("active", True, 41, True)
     assert database.read_only is False
+
+
+GALERA = r"printf 'wsrep_flow_control_requested\t%s\nwsrep_local_recv_queue\t%s\nwsrep_last_committed\t%s\n'"
+
+
+def test_a_database_that_asks_the_others_to_stop_writing_is_looked_at_again(machine: Machine) -> None:
+    def says(first: str, later: str) -> reports.Database:
+        looks = machine.folder / "looks"
+        looks.unlink(missing_ok=True)
+        machine.stubs.add("mariadb", f"[[ -e {looks} ]] && {GALERA} {later} || {GALERA} {first}; touch {looks}")
+        return reports.database(machine.report("mysql")["mysql"])
+
+    stuck = says("true 30 41", "true 30 41")
+    assert (stuck.holds_writes, stuck.queue, stuck.position) == (True, 30, 41)
+    assert not says("true 30 41", "true 30 42").holds_writes  # it gets on
+    assert not says("true 30 41", "false 5 41").holds_writes
+    asked = len(machine.stubs.calls("mariadb"))
+    assert not says("false 3 41", "true 30 41").holds_writes
+    assert len(machine.stubs.calls("mariadb")) == asked + 1, "nothing was wrong, and it was looked at twice"
 
 
 def test_a_database_that_does_not_run(machine: Machine) -> None:

@@ -82,6 +82,7 @@ class Played:
             "mariadb": active,
             "status": "".join(f"{key}\t{value}\n" for key, value in galera.items()),
             "statusProblem": "",
+            "statusLater": "",
             "grastate": grastate(-1),
             "gvwstate": gvwstate(*MEMBERS),
             "waits": "node2 has a cluster: joining it\n",
@@ -478,6 +479,27 @@ def test_a_node_that_takes_no_clients(played: Played, change: dict[str, str], wr
     assert words(found()) == [f"node2: {wrong}"]
 
 
+def test_a_node_that_holds_up_the_writes_of_all_is_told_first(played: Played) -> None:
+    """Everything else looks well."""
+    played.galera("node3", wsrep_flow_control_requested="true", wsrep_local_recv_queue="31")
+    played.change("node3", "mysql", statusLater=played.said["node3"]["mysql"]["status"])
+    played.change("node2", "mycat", problem="it has not answered in time")
+    one = found()
+    assert words(one) == [
+        "node3: it holds up the writes of all: 31 wait here, and it applies none (Galera's flow control)",
+        "node2: Mycat does not answer: it has not answered in time",
+    ]
+    assert one.problems[0].do.endswith("`systemctl kill --signal=KILL mariadb`")
+    assert re.search(r"! node3 +active +Primary +Synced, holds up writes +3 +yes +41", shown(one))
+
+
+def test_a_node_that_catches_up_under_load_is_well(played: Played) -> None:
+    played.galera("node3", wsrep_flow_control_requested="true", wsrep_local_recv_queue="31")
+    later = played.said["node3"]["mysql"]["status"].replace("wsrep_last_committed\t41", "wsrep_last_committed\t42")
+    played.change("node3", "mysql", statusLater=later)
+    assert found().whole
+
+
 def test_mariadbd_is_down_with_its_position(played: Played) -> None:
     played.stop("node3", grastate=grastate(40), gvwstate=None)
     for name in ("node1", "node2"):
@@ -656,6 +678,8 @@ SHAPE = {
                 "cluster_size": "int|null",
                 "ready": "bool|null",
                 "read_only": "bool|null",
+                "queue": "int|null",
+                "holds_writes": "bool",
                 "cluster": "str|null",
                 "position": "int|null",
                 "to_be_recovered": "bool",
