@@ -82,7 +82,8 @@ def notice(haproxy: services.Haproxy) -> int:
 
 def _all_frontends(haproxy: services.Haproxy, mycat: Mycat | None, http: Http | None) -> int:
     """What the frontends' limits add up to, but not less than the recipe's."""
-    clients = haproxy.default_max_connections * (2 if mycat else 1) + (http.max_connections if http else 0)
+    sql = 1 + bool(haproxy.mysql.read_port) + bool(mycat)
+    clients = haproxy.default_max_connections * sql + (http.max_connections if http else 0)
     return max(4096, clients + OWN_CONNECTIONS * (4 if http else 2))
 
 

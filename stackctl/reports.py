@@ -151,7 +151,9 @@ def balancer(said: Mapping[str, Any]) -> Balancer:
 def servers(statistics: str) -> tuple[Server, ...]:
     """Of HAProxy's answer to `show stat` (HAProxy management guide, 9.1)."""
     rows = csv.DictReader(statistics.removeprefix("# ").splitlines())
-    return tuple(_server(row) for row in rows if row["svname"] not in {"FRONTEND", "BACKEND"})
+    # One that follows another server's checks says nothing that this one does not.
+    own = (row for row in rows if not row.get("tracked"))
+    return tuple(_server(row) for row in own if row["svname"] not in {"FRONTEND", "BACKEND"})
 
 
 def _server(row: Mapping[str, str]) -> Server:

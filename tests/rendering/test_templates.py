@@ -96,6 +96,13 @@ HAPROXY = {
     "single writer with failback": lambda raw: raw["haproxy"].update(
         mysql={"singleWriter": True, "singleWriterFailback": True}
     ),
+    "a read port": lambda raw: raw["haproxy"].update(mysql={"readPort": 3308, "readBalance": "roundrobin"}),
+    "a read port beside a single writer": lambda raw: raw["haproxy"].update(
+        mysql={"singleWriter": True, "readPort": 3308}
+    ),
+    "a read port beside a single writer with failback": lambda raw: raw["haproxy"].update(
+        mysql={"singleWriter": True, "singleWriterFailback": True, "readPort": 3308}
+    ),
     "dedicated tiers": example.dedicated_tiers,
     "external servers": example.external_databases,
     "external servers without a check user": unchecked_external,
