@@ -67,7 +67,8 @@ HAPROXY = {
     "backend mysqlservers from tcp": {
         "balance roundrobin": "balance roundrobin",
         "option tcpka": "option tcpka",
-        "check port 3306": "http-check send meth GET uri /mysql ver HTTP/1.1 hdr Host node1",
+        "check port 3306": "tcp-check connect port 3306 linger",
+        "the responder on 48700": r'tcp-check send "GET /mysql HTTP/1.0\r\n\r\n"',
         "inter 2000ms rise 2 fall 3 weight 10 maxconn 400": "default-server check inter 500ms fastinter 250ms "
         "downinter 1000ms rise 2 fall 2 weight 10 maxconn 400 on-marked-down shutdown-sessions",
         "server mysql3": "server node3 192.168.106.253:3306 port 48700",

@@ -433,7 +433,11 @@ def test_a_server_of_the_read_port_is_the_one_that_it_follows(played: Played) ->
         server("node3", "DOWN", **DOWN),
         server("node3", "DOWN", "mysqlreaders", tracked="mysqlservers/node3", **DOWN),
     ]
-    played.change("node2", "lb", statistics=statistics(server("node1"), server("node2"), *rows))
+    up = [server("node1"), server("node2"), server("node1", backend="mysqlreaders", tracked="mysqlservers/node1")]
+    played.change("node2", "lb", statistics=statistics(*up, *rows))
+    balancer = found().machines[1].balancer
+    assert balancer
+    assert [one.sessions for one in balancer.servers] == [4, 2, 4]
     assert words(found()) == ["node3: mysqlservers/node3 is DOWN for node2 (Layer7 wrong status 503: Unavailable)"]
 
 
