@@ -200,14 +200,20 @@ def come_back(servers: Servers, name: str, *balancers: Balancer) -> None:
         balancer.wait_for(name, "UP")
 
 
+def failed_and_back(servers: Servers, *balancers: Balancer, sessions: int = 3) -> Sessions:
+    """The first server has failed and works again; the sessions that the first balancer has had since are on the second."""
+    fail(servers, "db1", *balancers)
+    since = balancers[0].sessions(sessions)
+    assert where(since) == {"db2"}
+    come_back(servers, "db1", *balancers)
+    return since
+
+
 def test_the_writer_stays_the_writer_when_the_one_before_it_returns(make: Make, servers: Servers) -> None:
     balancer = make()
     first = balancer.sessions()
     assert where(first) == {"db1"}
-    fail(servers, "db1", balancer)
-    second = balancer.sessions()
-    assert where(second) == {"db2"}
-    come_back(servers, "db1", balancer)
+    second = failed_and_back(servers, balancer)
     assert where([*first, *second, *balancer.sessions()]) == {"db2"}
     assert (alive(first), alive(second)) == (0, 3)
     fail(servers, "db2", balancer)
@@ -219,21 +225,16 @@ def test_the_writer_stays_the_writer_when_the_one_before_it_returns(make: Make, 
 
 def test_without_a_session_the_writer_is_remembered(make: Make, servers: Servers) -> None:
     balancer = make()
-    fail(servers, "db1", balancer)
-    (session,) = balancer.sessions(1)
-    assert where([session]) == {"db2"}
+    (session,) = failed_and_back(servers, balancer, sessions=1)
     session.close()
     wait(lambda: balancer.row("db2")[4] == "0", lambda: "it still has a session")
-    come_back(servers, "db1", balancer)
     assert where(balancer.sessions()) == {"db2"}
 
 
 def test_a_reload_keeps_the_writer(make: Make, servers: Servers) -> None:
     """Also for the first sessions of the new process, while the old one still has its own."""
     balancer = make()
-    fail(servers, "db1", balancer)
-    sessions = balancer.sessions()
-    come_back(servers, "db1", balancer)
+    sessions = failed_and_back(servers, balancer)
     balancer.wait_until_settled()
     for _ in range(3):
         balancer.reload()
@@ -245,9 +246,7 @@ def test_a_reload_keeps_the_writer(make: Make, servers: Servers) -> None:
 def test_the_other_balancer_knows_the_writer(make: Make, servers: Servers) -> None:
     """One that was there all the time, and one that has just been started."""
     one, other = make(0), make(1)
-    fail(servers, "db1", one, other)
-    assert where(one.sessions()) == {"db2"}
-    come_back(servers, "db1", one, other)
+    failed_and_back(servers, one, other)
     other.wait_to_know("db2")
     one.stop()
     assert where(other.sessions()) == {"db2"}
@@ -260,9 +259,7 @@ def test_the_other_balancer_knows_the_writer(make: Make, servers: Servers) -> No
 def test_what_has_sessions_is_the_writer_whatever_the_other_balancer_says(make: Make, servers: Servers) -> None:
     """A process that starts alone begins with the first server, and learns later that it was another one."""
     one, other = make(0), make(1)
-    fail(servers, "db1", one, other)
-    assert where(one.sessions()) == {"db2"}
-    come_back(servers, "db1", one, other)
+    failed_and_back(servers, one, other)
     one.stop()
     one.start()
     sessions = one.sessions()

@@ -211,7 +211,7 @@ def test_haproxy_may_open_two_files_for_each_connection_that_the_settings_allow(
     def change(raw: dict[str, Any]) -> None:
         example.static_and_dynamic(raw)
         example.with_mycat(raw)
-        raw["haproxy"].update(changed)
+        raw["haproxy"].update({"mysql": {"readPort": 3308}, **changed})
         raw["http"]["maxConnections"] = 50_000
 
     connections = re.search(r"^maxconn (\d+)$", "\n".join(section(haproxy_cfg(change), "global")), re.MULTILINE)
