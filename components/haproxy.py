@@ -85,8 +85,8 @@ def configuration(
 
 
 def _login(user: str) -> str:
-    """In hex what a client without a password answers to a server's greeting, and its goodbye (MariaDB, "Connecting" and
-    COM_QUIT)."""
+    """In hex what a client without a password answers to a server's greeting, and its goodbye (MariaDB's manual,
+    "Connection" and COM_QUIT)."""
     protocol_41_and_authentication, most, utf8 = 0x8200, 1 << 24, 33
     words = struct.pack("<IIB23x", protocol_41_and_authentication, most, utf8) + user.encode() + b"\0\0"
     packets = ((1, words), (0, b"\x01"))

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -43,9 +43,13 @@ class Server(Database):
     def command(self) -> list[str]:
         return [*super().command(), "--skip-name-resolve", "--performance-schema=ON", "--max-connections=10"]
 
-    def send(self, number: signal.Signals) -> None:
+    def hang(self) -> None:
         assert self._process
-        self._process.send_signal(number)
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        assert self._process
+        self._process.send_signal(signal.SIGCONT)
 
     def root(self, statement: str) -> list[tuple[Any, ...]]:
         """One more gets in when it is full."""
@@ -56,8 +60,11 @@ class Server(Database):
         status = dict(self.root("SHOW GLOBAL STATUS"))
         return [int(status[name]) for name in names]
 
-    def client(self, **more: Any) -> "pymysql.Connection[Any]":
-        return pymysql.connect(host=self.address, port=self.port, user="app", password="app", **more)
+    def client(self) -> "pymysql.Connection[Any]":
+        return pymysql.connect(host=self.address, port=self.port, user="app", password="app")
+
+
+Step = Callable[[Server], None]
 
 
 @dataclass
@@ -131,7 +138,8 @@ def one_database(raw: dict[str, Any]) -> None:
 def stand(haproxy_prefix: Path, database: Server, tmp_path: Path) -> Iterator[Stand]:
     settings = Settings.parse(example.settings(one_database))
     text = MACHINE.sub("", cluster.haproxy_cfg(settings, settings.machines[0], "secret"))
-    text = text.replace("/run/haproxy/", f"{tmp_path}/").replace("/etc/haproxy/errorfiles", f"{haproxy_prefix}/errorfiles")
+    text = text.replace("/run/haproxy/", f"{tmp_path}/")
+    text = text.replace("/etc/haproxy/errorfiles", f"{haproxy_prefix}/errorfiles")
     (tmp_path / "haproxy.cfg").write_text(text)
     stand = Stand(database, tmp_path)
     handler = runpy.run_path(str(RESPONDER))["Handler"]
@@ -159,17 +167,19 @@ def test_no_database_counts_a_check_as_an_error_or_logs_it(stand: Stand, databas
     assert database.root("SELECT SUM(sum_connect_errors) FROM performance_schema.host_cache") in ([(None,)], [(0,)])
 
 
-@pytest.mark.parametrize("stop", [signal.SIGSTOP, signal.SIGTERM], ids=["hangs", "is closed"])
-def test_a_port_that_cannot_be_used_is_out_of_rotation_whatever_the_responder_says(
-    stand: Stand, database: Server, stop: signal.Signals
+@pytest.mark.parametrize(
+    ("fail", "come_back", "reason"), [(Server.hang, Server.go_on, "L7TOUT"), (Server.stop, Server.start, "L4CON")]
+)
+def test_one_whose_port_cannot_be_used_is_out_of_rotation_whatever_the_responder_says(
+    stand: Stand, database: Server, fail: Step, come_back: Step, reason: str
 ) -> None:
     try:
-        database.send(signal.SIGSTOP) if stop is signal.SIGSTOP else database.stop()
+        fail(database)
         row = stand.wait_for("DOWN")
-        assert row["check_status"] == ("L7TOUT" if stop is signal.SIGSTOP else "L4CON")
+        assert row["check_status"] == reason
         assert int(row["check_duration"]) < 2100  # milliseconds
     finally:
-        database.send(signal.SIGCONT) if stop is signal.SIGSTOP else database.start()
+        come_back(database)
     stand.wait_for("UP")
 
 
@@ -184,10 +194,14 @@ def test_what_the_responder_says_is_the_reason(stand: Stand) -> None:
 def test_a_full_database_stays_in_rotation(stand: Stand, database: Server) -> None:
     """Else its sessions would end, and its load be the next one's."""
     sessions: list[pymysql.Connection[Any]] = []
+
+    def fill() -> None:
+        while True:
+            sessions.append(database.client())
+
     try:
         with pytest.raises(pymysql.Error, match="1040"):
-            while True:
-                sessions.append(database.client())
+            fill()
         stand.wait_for_checks()
         assert stand.row()["status"] == "UP", stand.row()
     finally:
@@ -215,4 +229,4 @@ def test_the_user_of_the_checks_can_do_nothing(database: Server, statement: str)
     argv = ["mariadb", "--no-defaults", f"--host={ADDRESS}", f"--user={MYSQL_CHECK_USER}", "--execute", statement]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert re.search("ERROR (1820|1226|4[0-9]{3}|1862)", done.stderr), done.stderr
+    assert re.search("ERROR (1820|1226)", done.stderr), done.stderr

@@ -201,7 +201,7 @@ def come_back(servers: Servers, name: str, *balancers: Balancer) -> None:
 
 
 def failed_and_back(servers: Servers, *balancers: Balancer, sessions: int = 3) -> Sessions:
-    """The first server has failed and works again; the sessions that the first balancer has had since are on the second."""
+    """The first server has failed and works again; what the first balancer has opened since is on the second."""
     fail(servers, "db1", *balancers)
     since = balancers[0].sessions(sessions)
     assert where(since) == {"db2"}
