@@ -37,6 +37,8 @@ if __name__ == "__main__":  # as Pulumi runs it; dry_run.py connects to nothing
 
 pulumi.export("vip", str(settings.vip.address))
 pulumi.export("mysqlPort", settings.haproxy.mysql.port)
+if settings.haproxy.mysql.read_port:
+    pulumi.export("mysqlReadPort", settings.haproxy.mysql.read_port)
 pulumi.export("statisticsUrl", f"http://{settings.vip.address}:{settings.haproxy.statistics.port}/admin?stats")
 pulumi.export("statisticsUser", settings.haproxy.statistics.user)
 pulumi.export("statisticsPassword", settings.secret("statistics"))

@@ -202,6 +202,7 @@ class Cluster(pulumi.ComponentResource):
             name,
             DatabaseArgs(
                 machines=[self.machines[node.name] for node in nodes],
+                balancers=[machine.address for machine in settings.of_role(Role.LB)],
                 cluster=f"{pulumi.get_project()}-{pulumi.get_stack()}",
                 database=settings.database,
                 max_connections=settings.max_connections(),

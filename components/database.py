@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 
 import pulumi
 from pulumi_command import remote
@@ -10,7 +11,7 @@ from pulumi_command import remote
 from components.config_file import PYTHON_SYNTAX
 from components.machine import Machine
 from components.template import render, verbatim
-from constants import LIBRARY, MYSQL_EXTRA_PORT
+from constants import LIBRARY, MYSQL_CHECK_USER, MYSQL_EXTRA_PORT
 from settings import services
 
 CONFIG = "/etc/mysql/mariadb.conf.d/60-galera.cnf"
@@ -32,6 +33,8 @@ class MycatUser:
 class DatabaseArgs:
     #: Machines of role mysql, in the order of the settings; the first one forms the cluster when it is new.
     machines: Sequence[Machine]
+    #: Addresses of the load balancers, which check the databases.
+    balancers: Sequence[IPv4Address]
     #: Galera's name of the cluster.
     cluster: str
     database: services.Database
@@ -169,6 +172,8 @@ class Database(pulumi.ComponentResource):
                 schema=args.database.schema_,
                 user=args.database.user,
                 health_hosts=["localhost", *(machine.address for machine in args.machines)],
+                check_user=MYSQL_CHECK_USER,
+                check_hosts=args.balancers,
                 mycat_user=mycat.name if mycat else None,
                 mycat_databases=mycat.databases if mycat else (),
                 **passwords,

@@ -101,6 +101,8 @@ class Firewall(pulumi.ComponentResource):
         haproxy = args.haproxy
         for cidr in args.access.clients:
             self._from_range(lb, "mysql-from-clients", "MySQL from clients", haproxy.mysql.port, str(cidr))
+            if haproxy.mysql.read_port:
+                self._from_range(lb, "read-from-clients", "Reads from clients", haproxy.mysql.read_port, str(cidr))
             if args.mycat:
                 self._from_range(lb, "mycat-from-clients", "Mycat from clients", haproxy.mycat.port, str(cidr))
         for cidr in args.access.administrators:

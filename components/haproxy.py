@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -12,7 +13,15 @@ from components.config_file import PYTHON_SYNTAX
 from components.machine import Machine
 from components.source_build import SourceBuild
 from components.template import render, verbatim
-from constants import HAPROXY_HEALTH_PORT, HAPROXY_PEERS_PORT, LIBRARY, MYCAT_PORT, MYSQL_PORT, SERVICE_HEALTH_PORT
+from constants import (
+    HAPROXY_HEALTH_PORT,
+    HAPROXY_PEERS_PORT,
+    LIBRARY,
+    MYCAT_PORT,
+    MYSQL_CHECK_USER,
+    MYSQL_PORT,
+    SERVICE_HEALTH_PORT,
+)
 from settings import MachineSettings, Role, services
 from settings.http import Backend, Http
 from settings.mycat import Mycat
@@ -67,11 +76,21 @@ def configuration(
         mysql_servers=database.external or _servers(machines, Role.MYSQL, MYSQL_PORT),
         mysql_check_port=None if database.external else SERVICE_HEALTH_PORT,
         mysql_check_user=database.external_check_user,
+        mysql_check_login=_login(MYSQL_CHECK_USER),
         mycat_servers=mycat.external if mycat and external_mycat else _servers(machines, Role.MYCAT, MYCAT_PORT),
         mycat_check_port=mycat.external_check_port if mycat and external_mycat else SERVICE_HEALTH_PORT,
         http=http,
         http_servers={name: _web_servers(backend, machines) for name, backend in http.backends.items()} if http else {},
     )
+
+
+def _login(user: str) -> str:
+    """In hex what a client without a password answers to a server's greeting, and its goodbye (MariaDB's manual,
+    "Connection" and COM_QUIT)."""
+    protocol_41_and_authentication, most, utf8 = 0x8200, 1 << 24, 33
+    words = struct.pack("<IIB23x", protocol_41_and_authentication, most, utf8) + user.encode() + b"\0\0"
+    packets = ((1, words), (0, b"\x01"))
+    return b"".join(struct.pack("<I", len(words))[:3] + bytes([number]) + words for number, words in packets).hex()
 
 
 def notice(haproxy: services.Haproxy) -> int:
@@ -82,7 +101,8 @@ def notice(haproxy: services.Haproxy) -> int:
 
 def _all_frontends(haproxy: services.Haproxy, mycat: Mycat | None, http: Http | None) -> int:
     """What the frontends' limits add up to, but not less than the recipe's."""
-    clients = haproxy.default_max_connections * (2 if mycat else 1) + (http.max_connections if http else 0)
+    sql = 1 + bool(haproxy.mysql.read_port) + bool(mycat)
+    clients = haproxy.default_max_connections * sql + (http.max_connections if http else 0)
     return max(4096, clients + OWN_CONNECTIONS * (4 if http else 2))
 
 

@@ -115,7 +115,15 @@ class Settings(Section):
 
     def connections_that_may_come(self) -> int:
         """To each of the databases."""
-        return self.haproxy.mysql.server_max_connections + self.most_from_mycat() + RESERVED_CONNECTIONS
+        mysql = self.haproxy.mysql
+        return mysql.server_max_connections * (1 + self.read_backends()) + self.most_from_mycat() + RESERVED_CONNECTIONS
+
+    def read_backends(self) -> int:
+        """How many of HAProxy's backends of the read port a database is in: with a single writer one for each writer
+        that there may be, and each has its own limit."""
+        mysql = self.haproxy.mysql
+        writers = len(self.of_role(Role.MYSQL)) if mysql.single_writer else 1
+        return writers if mysql.read_port else 0
 
     def max_connections(self) -> int:
         """Of each database: as set, else what may come."""

@@ -94,6 +94,8 @@ def _connections(settings: "Settings") -> Iterator[str]:
     if needed <= most:
         return
     parts = [f"{mysql.server_max_connections} of haproxy.mysql.serverMaxConnections"]
+    if count := settings.read_backends():
+        parts.append(f"{count * mysql.server_max_connections} of haproxy.mysql.readPort in {count} backends")
     if from_mycat := settings.most_from_mycat():
         where = (
             "maxCon in mycat.files" if settings.mycat and settings.mycat.files else "maxConnections of mycat.dataHosts"
@@ -151,6 +153,8 @@ def _ports(settings: "Settings") -> Iterator[str]:
         "haproxy.mycat.port": haproxy.mycat.port,
         "haproxy.statistics.port": haproxy.statistics.port,
     }
+    if haproxy.mysql.read_port:
+        ports["haproxy.mysql.readPort"] = haproxy.mysql.read_port
     if http:
         ports |= {
             "http.port": http.port,

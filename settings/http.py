@@ -18,7 +18,7 @@ HostPrefix = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.-
 Target = Annotated[str, StringConstraints(pattern=rf"^/(?:{_PATH}|\?)*$")]
 #: Names that sections of haproxy.cfg have already.
 TAKEN = frozenset(
-    {"health", "statistics", "mysql", "mysqlservers", "mycat", "http-in", "healthcheck", "http-statistics"}
+    {"health", "statistics", "mysql", "mysqlservers", "mysqlread", "mycat", "http-in", "healthcheck", "http-statistics"}
 )
 
 
@@ -133,7 +133,7 @@ class Http(Section):
             if name not in self.backends:
                 yield f"http.{key}: there is no backend {name}; http.backends has {known}"
         for name, backend in self.backends.items():
-            if name in TAKEN:
+            if name in TAKEN or name.startswith("mysqlreaders"):
                 yield f"http.backends.{name}: HAProxy has a section of this name already; choose another"
             for index, machine in enumerate(backend.machines):
                 if machine not in web:

@@ -82,6 +82,13 @@ class Frontend(Section):
     to have room for them (`database.galera.maxConnections`)."""
 
 
+class ReadBalance(StrEnum):
+    """Which of the databases gets the next session of the read port."""
+
+    LEASTCONN = "leastconn"
+    ROUNDROBIN = "roundrobin"
+
+
 class MysqlFrontend(Frontend):
     """The databases, on a port of the VIP."""
 
@@ -96,6 +103,13 @@ class MysqlFrontend(Frontend):
     single_writer_failback: bool = False
     """Whether the first server becomes the writer again as soon as it works again. Then the sessions of the moment end.
     By default the writer stays the writer until it fails itself."""
+    read_port: Port | None = None
+    """A second port on the VIP, for sessions that only read; 3308 is a good one. With `singleWriter` they go to the
+    databases that are not the writer, and to the writer if there is no other; without it to all. Nothing there refuses
+    a write. Default: none."""
+    read_balance: ReadBalance = ReadBalance.LEASTCONN
+    """`leastconn`: the next session goes where there are the fewest, which evens out long sessions and databases that
+    return. `roundrobin`: in turn."""
 
 
 class MycatFrontend(Frontend):
@@ -247,8 +261,8 @@ class Galera(Section):
     max_connections: Annotated[int, Field(ge=10, le=MOST_CONNECTIONS)] | None = None
     """`max_connections` of each server; a sum that is not enough is refused. Default: what may come, and 500 at least:
     `haproxy.mysql.serverMaxConnections`, from each machine with Mycat `maxConnections` of every data host that leads
-    to the server, and 50 for administrators and what goes wrong. The health responder and one session of root get in
-    beyond that."""
+    to the server, with `haproxy.mysql.readPort` what comes from there, and 50 for administrators and what goes wrong.
+    The health responder and one session of root get in beyond that."""
     durability: Durability = Durability.FULL
     """`full`: an acknowledged commit is on the disk of the node that took it, and survives that all nodes lose their
     power in the same second (`innodb_flush_log_at_trx_commit` 1, `sync_binlog` 1). `relaxed`: it is written to disk

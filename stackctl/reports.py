@@ -6,6 +6,7 @@ The dataclasses are also what `stackctl status --json` prints (docs/stacks.md), 
 import csv
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,7 @@ class Server:
     status: str
     #: Of the last check, if the server is not UP.
     reason: str | None
-    #: At the moment.
+    #: At the moment, with those of the read port.
     sessions: int
 
 
@@ -154,18 +155,23 @@ def balancer(said: Mapping[str, Any]) -> Balancer:
 
 def servers(statistics: str) -> tuple[Server, ...]:
     """Of HAProxy's answer to `show stat` (HAProxy management guide, 9.1)."""
-    rows = csv.DictReader(statistics.removeprefix("# ").splitlines())
-    return tuple(_server(row) for row in rows if row["svname"] not in {"FRONTEND", "BACKEND"})
+    rows = list(csv.DictReader(statistics.removeprefix("# ").splitlines()))
+    # The read port's follow the checks of mysqlservers: what is new of them are the sessions.
+    followed = Counter[str]()
+    for row in rows:
+        followed[row.get("tracked") or ""] += int(row["scur"] or 0)
+    own = (row for row in rows if not row.get("tracked") and row["svname"] not in {"FRONTEND", "BACKEND"})
+    return tuple(_server(row, followed[f"{row['pxname']}/{row['svname']}"]) for row in own)
 
 
-def _server(row: Mapping[str, str]) -> Server:
+def _server(row: Mapping[str, str], more_sessions: int) -> Server:
     status = row["status"]
     state = "UNCHECKED" if status == _UNCHECKED else status.split()[0]
     reason = None
     if state != "UP":
         code = f" {row['check_code']}" if row.get("check_code") else ""
         reason = ": ".join(filter(None, (f"{row.get('check_desc') or ''}{code}".strip(), row.get("last_chk")))) or None
-    return Server(row["pxname"], row["svname"], state, status, reason, int(row["scur"] or 0))
+    return Server(row["pxname"], row["svname"], state, status, reason, int(row["scur"] or 0) + more_sessions)
 
 
 def database(said: Mapping[str, Any]) -> Database:

@@ -26,6 +26,8 @@ backend mysqlservers
     server unwell unix@{folder}/no.sock
     server gone unix@{folder}/nobody.sock
     server aside unix@{folder}/yes.sock disabled
+backend mysqlreaders
+    server up unix@{folder}/yes.sock track mysqlservers/up
 backend static
     server unchecked unix@{folder}/yes.sock
 frontend yes
@@ -58,6 +60,7 @@ def test_states_and_reasons_are_understood(
     assert {name: server.state for name, server in found.items()} == {
         "up": "UP", "unwell": "DOWN", "gone": "DOWN", "aside": "MAINT", "unchecked": "UNCHECKED",
     }  # fmt: skip
+    assert found["up"].backend == "mysqlservers"
     assert found["unwell"].reason
     assert found["unwell"].reason.startswith("Layer7 wrong status 503")
     assert found["gone"].reason

@@ -20,7 +20,7 @@ import pytest
 
 from components import cluster, database, health, mycat_files
 from components.template import FILES, render, sql_string
-from constants import MYSQL_EXTRA_PORT
+from constants import MYSQL_CHECK_USER, MYSQL_EXTRA_PORT
 from settings import Role, Settings
 from tests import example
 from tests.rendering.conftest import Judge
@@ -96,6 +96,13 @@ HAPROXY = {
     "single writer with failback": lambda raw: raw["haproxy"].update(
         mysql={"singleWriter": True, "singleWriterFailback": True}
     ),
+    "a read port": lambda raw: raw["haproxy"].update(mysql={"readPort": 3308, "readBalance": "roundrobin"}),
+    "a read port beside a single writer": lambda raw: raw["haproxy"].update(
+        mysql={"singleWriter": True, "readPort": 3308}
+    ),
+    "a read port beside a single writer with failback": lambda raw: raw["haproxy"].update(
+        mysql={"singleWriter": True, "singleWriterFailback": True, "readPort": 3308}
+    ),
     "dedicated tiers": example.dedicated_tiers,
     "external servers": example.external_databases,
     "external servers without a check user": unchecked_external,
@@ -167,7 +174,7 @@ def test_keepalived_says_no_to_a_keyword_it_does_not_know(judge_keepalived: Judg
 def test_haproxy_says_no_to_the_recipes_own_settings(
     judge_haproxy: Judge, ours: str, the_recipes: str, words: str
 ) -> None:
-    text = haproxy_cfg(settings())
+    text = haproxy_cfg(settings(example.with_mycat))
     assert ours in text
     assert words in judge_haproxy(text.replace(ours, the_recipes, 1))
 
@@ -214,6 +221,8 @@ def test_a_grant_is_for_its_database_only_and_a_wider_one_is_taken_back(server: 
         password="x",
         health_password="x",
         health_hosts=["localhost"],
+        check_user=MYSQL_CHECK_USER,
+        check_hosts=[],
         mycat_user="router",
         mycat_password="x",
         mycat_databases=(schema,),
@@ -304,6 +313,8 @@ def test_a_full_database_still_lets_its_responder_and_root_in(scratch: Path, tmp
             password="x",
             health_password="x",
             health_hosts=["localhost", LOOPBACK],
+            check_user=MYSQL_CHECK_USER,
+            check_hosts=[LOOPBACK],
             mycat_user=None,
         )
         as_root = ["mariadb", "--no-defaults", "--batch", "-uroot", f"--socket={running.folder / 's'}"]

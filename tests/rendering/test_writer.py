@@ -44,7 +44,7 @@ class Balancer:
     """A load balancer's HAProxy with its own VIP, all on loopback; `reload` puts a new process before the old one."""
 
     def __init__(self, folder: Path, prefix: Path, servers: Servers, number: int, failback: bool) -> None:
-        self.folder, self.port = folder, free_port()
+        self.folder, self.port, self.read_port = folder, free_port(), free_port()
         self._program = prefix / "sbin/haproxy"
         self._processes: list[subprocess.Popen[bytes]] = []
         settings = Settings.parse(example.settings(lambda raw: self._settings(raw, servers, failback)))
@@ -62,7 +62,13 @@ class Balancer:
         }
         check = {"inter": 0.1, "fastinter": 0.1, "downinter": 0.1, "rise": 2, "fall": 2}
         raw["haproxy"] |= {
-            "mysql": {"port": self.port, "singleWriter": True, "singleWriterFailback": failback, "check": check},
+            "mysql": {
+                "port": self.port,
+                "singleWriter": True,
+                "singleWriterFailback": failback,
+                "readPort": self.read_port,
+                "check": check,
+            },
             "statistics": {"port": free_port()},
             "timeouts": {"check": 0.3},
         }
@@ -117,10 +123,18 @@ class Balancer:
     def wait_for(self, name: str, state: str) -> None:
         wait(lambda: self.state(name) == state, lambda: f"{name} is {self.state(name)} instead of {state}")
 
-    def open(self) -> "pymysql.Connection[Any]":
+    def open(self, port: int | None = None) -> "pymysql.Connection[Any]":
         return pymysql.connect(
-            host="127.0.0.1", port=self.port, user="app", password=PASSWORD, connect_timeout=5, read_timeout=5
+            host="127.0.0.1",
+            port=port or self.port,
+            user="app",
+            password=PASSWORD,
+            connect_timeout=5,
+            read_timeout=5,
         )
+
+    def reads(self, count: int = 4) -> Sessions:
+        return [self.open(self.read_port) for _ in range(count)]
 
     def sessions(self, count: int = 3) -> Sessions:
         return [self.open() for _ in range(count)]
@@ -186,14 +200,20 @@ def come_back(servers: Servers, name: str, *balancers: Balancer) -> None:
         balancer.wait_for(name, "UP")
 
 
+def failed_and_back(servers: Servers, *balancers: Balancer, sessions: int = 3) -> Sessions:
+    """The first server has failed and works again; what the first balancer has opened since is on the second."""
+    fail(servers, "db1", *balancers)
+    since = balancers[0].sessions(sessions)
+    assert where(since) == {"db2"}
+    come_back(servers, "db1", *balancers)
+    return since
+
+
 def test_the_writer_stays_the_writer_when_the_one_before_it_returns(make: Make, servers: Servers) -> None:
     balancer = make()
     first = balancer.sessions()
     assert where(first) == {"db1"}
-    fail(servers, "db1", balancer)
-    second = balancer.sessions()
-    assert where(second) == {"db2"}
-    come_back(servers, "db1", balancer)
+    second = failed_and_back(servers, balancer)
     assert where([*first, *second, *balancer.sessions()]) == {"db2"}
     assert (alive(first), alive(second)) == (0, 3)
     fail(servers, "db2", balancer)
@@ -205,21 +225,16 @@ def test_the_writer_stays_the_writer_when_the_one_before_it_returns(make: Make, 
 
 def test_without_a_session_the_writer_is_remembered(make: Make, servers: Servers) -> None:
     balancer = make()
-    fail(servers, "db1", balancer)
-    (session,) = balancer.sessions(1)
-    assert where([session]) == {"db2"}
+    (session,) = failed_and_back(servers, balancer, sessions=1)
     session.close()
     wait(lambda: balancer.row("db2")[4] == "0", lambda: "it still has a session")
-    come_back(servers, "db1", balancer)
     assert where(balancer.sessions()) == {"db2"}
 
 
 def test_a_reload_keeps_the_writer(make: Make, servers: Servers) -> None:
     """Also for the first sessions of the new process, while the old one still has its own."""
     balancer = make()
-    fail(servers, "db1", balancer)
-    sessions = balancer.sessions()
-    come_back(servers, "db1", balancer)
+    sessions = failed_and_back(servers, balancer)
     balancer.wait_until_settled()
     for _ in range(3):
         balancer.reload()
@@ -231,9 +246,7 @@ def test_a_reload_keeps_the_writer(make: Make, servers: Servers) -> None:
 def test_the_other_balancer_knows_the_writer(make: Make, servers: Servers) -> None:
     """One that was there all the time, and one that has just been started."""
     one, other = make(0), make(1)
-    fail(servers, "db1", one, other)
-    assert where(one.sessions()) == {"db2"}
-    come_back(servers, "db1", one, other)
+    failed_and_back(servers, one, other)
     other.wait_to_know("db2")
     one.stop()
     assert where(other.sessions()) == {"db2"}
@@ -246,9 +259,7 @@ def test_the_other_balancer_knows_the_writer(make: Make, servers: Servers) -> No
 def test_what_has_sessions_is_the_writer_whatever_the_other_balancer_says(make: Make, servers: Servers) -> None:
     """A process that starts alone begins with the first server, and learns later that it was another one."""
     one, other = make(0), make(1)
-    fail(servers, "db1", one, other)
-    assert where(one.sessions()) == {"db2"}
-    come_back(servers, "db1", one, other)
+    failed_and_back(servers, one, other)
     one.stop()
     one.start()
     sessions = one.sessions()
@@ -288,3 +299,22 @@ def test_only_the_first_session_of_all_waits(make: Make, failback: bool) -> None
     started = time.monotonic()
     balancer.sessions(10)
     assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("failback", [False, True])
+def test_reads_are_where_the_writer_is_not(make: Make, servers: Servers, failback: bool) -> None:
+    balancer = make(failback=failback)
+    assert where(balancer.reads()) == {"db2", "db3"}
+    assert where(balancer.sessions()) == {"db1"}
+    assert where(balancer.reads()) == {"db2", "db3"}
+    fail(servers, "db1", balancer)
+    assert where(balancer.sessions()) == {"db2"}
+    assert where(balancer.reads()) == {"db3"}
+    come_back(servers, "db1", balancer)
+    assert where(balancer.reads(12)) == ({"db2", "db3"} if failback else {"db1", "db3"})
+    fail(servers, "db3", balancer)
+    reads = balancer.reads()
+    assert where(reads) == ({"db2"} if failback else {"db1"})
+    fail(servers, "db2" if failback else "db1", balancer)
+    wait(lambda: not alive(reads), lambda: f"{alive(reads)} sessions are still on it")
+    assert where(balancer.reads()) == where(balancer.sessions()) == ({"db1"} if failback else {"db2"})

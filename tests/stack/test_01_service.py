@@ -269,6 +269,31 @@ def test_a_database_that_is_not_usable_leaves_rotation_and_comes_back(region: Re
     assert "node3" in {query(region, stack, "SELECT @@wsrep_node_name") for _ in range(6)}
 
 
+def test_a_database_whose_port_cannot_be_reached_leaves_rotation_and_comes_back(region: Region, stack: Stack) -> None:
+    """Its responder can, and says that it is well. What checks cost: no error that the database counts."""
+    node, holder = stack.machine("node3"), stack.machine(stack.holder(region))
+
+    def counted(name: str) -> int:
+        argv = ["mariadb", "--batch", "--skip-column-names", "--execute", f"SHOW GLOBAL STATUS LIKE '{name}'"]
+        return int(region.exec(node["instanceId"], argv).stdout.split()[1])
+
+    def state() -> str:
+        return servers(region, stack, "mysqlservers")["node3"][0]
+
+    errors, logins = counted("Aborted_connects"), counted("Connections")
+    # Each look is a login, too.
+    wait_until(lambda: counted("Connections") > logins + 100, "many checks", 60)
+    assert counted("Aborted_connects") == errors
+    fault = region.drop(holder["instanceId"], node["instanceId"], protocol="tcp", port=3306)
+    try:
+        wait_until(lambda: state() == "DOWN", "node3 to leave rotation", 15)
+        assert connects(region, holder["instanceId"], node["address"], 48700)
+        assert "node3" not in {query(region, stack, "SELECT @@wsrep_node_name") for _ in range(6)}
+    finally:
+        region.undrop(fault)
+    wait_until(lambda: state() == "UP", "node3 in rotation", 30)
+
+
 def test_status_says_that_the_stack_is_whole_and_what_is_not(region: Region, stack: Stack) -> None:
     """As EC2 and the machines say, over SSH; its last word is the exit status."""
 

@@ -67,7 +67,8 @@ HAPROXY = {
     "backend mysqlservers from tcp": {
         "balance roundrobin": "balance roundrobin",
         "option tcpka": "option tcpka",
-        "check port 3306": "http-check send meth GET uri /mysql ver HTTP/1.1 hdr Host node1",
+        "check port 3306": "tcp-check connect port 3306 linger",
+        "the responder on 48700": r'tcp-check send "GET /mysql HTTP/1.0\r\n\r\n"',
         "inter 2000ms rise 2 fall 3 weight 10 maxconn 400": "default-server check inter 500ms fastinter 250ms "
         "downinter 1000ms rise 2 fall 2 weight 10 maxconn 400 on-marked-down shutdown-sessions",
         "server mysql3": "server node3 192.168.106.253:3306 port 48700",
@@ -210,7 +211,7 @@ def test_haproxy_may_open_two_files_for_each_connection_that_the_settings_allow(
     def change(raw: dict[str, Any]) -> None:
         example.static_and_dynamic(raw)
         example.with_mycat(raw)
-        raw["haproxy"].update(changed)
+        raw["haproxy"].update({"mysql": {"readPort": 3308}, **changed})
         raw["http"]["maxConnections"] = 50_000
 
     connections = re.search(r"^maxconn (\d+)$", "\n".join(section(haproxy_cfg(change), "global")), re.MULTILINE)
@@ -220,7 +221,16 @@ def test_haproxy_may_open_two_files_for_each_connection_that_the_settings_allow(
     assert 2 * int(connections[1]) + 1000 < int(limit[1])
 
 
-@pytest.mark.parametrize("change", [lambda raw: None, example.with_mycat, example.static_and_dynamic, many_for_each])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda raw: None,
+        example.with_mycat,
+        example.static_and_dynamic,
+        many_for_each,
+        lambda raw: raw["haproxy"].update(mysql={"readPort": 3308}, defaultMaxConnections=9000),
+    ],
+)
 def test_no_frontend_can_take_the_others_connections(change: Change) -> None:
     limits: dict[str, int] = {}
     name = ""
@@ -274,6 +284,47 @@ def test_who_writes_is_known_to_all_balancers_and_stays(failback: bool) -> None:
         *at_once,
         "WAIT_END",
     ]
+
+
+def reads(**mysql: Any) -> Change:
+    return lambda raw: raw["haproxy"].update(mysql={"readPort": 3308, **mysql})
+
+
+def test_reads_go_to_all_databases_by_the_checks_of_the_others() -> None:
+    text = haproxy_cfg(reads(timeouts={"client": 7200, "server": 7300}))
+    assert section(text, "frontend mysqlread") == [
+        "bind 192.168.106.249:3308",
+        "timeout client 7200000ms",
+        "option tcpka",
+        "default_backend mysqlreaders",
+    ]
+    assert section(text, "backend mysqlreaders") == [
+        "balance leastconn",
+        "timeout server 7300000ms",
+        "option tcpka",
+        "default-server weight 10 maxconn 400 on-marked-down shutdown-sessions",
+        *(f"server node{i} 192.168.106.25{i}:3306 track mysqlservers/node{i}" for i in (1, 2, 3)),
+    ]
+    assert "balance roundrobin" in section(haproxy_cfg(reads(readBalance="roundrobin")), "backend mysqlreaders")
+    assert "mysqlread" not in haproxy_cfg()
+
+
+@pytest.mark.parametrize("failback", [False, True])
+def test_the_writer_is_the_last_resort_of_reads(failback: bool) -> None:
+    text = haproxy_cfg(reads(singleWriter=True, singleWriterFailback=failback))
+    first = ["use_backend mysqlreaders-node1 if { srv_is_up(mysqlservers/node1) }"] if failback else []
+    assert section(text, "frontend mysqlread")[3:] == [
+        *first,
+        *(
+            f"use_backend mysqlreaders-node{i} if {{ int(1),table_server_id(mysqlservers) -m int {i} }}"
+            for i in (1, 2, 3)
+        ),
+        "default_backend mysqlreaders-node1",
+    ]
+    for writer in ("node1", "node2", "node3"):
+        servers = [line for line in section(text, f"backend mysqlreaders-{writer}") if line.startswith("server ")]
+        assert len(servers) == 3
+        assert [line.split()[1] for line in servers if line.endswith(" backup")] == [writer]
 
 
 def test_without_a_single_writer_there_is_nothing_of_it() -> None:

@@ -80,10 +80,13 @@ def test_a_health_check_never_waits_for_what_is_committed() -> None:
     assert "init_command" not in asked["/mycat"]
 
 
-def test_the_responder_of_each_node_may_log_in_from_the_nodes_own_address(run_program: Run) -> None:
+def test_who_asks_for_a_databases_health_may_log_in_from_its_own_address(run_program: Run) -> None:
     sql = run_program().named("node1-mariadb-users").stdin
     for host in ("localhost", *(f"192.168.106.25{i}" for i in (1, 2, 3))):
         assert f"CREATE USER IF NOT EXISTS 'health'@'{host}'" in sql
+    for host in ("192.168.106.251", "192.168.106.252"):  # the load balancers
+        assert f"CREATE USER IF NOT EXISTS 'haproxy-check'@'{host}';" in sql
+    assert sql.count("PASSWORD EXPIRE;") == 2
     asked = health.checks([Role.MYSQL], "10.0.0.1", "x")["/mysql"]
     assert str(asked["port"]) == galera_cnf("10.0.0.1")["extra_port"]
     assert asked["host"] == galera_cnf("10.0.0.1")["bind_address"]

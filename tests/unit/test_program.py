@@ -176,6 +176,14 @@ def test_a_single_writer_opens_a_port_between_balancers_and_to_nobody_else(run_p
         assert opened(recorded, kind) - opened(without, kind) == {("lb", 8890, "firewall-lb-id")}
 
 
+def test_the_read_port_is_open_to_clients(run_program: Run) -> None:
+    def change(raw: dict[str, Any]) -> None:
+        raw["haproxy"]["mysql"] = {"readPort": 3308}
+
+    without, recorded = run_program(), run_program(example.settings(change))
+    assert opened(recorded, INGRESS) - opened(without, INGRESS) == {("lb", 3308, "10.20.0.0/24")}
+
+
 def test_databases_elsewhere_behind_mycat_are_let_out_to(run_program: Run) -> None:
     def change(raw: dict[str, Any]) -> None:
         example.with_mycat(raw)

@@ -105,7 +105,7 @@ def test_the_example_is_accepted() -> None:
         (put("haproxy/mysql", {"port": 8888}), ["haproxy.mysql.port", "haproxy.statistics.port", "8888"]),
         (put("haproxy/mysql", {"singleWriterFailback": True}), ["haproxy.mysql.singleWriterFailback", "singleWriter"]),
         (
-            put("haproxy", {**example.settings()["haproxy"], "mysql": {"singleWriter": True, "port": 8890}}),
+            put("haproxy/mysql", {"singleWriter": True, "port": 8890}),
             ["haproxy.mysql.port: 8890", "peers"],
         ),
         (
@@ -115,6 +115,16 @@ def test_the_example_is_accepted() -> None:
         (
             put("haproxy/mysql", {"serverMaxConnections": 100_000}),
             ["database.galera.maxConnections: 100050", "100000 at most; lower them"],
+        ),
+        (put("haproxy/mysql", {"readPort": 3306}), ["haproxy.mysql.port and haproxy.mysql.readPort", "3306"]),
+        (put("haproxy/mysql", {"readPort": 8889}), ["haproxy.mysql.readPort: 8889", "health check"]),
+        (put("haproxy/mysql", {"readPort": 3308, "readBalance": "random"}), ["haproxy.mysql.readBalance", "random"]),
+        (
+            lambda raw: [
+                raw["haproxy"].update(mysql={"readPort": 3308}),
+                raw["database"]["galera"].update(maxConnections=800),
+            ],
+            ["database.galera.maxConnections: 850", "400 of haproxy.mysql.readPort in 1 backends", "set 850"],
         ),
         (put("haproxy/sha256", "1234"), ["haproxy.sha256", "1234"]),
         (put("haproxy/timeouts", {"connect": -1}), ["haproxy.timeouts.connect"]),

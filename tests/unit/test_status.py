@@ -46,7 +46,7 @@ def gvwstate(*members: str) -> str:
 
 def statistics(*servers: dict[str, str]) -> str:
     """HAProxy's, with the columns that count here."""
-    columns = ["pxname", "svname", "scur", "status", "check_status", "check_code", "last_chk", "check_desc"]
+    columns = ["pxname", "svname", "scur", "status", "check_status", "check_code", "last_chk", "check_desc", "tracked"]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="")
     writer.writeheader()
@@ -427,6 +427,19 @@ def test_a_server_that_is_set_aside(played: Played, state: str) -> None:
     one = found()
     assert words(one) == [f"node3: mysqlservers/node3 is {state.partition(' ')[0]} for node1, node2"]
     assert "state ready" in one.problems[0].do
+
+
+def test_a_server_of_the_read_port_is_the_one_that_it_follows(played: Played) -> None:
+    rows = [
+        server("node3", "DOWN", **DOWN),
+        server("node3", "DOWN", "mysqlreaders", tracked="mysqlservers/node3", **DOWN),
+    ]
+    up = [server("node1"), server("node2"), server("node1", backend="mysqlreaders", tracked="mysqlservers/node1")]
+    played.change("node2", "lb", statistics=statistics(*up, *rows))
+    balancer = found().machines[1].balancer
+    assert balancer
+    assert [one.sessions for one in balancer.servers] == [4, 2, 4]
+    assert words(found()) == ["node3: mysqlservers/node3 is DOWN for node2 (Layer7 wrong status 503: Unavailable)"]
 
 
 def test_a_server_whose_last_check_failed_is_still_up(played: Played) -> None:
