@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from constants import HAPROXY_HEALTH_PORT, HAPROXY_PEERS_PORT
-from settings import own_files
+from settings import extra, own_files
 from settings.base import NAMESPACE, unprintable
 from settings.mycat import contradictions
 from settings.secret_names import SSH_KEY, VRRP, needed_secrets
@@ -170,6 +170,19 @@ def _http(settings: "Settings") -> Iterator[str]:
         yield from settings.http.problems({machine.name: machine.address for machine in settings.of_role(Role.WEB)})
 
 
+def _extra(settings: "Settings") -> Iterator[str]:
+    if settings.database.extra and settings.database.external:
+        yield "database.extra: the databases are external ones, whose configuration is not the stack's"
+    yield from extra.mysqld(settings.database.extra)
+    yield from extra.haproxy(
+        settings.haproxy.extra,
+        single_writer=settings.haproxy.mysql.single_writer,
+        mycat=settings.mycat is not None,
+        http_backends=settings.http.backends if settings.http else None,
+    )
+    yield from extra.keepalived(settings.keepalived.extra)
+
+
 def _secrets(settings: "Settings") -> Iterator[str]:
     needed = needed_secrets(settings.model_dump(mode="json", by_alias=True, exclude={"secrets"}))
     for name, use in needed.items():
@@ -201,5 +214,6 @@ _CHECKS: tuple[Callable[["Settings"], Iterator[str]], ...] = (
     _connections,
     _ports,
     _http,
+    _extra,
     _secrets,
 )

@@ -18,7 +18,8 @@ HostPrefix = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.-
 Target = Annotated[str, StringConstraints(pattern=rf"^/(?:{_PATH}|\?)*$")]
 #: Names that sections of haproxy.cfg have already.
 TAKEN = frozenset(
-    {"health", "statistics", "mysql", "mysqlservers", "mycat", "http-in", "healthcheck", "http-statistics"}
+    {"global", "defaults", "health", "statistics", "mysql", "mysqlservers", "mycat"}
+    | {"http-in", "healthcheck", "http-statistics"}
 )
 
 

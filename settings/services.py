@@ -6,6 +6,7 @@ from typing import Annotated, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from settings.base import IPv4Address, Name, Port, Seconds, Section, SourceArchive
+from settings.extra import Lines, Sections
 
 #: Without what keepalived.conf takes as a comment, a quote or a variable.
 Email = Annotated[str, StringConstraints(max_length=254, pattern=r"^[A-Za-z0-9.+_=%/-]+@[A-Za-z0-9.-]+$")]
@@ -141,6 +142,10 @@ class Haproxy(SourceArchive):
     """The port for the databases."""
     mycat: MycatFrontend = MycatFrontend()
     """The port for Mycat; not there unless the stack has the section `mycat`."""
+    extra: Sections = Field(default_factory=dict)
+    """Lines of your own, by section as in `haproxy.cfg`: `global`, `defaults` (of all others), `mysql`, `mysqlservers`,
+    `mycat`, `mycat_servers`, `statistics`, `http-in`, `healthcheck`, `http-statistics`, and the names of
+    `http.backends`. They stand before the stack's own lines; what contradicts those is refused (docs/stacks.md)."""
 
 
 class Mode(StrEnum):
@@ -192,6 +197,9 @@ class Keepalived(SourceArchive):
     VIP because it has not heard the master yet."""
     mail: Mail | None = None
     """A mail for every change of state. Default: none."""
+    extra: Sections = Field(default_factory=dict)
+    """Lines of your own, by section as in `keepalived.conf`: `global_defs`, `vrrp_instance`. They stand before the
+    stack's own lines; what contradicts those is refused (docs/stacks.md)."""
 
 
 class ExternalServer(Section):
@@ -294,6 +302,9 @@ class Database(Section):
     """The database that is created for the application."""
     user: Identifier = "app"
     """The application's user, with all rights on `schema`. The password is `secrets.database`."""
+    extra: Lines = ()
+    """Lines of your own for `[mysqld]` on the machines of role `mysql`, such as `max_allowed_packet = 64M`. What
+    contradicts the stack's own lines is refused (docs/stacks.md). A change restarts the nodes one after the other."""
 
     @model_validator(mode="after")
     def _does_not_lock_itself_out(self) -> Self:

@@ -118,9 +118,13 @@ def haproxy_cfg(change: Change = example.with_mycat) -> str:
 
 
 def render_galera() -> str:
-    galera = Settings.parse(example.settings()).database.galera
     return database.configuration(
-        "node1", addresses={"node1": "10.0.0.1"}, cluster="test", galera=galera, max_connections=500, mycat=False
+        "node1",
+        addresses={"node1": "10.0.0.1"},
+        cluster="test",
+        database=Settings.parse(example.settings()).database,
+        max_connections=500,
+        mycat=False,
     )
 
 
