@@ -13,7 +13,7 @@ from settings import extra, own_files
 from settings.base import NAMESPACE, unprintable
 from settings.mycat import contradictions
 from settings.secret_names import SSH_KEY, VRRP, needed_secrets
-from settings.services import MOST_CONNECTIONS, RESERVED_CONNECTIONS
+from settings.services import MOST_CONNECTIONS, RESERVED_CONNECTIONS, share_problems
 from settings.topology import Role
 
 if TYPE_CHECKING:
@@ -112,6 +112,21 @@ def _single_writer(settings: "Settings") -> Iterator[str]:
     mysql = settings.haproxy.mysql
     if mysql.single_writer_failback and not mysql.single_writer:
         yield "haproxy.mysql.singleWriterFailback: only with singleWriter: true, which is what it is about"
+    if mysql.single_writer and mysql.balance != "roundrobin":
+        yield "haproxy.mysql.balance: with singleWriter all sessions go to one server; leave one of them out"
+    if mysql.single_writer and mysql.servers:
+        yield (
+            "haproxy.mysql.servers: with singleWriter the order of the servers says who is the next writer; "
+            "leave one of them out"
+        )
+
+
+def _shares(settings: "Settings") -> Iterator[str]:
+    databases = settings.database.external or settings.of_role(Role.MYSQL)
+    mycats = (settings.mycat.external if settings.mycat else ()) or settings.of_role(Role.MYCAT)
+    haproxy = settings.haproxy
+    yield from share_problems("haproxy.mysql", haproxy.mysql.servers, [server.name for server in databases])
+    yield from share_problems("haproxy.mycat", haproxy.mycat.servers, [server.name for server in mycats])
 
 
 def _mycat(settings: "Settings") -> Iterator[str]:
@@ -210,6 +225,7 @@ _CHECKS: tuple[Callable[["Settings"], Iterator[str]], ...] = (
     _access,
     _database,
     _single_writer,
+    _shares,
     _mycat,
     _connections,
     _ports,

@@ -163,7 +163,7 @@ _PROXY: Owned = {
     "dispatch": "servers are machines of the stack or external ones",
     "server": "servers are machines of the stack or external ones",
     "server-template": "servers are machines of the stack or external ones",
-    "default-server": "set the section's check, weight and serverMaxConnections",
+    "default-server": "set the servers' check, weight and serverMaxConnections",
     "default_backend": "it belongs to what the section is for",
     "monitor-uri": "HAProxy's own health check has a section of its own",
     "stats": "the statistics have a section of their own",
@@ -217,7 +217,7 @@ _HEALTH_CHECK: Owned = {
 
 _HTTP_BACKEND: Owned = {
     **_PROXY,
-    "balance": "the servers take turns",
+    "balance": "set the backend's balance",
     "option http-server-close": "the recipe's backends have it",
 }
 
@@ -266,7 +266,7 @@ def _sql_frontend(setting: str) -> Owned:
 def _sql_backend(setting: str) -> Owned:
     return {
         **_PROXY,
-        "balance": "the servers take turns",
+        "balance": f"set haproxy.{setting}.balance",
         "timeout server": f"set haproxy.{setting}.timeouts.server",
         "timeout tunnel": f"set haproxy.{setting}.timeouts",
         "option tcpka": "a server that is gone without a word is noticed after 35 s",

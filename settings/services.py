@@ -1,7 +1,8 @@
 """HAProxy, keepalived and the database tier."""
 
+from collections.abc import Collection, Iterator, Mapping
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -67,6 +68,29 @@ class Check(Section):
     """After how many failed checks in a row a server is down."""
 
 
+#: HAProxy's ways to choose a server (manual, 4.2, `balance`) that know nothing of what is transferred.
+Balance = Literal["roundrobin", "static-rr", "leastconn", "first", "source", "random"]
+
+
+class Share(Section):
+    """What is different for one server of several (HAProxy manual, 5.2)."""
+
+    weight: Annotated[int, Field(ge=0, le=256)] | None = None
+    """Its part of the sessions in proportion to the others' weights; 0 sends no new ones. Default: as the others."""
+    backup: bool = False
+    """Whether it gets sessions only while no other server works; the first one of several such. Those that it has stay
+    when another one is back."""
+
+
+def share_problems(key: str, shares: Mapping[str, Share], servers: Collection[str]) -> Iterator[str]:
+    """What contradicts the names of the ``servers`` that there are. ``key``: of the section."""
+    for name in shares:
+        if name not in servers:
+            yield f"{key}.servers.{name}: no server of this name; there are {', '.join(servers) or 'none'}"
+    if servers and all(name in shares and shares[name].backup for name in servers):
+        yield f"{key}.servers: all are backups; one that is not is needed"
+
+
 class Frontend(Section):
     """A TCP frontend on the VIP with its servers."""
 
@@ -76,8 +100,12 @@ class Frontend(Section):
     """Health checks of the servers."""
     timeouts: SqlTimeouts = SqlTimeouts()
     """How long its sessions may be silent."""
+    balance: Balance = "roundrobin"
+    """How HAProxy chooses a server for a session (manual, 4.2). `leastconn` suits sessions that last."""
     weight: Annotated[int, Field(ge=0, le=256)] = 10
-    """HAProxy's weight of each server (manual, 5.2). All are equal; 0 sends no new connections."""
+    """HAProxy's weight of each server (manual, 5.2). All are equal, but for `servers`; 0 sends no new connections."""
+    servers: dict[Name, Share] = Field(default_factory=dict)
+    """What is different for single servers, by the name of the machine or of the external server."""
     server_max_connections: Annotated[int, Field(ge=1)] = 400
     """Connections that one server gets at the same time; further ones wait (`maxconn` of a server). The databases have
     to have room for them (`database.galera.maxConnections`)."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import pymysql
 import pytest
@@ -21,7 +21,7 @@ import pytest
 from components import cluster, database, health, mycat_files
 from components.template import FILES, render, sql_string
 from constants import MYSQL_EXTRA_PORT
-from settings import Role, Settings, extra
+from settings import Role, Settings, extra, services
 from tests import example
 from tests.rendering.conftest import Judge
 from tests.servers import BOUND, LOOPBACK, Database, ask, connect, free_port, install_database, unpack
@@ -109,7 +109,23 @@ def lines_of_ones_own(raw: dict[str, Any]) -> None:
     }
 
 
+def shares(raw: dict[str, Any]) -> None:
+    example.with_mycat(raw)
+    example.static_and_dynamic(raw)
+    raw["haproxy"] |= {
+        "mysql": {"balance": "first", "servers": {"node1": {"weight": 0}, "node3": {"weight": 256, "backup": True}}},
+        "mycat": {"balance": "random", "servers": {"node2": {"backup": True}}},
+    }
+    raw["http"]["backends"]["static"] |= {"balance": "uri", "servers": {"web1": {"weight": 3}}}
+
+
+def balanced(by: str) -> Callable[[dict[str, Any]], Any]:
+    return lambda raw: raw["haproxy"].update(mysql={"balance": by})
+
+
 HAPROXY = {
+    "shares": shares,
+    **{f"balance {by}": balanced(by) for by in get_args(services.Balance)},
     "lines of one's own": lines_of_ones_own,
     "the recipe's topology": lambda raw: None,
     "single writer": lambda raw: raw["haproxy"].update(mysql={"singleWriter": True}),
