@@ -55,6 +55,10 @@ def _virtual_ip(settings: "Settings") -> Iterator[str]:
     for machine in settings.machines:
         if machine.address == address:
             yield f"vip.address: {address} is the address of machine {machine.name}; the VIP needs one of its own"
+    try:
+        settings.vip.script()
+    except (OSError, ValueError) as error:
+        yield f"vip.notify: {settings.vip.notify}: {error}"
 
 
 def _ec2_endpoint(settings: "Settings") -> Iterator[str]:
