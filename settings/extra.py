@@ -103,6 +103,8 @@ MYSQLD: Owned = {
     "user": "it is mysql, to whom the data belong",
     "pid_file": "it is systemd's",
     "log_error": "the journal has it (journalctl -u mariadb), where the stack's programs look",
+    "silent_startup": "the position of the data after a crash is read from the notes of a start",
+    "default_password_lifetime": "the passwords of the health checks, Mycat and the application would expire",
     "help": _NOT_STARTED,
     "version": _NOT_STARTED,
     "bootstrap": _NOT_STARTED,

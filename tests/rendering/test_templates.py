@@ -181,7 +181,7 @@ KEEPALIVED = {
     "four balancers": example.four_balancers,
     "lines of one's own": lambda raw: raw["keepalived"].update(
         extra={
-            "global_defs": ["vrrp_rlimit_rttime 20000"],
+            "global_defs": ["vrrp_rlimit_rttime 20000", "vrrp_notify_fifo /run/vrrp-events"],
             "vrrp_instance": ["track_interface {", "    lo", "}", "debug 2"],
         }
     ),
