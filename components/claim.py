@@ -14,6 +14,14 @@ from components.virtual_ip import VirtualIp
 from constants import LIBRARY
 from settings import topology
 
+#: A validation: refuses a staged script that nothing on the machine can run, and a shell's that it cannot read.
+INTERPRETER = r"""
+read -r first <"$STAGED"
+read -r program _ <<<"${first#\#!}"
+[ -x "$program" ] || { echo "there is no $program here, which the first line names"; exit 1; }
+case $program in */bash | */sh) "$program" -n "$STAGED" ;; esac
+"""
+
 
 @dataclass
 class ClaimArgs:
@@ -59,6 +67,7 @@ class Claim(pulumi.ComponentResource):
                 drain=vip.drain,
                 region=region,
                 endpoint=ec2_endpoint(vip, region, dns_suffix, in_vpc=args.has_endpoint),
+                notify=vip.notify is not None,
                 **known,
             )
         )
@@ -72,9 +81,15 @@ class Claim(pulumi.ComponentResource):
                 render("vip/reconcile-vip.timer.j2", interval=vip.reconcile_interval),
             ),
         }
+        notify = self._notify(name, machine, vip.script())
         self.files = [
             machine.file(
-                f"{name}-environment", "/etc/mycat-ha/vip.env", environment, validate='bash -n "$STAGED"', opts=child
+                f"{name}-environment",
+                "/etc/mycat-ha/vip.env",
+                environment,
+                validate='bash -n "$STAGED"',
+                # It says whether there is a script.
+                opts=pulumi.ResourceOptions(parent=self, depends_on=notify),
             ),
             *(
                 machine.file(
@@ -106,3 +121,21 @@ class Claim(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self, depends_on=[*self.files, args.virtual_ip]),
         )
         self.register_outputs({})
+
+    def _notify(self, name: str, machine: Machine, script: str | None) -> list[pulumi.Resource]:
+        """The user's own script and its unit. They stay where a stack no longer has one, and nobody starts them."""
+        if script is None:
+            return []
+        child = pulumi.ResourceOptions(parent=self)
+        return [
+            machine.file(
+                f"{name}-notify", "/etc/mycat-ha/after-claim", script, mode="0700", validate=INTERPRETER, opts=child
+            ),
+            machine.file(
+                f"{name}-notify-service",
+                "/etc/systemd/system/after-claim.service",
+                verbatim("vip/after-claim.service"),
+                apply="systemctl daemon-reload",
+                opts=child,
+            ),
+        ]

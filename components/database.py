@@ -64,7 +64,7 @@ class Database(pulumi.ComponentResource):
                 machine.name,
                 addresses=addresses,
                 cluster=args.cluster,
-                galera=args.database.galera,
+                database=args.database,
                 max_connections=args.max_connections,
                 mycat=args.mycat is not None,
             )
@@ -136,7 +136,8 @@ class Database(pulumi.ComponentResource):
                 CONFIG,
                 config,
                 validate=render("mariadb/validate.sh.j2"),
-                opts=after_install,
+                # With one that mariadbd cannot start with after all, the nodes after this one keep what they run with.
+                opts=pulumi.ResourceOptions(parent=self, depends_on=[installed, *self.synced]),
             ),
         ]
 
@@ -193,7 +194,7 @@ def configuration(
     *,
     addresses: Mapping[str, str],
     cluster: str,
-    galera: services.Galera,
+    database: services.Database,
     max_connections: int,
     mycat: bool,
 ) -> str:
@@ -206,7 +207,8 @@ def configuration(
         # The first one is the single writer, if there is to be one.
         donors=[node for node in reversed(list(addresses)) if node != name],
         cluster=cluster,
-        galera=galera,
+        galera=database.galera,
+        extra=database.extra,
         max_connections=max_connections,
         extra_port=MYSQL_EXTRA_PORT,
         mycat=mycat,

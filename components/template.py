@@ -1,6 +1,7 @@
 """Templates, the quoting that each kind of file needs, and files that go to machines as they stand."""
 
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,11 @@ def milliseconds(seconds: float) -> str:
     return f"{round(seconds * 1000)}ms"
 
 
+def added(lines: Iterable[str] | None) -> str:
+    """``lines`` that a user adds, right after the one that begins a section: of two options, MariaDB takes the last."""
+    return "".join(f"\n    {line}" for line in lines or ())
+
+
 _environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(TEMPLATES),
     undefined=jinja2.StrictUndefined,
@@ -34,6 +40,7 @@ _environment = jinja2.Environment(
     autoescape=False,  # noqa: S701  no HTML here; XML is built by its own module
 )
 _environment.filters |= {
+    "added": added,
     "haproxy_quote": haproxy_quote,
     "ms": milliseconds,
     "shell": lambda value: shlex.quote(str(value)),

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from constants import HAPROXY_HEALTH_PORT, HAPROXY_PEERS_PORT
-from settings import own_files
+from settings import extra, own_files
 from settings.base import NAMESPACE, unprintable
 from settings.mycat import contradictions
 from settings.secret_names import SSH_KEY, VRRP, needed_secrets
-from settings.services import MOST_CONNECTIONS, RESERVED_CONNECTIONS
+from settings.services import MOST_CONNECTIONS, RESERVED_CONNECTIONS, share_problems
 from settings.topology import Role
 
 if TYPE_CHECKING:
@@ -55,6 +55,10 @@ def _virtual_ip(settings: "Settings") -> Iterator[str]:
     for machine in settings.machines:
         if machine.address == address:
             yield f"vip.address: {address} is the address of machine {machine.name}; the VIP needs one of its own"
+    try:
+        settings.vip.script()
+    except (OSError, ValueError) as error:
+        yield f"vip.notify: {settings.vip.notify}: {error}"
 
 
 def _ec2_endpoint(settings: "Settings") -> Iterator[str]:
@@ -114,6 +118,21 @@ def _single_writer(settings: "Settings") -> Iterator[str]:
     mysql = settings.haproxy.mysql
     if mysql.single_writer_failback and not mysql.single_writer:
         yield "haproxy.mysql.singleWriterFailback: only with singleWriter: true, which is what it is about"
+    if mysql.single_writer and mysql.balance != "roundrobin":
+        yield "haproxy.mysql.balance: with singleWriter all sessions go to one server; leave one of them out"
+    if mysql.single_writer and mysql.servers:
+        yield (
+            "haproxy.mysql.servers: with singleWriter the order of the servers says who is the next writer; "
+            "leave one of them out"
+        )
+
+
+def _shares(settings: "Settings") -> Iterator[str]:
+    databases = settings.database.external or settings.of_role(Role.MYSQL)
+    mycats = (settings.mycat.external if settings.mycat else ()) or settings.of_role(Role.MYCAT)
+    haproxy = settings.haproxy
+    yield from share_problems("haproxy.mysql", haproxy.mysql.servers, [server.name for server in databases])
+    yield from share_problems("haproxy.mycat", haproxy.mycat.servers, [server.name for server in mycats])
 
 
 def _mycat(settings: "Settings") -> Iterator[str]:
@@ -174,6 +193,20 @@ def _http(settings: "Settings") -> Iterator[str]:
         yield from settings.http.problems({machine.name: machine.address for machine in settings.of_role(Role.WEB)})
 
 
+def _extra(settings: "Settings") -> Iterator[str]:
+    if settings.database.extra and settings.database.external:
+        yield "database.extra: the databases are external ones, whose configuration is not the stack's"
+    yield from extra.mysqld(settings.database.extra)
+    yield from extra.haproxy(
+        settings.haproxy.extra,
+        single_writer=settings.haproxy.mysql.single_writer,
+        read_port=settings.haproxy.mysql.read_port is not None,
+        mycat=settings.mycat is not None,
+        http_backends=settings.http.backends if settings.http else None,
+    )
+    yield from extra.keepalived(settings.keepalived.extra)
+
+
 def _secrets(settings: "Settings") -> Iterator[str]:
     needed = needed_secrets(settings.model_dump(mode="json", by_alias=True, exclude={"secrets"}))
     for name, use in needed.items():
@@ -201,9 +234,11 @@ _CHECKS: tuple[Callable[["Settings"], Iterator[str]], ...] = (
     _access,
     _database,
     _single_writer,
+    _shares,
     _mycat,
     _connections,
     _ports,
     _http,
+    _extra,
     _secrets,
 )

@@ -1,12 +1,12 @@
 """HTTP proxying: one frontend on the VIP, rules that choose a backend, web servers behind."""
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
 from settings.base import IPv4Address, Name, Port, Section
-from settings.services import Check
+from settings.services import Balance, Check, Share, share_problems
 
 #: Characters of a path (RFC 3986, 3.3). HAProxy compares it as it was sent, percent-encoded.
 _PATH = r"[A-Za-z0-9._~!$&'()*+,;=:@%/-]"
@@ -18,7 +18,8 @@ HostPrefix = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.-
 Target = Annotated[str, StringConstraints(pattern=rf"^/(?:{_PATH}|\?)*$")]
 #: Names that sections of haproxy.cfg have already.
 TAKEN = frozenset(
-    {"health", "statistics", "mysql", "mysqlservers", "mysqlread", "mycat", "http-in", "healthcheck", "http-statistics"}
+    {"global", "defaults", "health", "statistics", "mysql", "mysqlservers", "mysqlread", "mycat"}
+    | {"http-in", "healthcheck", "http-statistics"}
 )
 
 
@@ -62,6 +63,10 @@ class Backend(Section):
     """Where all of `machines` listen."""
     external: tuple[HttpServer, ...] = ()
     """Web servers that are not machines of the stack."""
+    balance: Literal[Balance, "uri"] = "roundrobin"
+    """How HAProxy chooses a server for a request (manual, 4.2). `uri`: the same one for the same path, for caches."""
+    servers: dict[Name, Share] = Field(default_factory=dict)
+    """What is different for single servers, by the name of the machine or of the external server."""
     server_max_connections: Annotated[int, Field(ge=1)] = 2000
     """Connections that one server gets at the same time; further ones wait (`maxconn` of a server)."""
     check_path: Target | None = None
@@ -69,9 +74,14 @@ class Backend(Section):
     check: Check = Check()
     """Health checks of the servers."""
 
+    @property
+    def names(self) -> list[str]:
+        """The servers'."""
+        return [*self.machines, *(server.name for server in self.external)]
+
     @model_validator(mode="after")
     def _servers(self) -> Self:
-        names = [*self.machines, *(server.name for server in self.external)]
+        names = self.names
         if not names:
             raise ValueError("no servers: give machines (of role web, by name), external ones, or both")
         for name in dict.fromkeys(names):
@@ -135,6 +145,7 @@ class Http(Section):
         for name, backend in self.backends.items():
             if name in TAKEN or name.startswith("mysqlreaders"):
                 yield f"http.backends.{name}: HAProxy has a section of this name already; choose another"
+            yield from share_problems(f"http.backends.{name}", backend.servers, backend.names)
             for index, machine in enumerate(backend.machines):
                 if machine not in web:
                     yield (

@@ -137,7 +137,7 @@ class _Document:
         default = value.get("default")
         if isinstance(default, dict) and "$ref" in value:  # what differs from the section's own defaults
             own = self._definitions[_name(value["$ref"])]["properties"]
-            default = {key: item for key, item in default.items() if item != own[key].get("default")}
+            default = {key: item for key, item in default.items() if item != own[key].get("default", {})}
         return "" if default in (None, {}, []) else f"`{_plain(default)}`"
 
     def _type(self, value: Mapping[str, Any]) -> str:

@@ -1,11 +1,13 @@
 """HAProxy, keepalived and the database tier."""
 
+from collections.abc import Collection, Iterator, Mapping
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
 from settings.base import IPv4Address, Name, Port, Seconds, Section, SourceArchive
+from settings.extra import Lines, Sections
 
 #: Without what keepalived.conf takes as a comment, a quote or a variable.
 Email = Annotated[str, StringConstraints(max_length=254, pattern=r"^[A-Za-z0-9.+_=%/-]+@[A-Za-z0-9.-]+$")]
@@ -66,6 +68,29 @@ class Check(Section):
     """After how many failed checks in a row a server is down."""
 
 
+#: HAProxy's ways to choose a server (manual, 4.2, `balance`) that know nothing of what is transferred.
+Balance = Literal["roundrobin", "static-rr", "leastconn", "first", "source", "random"]
+
+
+class Share(Section):
+    """What is different for one server of several (HAProxy manual, 5.2)."""
+
+    weight: Annotated[int, Field(ge=0, le=256)] | None = None
+    """Its part of the sessions in proportion to the others' weights; 0 sends no new ones. Default: as the others."""
+    backup: bool = False
+    """Whether it gets sessions only while no other server works; the first one of several such. Those that it has stay
+    when another one is back."""
+
+
+def share_problems(key: str, shares: Mapping[str, Share], servers: Collection[str]) -> Iterator[str]:
+    """What contradicts the names of the ``servers`` that there are. ``key``: of the section."""
+    for name in shares:
+        if name not in servers:
+            yield f"{key}.servers.{name}: no server of this name; there are {', '.join(servers) or 'none'}"
+    if servers and all(name in shares and shares[name].backup for name in servers):
+        yield f"{key}.servers: all are backups; one that is not is needed"
+
+
 class Frontend(Section):
     """A TCP frontend on the VIP with its servers."""
 
@@ -75,18 +100,15 @@ class Frontend(Section):
     """Health checks of the servers."""
     timeouts: SqlTimeouts = SqlTimeouts()
     """How long its sessions may be silent."""
+    balance: Balance = "roundrobin"
+    """How HAProxy chooses a server for a session (manual, 4.2). `leastconn` suits sessions that last."""
     weight: Annotated[int, Field(ge=0, le=256)] = 10
-    """HAProxy's weight of each server (manual, 5.2). All are equal; 0 sends no new connections."""
+    """HAProxy's weight of each server (manual, 5.2). All are equal, but for `servers`; 0 sends no new connections."""
+    servers: dict[Name, Share] = Field(default_factory=dict)
+    """What is different for single servers, by the name of the machine or of the external server."""
     server_max_connections: Annotated[int, Field(ge=1)] = 400
     """Connections that one server gets at the same time; further ones wait (`maxconn` of a server). The databases have
     to have room for them (`database.galera.maxConnections`)."""
-
-
-class ReadBalance(StrEnum):
-    """Which of the databases gets the next session of the read port."""
-
-    LEASTCONN = "leastconn"
-    ROUNDROBIN = "roundrobin"
 
 
 class MysqlFrontend(Frontend):
@@ -107,9 +129,9 @@ class MysqlFrontend(Frontend):
     """A second port on the VIP, for sessions that only read; 3308 is a good one. With `singleWriter` they go to the
     databases that are not the writer, and to the writer if there is no other; without it to all. Nothing there refuses
     a write. Default: none."""
-    read_balance: ReadBalance = ReadBalance.LEASTCONN
-    """`leastconn`: the next session goes where there are the fewest, which evens out long sessions and databases that
-    return. `roundrobin`: in turn."""
+    read_balance: Balance = "leastconn"
+    """How HAProxy chooses a database for a session of the read port. `leastconn` evens out long sessions, and
+    databases that return."""
 
 
 class MycatFrontend(Frontend):
@@ -155,6 +177,10 @@ class Haproxy(SourceArchive):
     """The port for the databases."""
     mycat: MycatFrontend = MycatFrontend()
     """The port for Mycat; not there unless the stack has the section `mycat`."""
+    extra: Sections = Field(default_factory=dict)
+    """Lines of your own, by section as in `haproxy.cfg`: `global`, `defaults` (of all others), `mysql`, `mysqlservers`,
+    `mysqlread`, `mysqlreaders` (with `readPort`), `mycat`, `mycat_servers`, `statistics`, `http-in`, `healthcheck`,
+    `http-statistics`, and the names of `http.backends`. They stand before the stack's own lines; what contradicts those is refused (docs/stacks.md)."""
 
 
 class Mode(StrEnum):
@@ -206,6 +232,9 @@ class Keepalived(SourceArchive):
     VIP because it has not heard the master yet."""
     mail: Mail | None = None
     """A mail for every change of state. Default: none."""
+    extra: Sections = Field(default_factory=dict)
+    """Lines of your own, by section as in `keepalived.conf`: `global_defs`, `vrrp_instance`. They stand before the
+    stack's own lines; what contradicts those is refused (docs/stacks.md)."""
 
 
 class ExternalServer(Section):
@@ -307,6 +336,9 @@ class Database(Section):
     """The database that is created for the application."""
     user: Identifier = "app"
     """The application's user, with all rights on `schema`. The password is `secrets.database`."""
+    extra: Lines = ()
+    """Lines of your own for `[mysqld]` on the machines of role `mysql`, such as `max_allowed_packet = 64M`. What
+    contradicts the stack's own lines is refused (docs/stacks.md). A change restarts the nodes one after the other."""
 
     @model_validator(mode="after")
     def _does_not_lock_itself_out(self) -> Self:

@@ -1,6 +1,7 @@
 """Machines, the subnet they stand in, and who may talk to them."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import Field, StringConstraints, model_validator
@@ -236,9 +237,21 @@ class VirtualIp(Section):
     ) = None
     """ARN of the IAM policy that bounds what the load balancers' role may do, whatever its own policy says; see
     `.github/policies/boundary.json`. Default: none."""
+    notify: str | None = None
+    """A script of yours, a file on the machine that runs `pulumi up`. A load balancer runs it as root after each claim
+    of the address, for a minute at most (docs/failover.md). Default: none."""
     reconcile_interval: Seconds = 15
     """Seconds between checks, on each balancer, that the network and VRRP agree on who holds the address."""
     drain: Annotated[int, Field(ge=0, le=120)] = 10
     """Seconds that the sessions of the moment have to end by themselves before the address is moved on purpose: by
     `stackctl switchover`, and when the balancer that holds it is shut down, rebooted, or stopped for another instance
-    type. Those that are left are then ended. At most 120: EC2 cuts the power of a machine that takes minutes to stop."""
+    type. Those that are left are then ended. At most 120: EC2 cuts the power of a machine that takes minutes."""
+
+    def script(self) -> str | None:
+        """The text of the script of ``notify``. Raises OSError or ValueError if it cannot be one."""
+        if self.notify is None:
+            return None
+        text = Path(self.notify).expanduser().read_text(encoding="utf-8")
+        if not text.startswith("#!/"):
+            raise ValueError("has to begin with #! and the path of what runs it, such as #!/bin/sh")
+        return text

@@ -106,7 +106,9 @@ def switchover(
     wait: Annotated[
         int | None,
         typer.Option(
-            min=0, max=3600, help="seconds that sessions have to end before they are ended, if not the setting vip.drain"
+            min=0,
+            max=3600,
+            help="seconds that sessions have to end before they are ended, if not the setting vip.drain",
         ),
     ] = None,
     region_env: RegionEnv = None,

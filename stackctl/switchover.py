@@ -29,8 +29,8 @@ class RefusedError(StackError):
 def switchover(pulumi: Pulumi, machine: str | None, wait: int | None = None) -> int:
     """Move the VIP to ``machine``, or to the first other balancer that is fit. The exit code.
 
-    Sessions have ``wait`` seconds to end by themselves before, or what the setting `vip.drain` gives them. Raises StackError if it failed half-way: the stack is
-    then as it was, or becomes whole by itself, and the text says which.
+    Sessions have ``wait`` seconds to end by themselves before, or what the setting `vip.drain` gives them. Raises
+    StackError if it failed half-way: the stack is then as it was, or becomes whole by itself, and the text says which.
     """
     balancers = hosts(pulumi, "lb")
     try:

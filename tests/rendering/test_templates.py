@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import pymysql
 import pytest
@@ -21,7 +21,7 @@ import pytest
 from components import cluster, database, health, mycat_files
 from components.template import FILES, render, sql_string
 from constants import MYSQL_CHECK_USER, MYSQL_EXTRA_PORT
-from settings import Role, Settings
+from settings import Role, Settings, extra, services
 from tests import example
 from tests.rendering.conftest import Judge
 from tests.servers import BOUND, LOOPBACK, Database, ask, connect, free_port, install_database, unpack
@@ -90,7 +90,43 @@ def external_mycat(raw: dict[str, Any]) -> Any:
     raw["mycat"] = {"external": [{"name": "m1", "address": "10.0.0.1"}, {"name": "m2", "address": "10.0.0.2"}]}
 
 
+def lines_of_ones_own(raw: dict[str, Any]) -> None:
+    """In every section that can have any."""
+    example.with_mycat(raw)
+    example.static_and_dynamic(raw)
+    raw["haproxy"]["extra"] = {
+        "global": ["nbthread 2", "tune.bufsize 32768", "log 127.0.0.1:514 local0 err", 'setenv MINE "a b"'],
+        "defaults": ["timeout client-fin 10s", "option contstats"],
+        "statistics": ["option dontlog-normal"],
+        "mysql": ["tcp-request connection reject if { src 10.9.0.0/16 }", "rate-limit sessions 1000"],
+        "mysqlservers": ["timeout queue 5s", "stick-table type ip size 1m expire 1h", "stick on src"],
+        "mycat": ["no option dontlognull"],
+        "mycat_servers": ["fullconn 100"],
+        "http-in": ["acl mine path_beg /mine", "http-request deny if mine", "use_backend static if { path / }"],
+        "healthcheck": ["option dontlog-normal"],
+        "http-statistics": ["option dontlog-normal"],
+        "static": ["hash-type consistent", "http-reuse always"],
+    }
+
+
+def shares(raw: dict[str, Any]) -> None:
+    example.with_mycat(raw)
+    example.static_and_dynamic(raw)
+    raw["haproxy"] |= {
+        "mysql": {"balance": "first", "servers": {"node1": {"weight": 0}, "node3": {"weight": 256, "backup": True}}},
+        "mycat": {"balance": "random", "servers": {"node2": {"backup": True}}},
+    }
+    raw["http"]["backends"]["static"] |= {"balance": "uri", "servers": {"web1": {"weight": 3}}}
+
+
+def balanced(by: str) -> Callable[[dict[str, Any]], Any]:
+    return lambda raw: raw["haproxy"].update(mysql={"balance": by})
+
+
 HAPROXY = {
+    "shares": shares,
+    **{f"balance {by}": balanced(by) for by in get_args(services.Balance)},
+    "lines of one's own": lines_of_ones_own,
     "the recipe's topology": lambda raw: None,
     "single writer": lambda raw: raw["haproxy"].update(mysql={"singleWriter": True}),
     "single writer with failback": lambda raw: raw["haproxy"].update(
@@ -126,6 +162,12 @@ def test_haproxy_takes_every_variant_without_a_warning(judge_haproxy: Judge, var
     assert judge_haproxy(haproxy_cfg(wanted)) == ""
 
 
+@pytest.mark.parametrize("section", ["global", "defaults", "mysqlservers"])
+def test_haproxy_judges_the_lines_of_ones_own(judge_haproxy: Judge, section: str) -> None:
+    wanted = settings(lambda raw: raw["haproxy"].update(extra={section: ["colour red"]}))
+    assert re.search("status 1: .*unknown keyword 'colour'", judge_haproxy(haproxy_cfg(wanted)), re.DOTALL)
+
+
 @pytest.mark.parametrize("password", HOSTILE)
 def test_haproxy_takes_any_password(judge_haproxy: Judge, password: str) -> None:
     wanted = settings(lambda raw: raw["secrets"].update(statistics=password))
@@ -144,6 +186,12 @@ KEEPALIVED = {
     "seed with mail": seed_with_mail,
     "no startup delay": lambda raw: raw["keepalived"].update(startupDelay=0),
     "four balancers": example.four_balancers,
+    "lines of one's own": lambda raw: raw["keepalived"].update(
+        extra={
+            "global_defs": ["vrrp_rlimit_rttime 20000", "vrrp_notify_fifo /run/vrrp-events"],
+            "vrrp_instance": ["track_interface {", "    lo", "}", "debug 2"],
+        }
+    ),
 }
 
 
@@ -151,6 +199,12 @@ KEEPALIVED = {
 def test_keepalived_takes_every_variant(judge_keepalived: Judge, variant: str) -> None:
     wanted = settings(KEEPALIVED[variant])
     assert judge_keepalived(keepalived_conf(wanted)) == ""
+
+
+@pytest.mark.parametrize("section", ["global_defs", "vrrp_instance"])
+def test_keepalived_judges_the_lines_of_ones_own(judge_keepalived: Judge, section: str) -> None:
+    wanted = settings(lambda raw: raw["keepalived"].update(extra={section: ["colour red"]}))
+    assert re.search("status .*Unknown keyword 'colour'", judge_keepalived(keepalived_conf(wanted)), re.DOTALL)
 
 
 def test_keepalived_says_no_to_a_keyword_it_does_not_know(judge_keepalived: Judge) -> None:
@@ -179,18 +233,50 @@ def test_haproxy_says_no_to_the_recipes_own_settings(
     assert words in judge_haproxy(text.replace(ours, the_recipes, 1))
 
 
-def test_mariadb_takes_the_configuration_and_refuses_a_misspelt_one(judge_mariadb: Judge) -> None:
-    addresses = {machine.name: str(machine.address) for machine in settings().machines}
-    text = database.configuration(
-        "node1",
-        addresses=addresses,
-        cluster="test",
-        galera=settings().database.galera,
-        max_connections=500,
-        mycat=True,
+def galera_cnf(*lines: str) -> str:
+    """With ``lines`` of a user's own."""
+    wanted = settings(lambda raw: raw["database"].update(extra=list(lines)))
+    addresses = {machine.name: str(machine.address) for machine in wanted.machines}
+    return database.configuration(
+        "node1", addresses=addresses, cluster="test", database=wanted.database, max_connections=500, mycat=True
     )
+
+
+def test_mariadb_takes_the_configuration_and_refuses_a_misspelt_one(judge_mariadb: Judge) -> None:
+    text = galera_cnf()
     assert not re.search("^status|error", judge_mariadb(text), re.IGNORECASE)  # it warns of what --help cannot know
     assert "unknown variable" in judge_mariadb(text.replace("max_connections", "max_conections"))
+
+
+def test_mariadb_takes_lines_of_ones_own(judge_mariadb: Judge) -> None:
+    lines = ("max_allowed_packet = 64M", "slow-query-log", "loose-not_yet = 1", "innodb_io_capacity=2000 # SSD")
+    assert not re.search("^status", judge_mariadb(galera_cnf(*lines)))
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("max_alowed_packet = 64M", "unknown variable 'max_alowed_packet=64M'"),
+        ("sql_mode = STRICT_NOTHING", "Error while setting value 'STRICT_NOTHING' to 'sql_mode'"),
+        ("long_query_time = soon", "Invalid decimal value for option 'long_query_time'"),
+        # These it would start with, but without InnoDB and the plugin.
+        ("innodb_flush_method = quickly", "Error while setting value 'quickly' to 'innodb-flush-method'"),
+        ("plugin_load_add = not_there", "Can't open shared library"),
+    ],
+)
+def test_mariadb_judges_the_lines_of_ones_own(judge_mariadb: Judge, line: str, words: str) -> None:
+    said = judge_mariadb(galera_cnf(line))
+    assert said.startswith("status")
+    assert words in said
+
+
+def test_what_is_refused_of_mariadbs_options_is_there_in_mariadb() -> None:
+    """A misspelt entry of the table would refuse nothing."""
+    argv = ["mariadbd", "--no-defaults", "--verbose", "--help"]
+    env = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin"}
+    said = subprocess.run(argv, env=env, capture_output=True, text=True, check=True).stdout
+    known = set(re.findall(r"^(?:  (?:-., )?--)?([a-z][a-z0-9-]+)", said, re.MULTILINE))
+    assert {name for name in extra.MYSQLD if name.replace("_", "-").removesuffix("*") not in known} == {"wsrep*"}
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +316,9 @@ def test_a_grant_is_for_its_database_only_and_a_wider_one_is_taken_back(server: 
     wider = "".join(f"GRANT ALL PRIVILEGES ON `{schema}`.* TO '{user}'@'%';" for user in ("owner", "router"))
 
     def run(statements: str) -> None:
+        of_a_user = "SET sql_mode = 'ORACLE,NO_BACKSLASH_ESCAPES'"
         argv = ["mariadb", "--no-defaults", "--batch", "-uroot", f"--socket={server.folder / 's'}"]
+        argv.append(f"--init-command={of_a_user}")
         done = subprocess.run(argv, input=statements, text=True, capture_output=True, check=False)
         assert done.returncode == 0, done.stderr
 
@@ -296,7 +384,7 @@ def test_a_full_database_still_lets_its_responder_and_root_in(scratch: Path, tmp
         "node1",
         addresses={"node1": LOOPBACK},
         cluster="test",
-        galera=settings().database.galera,
+        database=settings().database,
         max_connections=10,
         mycat=False,
     ).replace(str(MYSQL_EXTRA_PORT), str(extra))
@@ -345,7 +433,7 @@ def strict(server: Database) -> Iterator["pymysql.Connection[Any]"]:
         "node1",
         addresses={"node1": "10.0.0.1"},
         cluster="test",
-        galera=settings().database.galera,
+        database=settings().database,
         max_connections=500,
         mycat=False,
     )

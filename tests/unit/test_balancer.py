@@ -12,7 +12,7 @@ import pytest
 
 from components import cluster, database
 from components.template import render, verbatim
-from settings import Settings
+from settings import Settings, SettingsError
 from tests import example
 from tests.unit.conftest import Run
 from tests.unit.test_http import section
@@ -119,9 +119,13 @@ def haproxy_cfg(change: Change = example.with_mycat) -> str:
 
 
 def render_galera() -> str:
-    galera = Settings.parse(example.settings()).database.galera
     return database.configuration(
-        "node1", addresses={"node1": "10.0.0.1"}, cluster="test", galera=galera, max_connections=500, mycat=False
+        "node1",
+        addresses={"node1": "10.0.0.1"},
+        cluster="test",
+        database=Settings.parse(example.settings()).database,
+        max_connections=500,
+        mycat=False,
     )
 
 
@@ -165,6 +169,23 @@ def test_without_a_mycat_nothing_listens_for_it() -> None:
         ({"mysql": {"timeouts": {"server": 7200}}}, "backend mysqlservers", "timeout server 7200000ms"),
         ({"mycat": {"timeouts": {"client": 1000}}}, "frontend mycat", "timeout client 1000000ms"),
         ({"mycat": {"timeouts": {"server": 2000}}}, "backend mycat_servers", "timeout server 2000000ms"),
+        ({"mysql": {"balance": "leastconn"}}, "backend mysqlservers", "balance leastconn"),
+        ({"mycat": {"balance": "source"}}, "backend mycat_servers", "balance source"),
+        (
+            {"mysql": {"servers": {"node2": {"weight": 5}, "node3": {"weight": 0, "backup": True}}}},
+            "backend mysqlservers",
+            "server node2 192.168.106.252:3306 port 48700 weight 5",
+        ),
+        (
+            {"mysql": {"servers": {"node2": {"weight": 5}, "node3": {"weight": 0, "backup": True}}}},
+            "backend mysqlservers",
+            "server node3 192.168.106.253:3306 port 48700 weight 0 backup",
+        ),
+        (
+            {"mycat": {"servers": {"node1": {"backup": True}}}},
+            "backend mycat_servers",
+            "server node1 192.168.106.251:8066 port 48700 backup",
+        ),
         ({"mycat": {"port": 8066}}, "frontend mycat", "bind 192.168.106.249:8066"),
         (
             {"mycat": {"weight": 20, "serverMaxConnections": 800, "check": {"inter": 1}}},
@@ -241,6 +262,37 @@ def test_no_frontend_can_take_the_others_connections(change: Change) -> None:
             limits[name] = int(line.split()[1])
     names = [line for line in haproxy_cfg(change).splitlines() if line.startswith(("frontend ", "listen "))]
     assert sum(limits.get(name, limits["defaults common"]) for name in names) <= limits["global"]
+
+
+@pytest.mark.parametrize(
+    ("section", "changed", "words"),
+    [
+        ("mysql", {"servers": {"x": {}}}, "mysql.servers.x: no server of this name; there are node1, node2, node3"),
+        ("mycat", {"servers": {"node3": {}}}, "mycat.servers.node3: no server of this name; there are node1, node2"),
+        ("mycat", {"servers": {f"node{n}": {"backup": True} for n in (1, 2)}}, "mycat.servers: all are backups"),
+        ("mysql", {"servers": {"node1": {"weight": 257}}}, "mysql.servers.node1.weight: "),
+        ("mysql", {"balance": "uri"}, "mysql.balance: "),
+        ("mysql", {"singleWriter": True, "balance": "leastconn"}, "mysql.balance: with singleWriter"),
+        ("mysql", {"singleWriter": True, "servers": {"node2": {"weight": 1}}}, "mysql.servers: with singleWriter"),
+    ],
+)  # fmt: skip
+def test_shares_that_contradict_are_refused_by_name(section: str, changed: dict[str, Any], words: str) -> None:
+    def change(raw: dict[str, Any]) -> None:
+        example.with_mycat(raw)
+        raw["haproxy"][section] = changed
+
+    with pytest.raises(SettingsError) as error:
+        haproxy_cfg(change)
+    assert f"mycat-ha:haproxy.{words}" in str(error.value)
+
+
+def test_external_servers_have_shares_by_name() -> None:
+    def change(raw: dict[str, Any]) -> None:
+        example.external_databases(raw)
+        raw["haproxy"]["mysql"] = {"servers": {"db2": {"weight": 3, "backup": True}}}
+
+    servers = [line for line in section(haproxy_cfg(change), "backend mysqlservers") if line.startswith("server ")]
+    assert servers == ["server db1 10.0.0.1:3306", "server db2 10.0.0.2:3306 weight 3 backup"]
 
 
 def single_writer(failback: bool) -> Change:

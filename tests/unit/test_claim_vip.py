@@ -273,6 +273,33 @@ def test_metadata_that_never_shows_the_address_holds_nothing_up_for_long(node: N
     assert sum(node.pauses()) < 5.1
 
 
+@pytest.mark.parametrize(
+    ("systemctl", "told"),
+    [("", False), ("exit 1", True), ("exec /bin/sleep 60", True)],
+    ids=["well", "fails", "hangs"],
+)
+def test_the_users_own_script_is_left_to_systemd_once_the_claim_is_done(node: Node, systemctl: str, told: bool) -> None:
+    node.settings["NOTIFY"] = "yes"
+    node.stubs.add("systemctl", systemctl)
+    done = node.run("claim")
+    assert done.returncode == 0
+    more = ["vip.notify: systemd does not run after-claim.service"] if told else []
+    assert lines(done) == [*CLAIMED, *more]
+    assert node.stubs.calls("systemctl") == ["--no-block restart after-claim.service"]
+    assert node.ec2.actions() == [ASSIGN, DESCRIBE, *KEPT]
+
+
+def test_without_a_claim_there_is_nothing_to_notify_of(node: Node) -> None:
+    node.settings["NOTIFY"] = "yes"
+    node.stubs.add("systemctl")
+    node.lose()
+    assert node.run("claim").returncode == 0
+    node.report("master")
+    node.ec2.holder = MINE
+    assert node.run("reconcile").returncode == 0
+    assert node.stubs.calls("systemctl") == []
+
+
 def test_credentials_and_addresses_outlive_a_reboot(node: Node) -> None:
     """What /run had is gone, and so are the metadata service and the name server."""
     node.keep(node.keys)

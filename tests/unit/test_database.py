@@ -19,7 +19,7 @@ def galera_cnf(*addresses: str, node: str = "node1", **galera: Any) -> dict[str,
         node,
         addresses=nodes,
         cluster="test",
-        galera=settings.database.galera,
+        database=settings.database,
         max_connections=500,
         mycat=False,
     )
@@ -90,3 +90,11 @@ def test_who_asks_for_a_databases_health_may_log_in_from_its_own_address(run_pro
     asked = health.checks([Role.MYSQL], "10.0.0.1", "x")["/mysql"]
     assert str(asked["port"]) == galera_cnf("10.0.0.1")["extra_port"]
     assert asked["host"] == galera_cnf("10.0.0.1")["bind_address"]
+
+
+def test_a_node_keeps_its_file_until_the_one_before_it_works_with_the_new_one(run_program: Run) -> None:
+    """One that mariadbd takes, but cannot start with, must not wait for the others' next start."""
+    waits = run_program().depends_on
+    assert {"node1-mariadb-start", "node2-mariadb-start"} <= waits["node3-mariadb-config"]
+    assert "node1-mariadb-start" in waits["node2-mariadb-config"]
+    assert not {name for name in waits["node1-mariadb-config"] if name.endswith("-start")}

@@ -75,6 +75,15 @@ def section(text: str, name: str) -> list[str]:
         (lambda http: http.update(captures=[{"header": "Ho st", "length": 9}]), ["http.captures[0].header", "Ho st"]),
         (lambda http: http.update(captures=[{"header": "Host", "length": 0}]), ["http.captures[0].length"]),
         (lambda http: http.update(statistics={"uri": "/a\nb"}), ["http.statistics.uri"]),
+        (
+            lambda http: http["backends"]["static"].update(servers={"web2": {"backup": True}}),
+            ["http.backends.static.servers.web2: no server of this name; there are web1"],
+        ),
+        (
+            lambda http: http["backends"]["static"].update(servers={"web1": {"backup": True}}),
+            ["http.backends.static.servers: all are backups"],
+        ),
+        (lambda http: http["backends"]["static"].update(balance="fair"), ["http.backends.static.balance"]),
         (lambda http: http.update(colour="red"), ["http.colour", "unknown key"]),
     ],
 )
@@ -193,3 +202,17 @@ def test_no_service_is_installed_on_a_web_machine(run_program: Run) -> None:
         *("ready", "tools", "upgrades"),
     )
     assert sorted(commands) == [f"{web}-{command}" for web in ("web1", "web2") for command in of_all]
+
+
+def test_a_backend_has_its_own_way_to_choose_a_server() -> None:
+    def change(http: dict[str, Any]) -> None:
+        other = {"name": "other", "address": "10.0.0.80"}
+        shares = {"web1": {"weight": 20}, "other": {"backup": True}}
+        http["backends"]["static"].update(balance="uri", external=[other], servers=shares)
+
+    lines = section(rendered(with_http(change)), "backend static")
+    assert "balance uri" in lines
+    assert [line for line in lines if line.startswith("server ")] == [
+        "server web1 192.168.106.241:80 weight 20",
+        "server other 10.0.0.80:80 backup",
+    ]

@@ -72,7 +72,10 @@ def test_before_a_shutdown_everything_leaves_that_is_here(node: Node) -> None:
     node.balances("master")
     assert node.do(LEAVE, "all").returncode == 0
     assert node.left() == {"mysql", "mycat"}
-    assert [call for call in node.calls() if not call.startswith("sleep")] == ["switch-vip drain", "claim-vip hand-over"]
+    assert [call for call in node.calls() if not call.startswith("sleep")] == [
+        "switch-vip drain",
+        "claim-vip hand-over",
+    ]
     assert node.calls("sleep") == ["5"]
 
 

@@ -265,9 +265,7 @@ def test_who_has_lost_the_mastership_takes_nothing_back(node: Node) -> None:
 @pytest.mark.parametrize(
     ("then", "said"), [("", "0 of 2 sessions"), ("0 0 192.0.2.1:3306 192.0.2.9:3", "1 of 2 sessions")]
 )
-def test_only_sessions_of_the_moment_are_waited_for(
-    node: Node, then: str, said: str, seconds: tuple[str, ...]
-) -> None:
+def test_only_sessions_of_the_moment_are_waited_for(node: Node, then: str, said: str, seconds: tuple[str, ...]) -> None:
     node.settings["DRAIN"] = "60" if seconds else "1"
     sessions = [f"0 0 192.0.2.1:3306 192.0.2.9:{port}" for port in (2, 3)]
     first = node.run_folder / "looked"
