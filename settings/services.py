@@ -178,9 +178,10 @@ class Haproxy(SourceArchive):
     mycat: MycatFrontend = MycatFrontend()
     """The port for Mycat; not there unless the stack has the section `mycat`."""
     extra: Sections = Field(default_factory=dict)
-    """Lines of your own, by section as in `haproxy.cfg`: `global`, `defaults` (of all others), `mysql`, `mysqlservers`,
-    `mysqlread`, `mysqlreaders` (with `readPort`), `mycat`, `mycat_servers`, `statistics`, `http-in`, `healthcheck`,
-    `http-statistics`, and the names of `http.backends`. They stand before the stack's own lines; what contradicts those is refused (docs/stacks.md)."""
+    """Lines of your own, by section as in `haproxy.cfg`: `global`, `defaults` (of all others), `mysql`,
+    `mysqlservers`, `mysqlread`, `mysqlreaders` (with `readPort`), `mycat`, `mycat_servers`, `statistics`, `http-in`,
+    `healthcheck`, `http-statistics`, and the names of `http.backends`. They stand before the stack's own lines; what
+    contradicts those is refused (docs/stacks.md)."""
 
 
 class Mode(StrEnum):
