@@ -230,7 +230,11 @@ def test_the_user_of_the_checks_may_say_nothing(database: Server, statement: str
 def test_who_gives_the_user_of_the_checks_a_password_has_no_rights(database: Server) -> None:
     try:
         assert as_check_user("SET PASSWORD = ''") == ""
-        for statement, error in (("SELECT * FROM mysql.user", 1142), ("USE shop", 1044), ("CREATE DATABASE other", 1044)):
+        for statement, error in (
+            ("SELECT * FROM mysql.user", 1142),
+            ("USE shop", 1044),
+            ("CREATE DATABASE other", 1044),
+        ):
             assert f"ERROR {error}" in as_check_user(statement)
     finally:
         database.root(f"ALTER USER '{MYSQL_CHECK_USER}'@'{LOOPBACK}' IDENTIFIED BY '' PASSWORD EXPIRE")
