@@ -1,7 +1,6 @@
 """HAProxy's check of the stack's own databases: a real HAProxy, as it is rendered, before a real MariaDB."""
 
 import csv
-import re
 import runpy
 import shutil
 import signal
@@ -223,10 +222,26 @@ def test_who_may_log_in_is_not_the_question(stand: Stand, database: Server) -> N
 
 
 @pytest.mark.parametrize("statement", ["SELECT 1", "SHOW DATABASES", "DO SLEEP(1)", "PREPARE s FROM 'SELECT 1'"])
-def test_the_user_of_the_checks_can_do_nothing(database: Server, statement: str) -> None:
-    """Through the VIP everybody comes from the address that it is for."""
-    database.root("FLUSH USER_RESOURCES")
+def test_the_user_of_the_checks_may_say_nothing(database: Server, statement: str) -> None:
+    """Through the VIP every client comes from the address that it is for."""
+    assert "ERROR 1820" in as_check_user(statement)
+
+
+def test_who_gives_the_user_of_the_checks_a_password_has_no_rights(database: Server) -> None:
+    try:
+        assert as_check_user("SET PASSWORD = ''") == ""
+        for statement, error in (
+            ("SELECT * FROM mysql.user", 1142),
+            ("USE shop", 1044),
+            ("CREATE DATABASE other", 1044),
+        ):
+            assert f"ERROR {error}" in as_check_user(statement)
+    finally:
+        database.root(f"ALTER USER '{MYSQL_CHECK_USER}'@'{LOOPBACK}' IDENTIFIED BY '' PASSWORD EXPIRE")
+    assert "ERROR 1820" in as_check_user("SELECT 1")
+
+
+def as_check_user(statement: str) -> str:
+    """What the database says against it."""
     argv = ["mariadb", "--no-defaults", f"--host={ADDRESS}", f"--user={MYSQL_CHECK_USER}", "--execute", statement]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert re.search("ERROR (1820|1226)", done.stderr), done.stderr
+    return subprocess.run(argv, capture_output=True, text=True, check=False).stderr

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from components import mycat_files
 from components.template import render
+from constants import MYSQL_CHECK_USER
 from settings import Settings, backends
 from settings.base import unprintable
 from tests import example
@@ -234,6 +235,8 @@ def test_rights_are_for_the_named_databases_only() -> None:
         password="x",
         health_password="x",
         health_hosts=["localhost"],
+        check_user=MYSQL_CHECK_USER,
+        check_hosts=[],
         mycat_user="mycat",
         mycat_password="x",
         mycat_databases=("my-db", "a_b%c"),
