@@ -10,13 +10,13 @@ from toolchain.progress import say
 
 #: The longest first: two at a time, each on one core, if there is nothing else.
 QUICK = ("unit", "contract", "lint", "rendering")
-#: These need the AWS provider, which is built for minutes where it cannot be downloaded, and a region.
-SLOW = ("provider", "region")
-#: Takes as long as all others together and longer.
-LONGEST = "stack"
+#: Needs the AWS provider, which is built for minutes where it cannot be downloaded.
+WITH_PROVIDER = ("provider",)
+#: One after the other: what the first one measures of the network needs a processor in time.
+WITH_REGION = ("region", "stack")
 #: Their tests wait more than they compute: two processes use the time. A file's tests stay together, for their
 #: fixtures; in each process they have a stack of their own.
-IN_TWO = {"unit", LONGEST}
+IN_TWO = {"unit", "stack"}
 
 
 def _command(level: str) -> list[str]:
@@ -59,11 +59,11 @@ def _as_it_comes(level: str) -> tuple[str, bool, float]:
 def check(everything: bool) -> bool:
     """Runs lint and the quick tests, or all tests; says at the end what passed and how long it took."""
     started = time.monotonic()
-    # The tests on stacks wait more than they compute, so that the others do not hold them up; those one at a time.
+    # The tests on a region wait more than they compute, so that the others do not hold them up; those one at a time.
     with ThreadPoolExecutor(1 if everything else 2) as pool:
-        others = pool.map(_beside_others, (*QUICK, *SLOW) if everything else QUICK)
-        longest = [_as_it_comes(LONGEST)] if everything else []
-        results = [*others, *longest]
+        without_region = pool.map(_beside_others, (*QUICK, *WITH_PROVIDER) if everything else QUICK)
+        with_region = [_as_it_comes(level) for level in WITH_REGION] if everything else []
+        results = [*without_region, *with_region]
     for level, passed, seconds in results:
         say("check", f"{level:<10} {seconds:7.1f} s  {'passed' if passed else 'FAILED'}")
     say("check", f"{'all':<10} {time.monotonic() - started:7.1f} s")

@@ -10,9 +10,15 @@ import pytest
 from localregion.client import wait_until
 from tests.region.conftest import VIP, World
 
+#: With a queue that is longer than the usual one of 5. When it is full, because the server has no processor for a
+#: moment, the machine drops a connection's first packet, and the client repeats it after a second, as if it were lost.
+SERVER = (
+    "from http import server; server.ThreadingHTTPServer.request_queue_size = 1024; "
+    "server.test(server.SimpleHTTPRequestHandler, server.ThreadingHTTPServer, port=3306, bind='0.0.0.0')"
+)
 ANSWER = (
     "mkdir -p /tmp/www; hostname >/tmp/www/name; "
-    "systemd-run --quiet --collect --unit=www --working-directory=/tmp/www python3 -m http.server 3306"
+    f'systemd-run --quiet --collect --unit=www --working-directory=/tmp/www python3 -c "{SERVER}"'
 )
 
 
