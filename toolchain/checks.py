@@ -12,23 +12,15 @@ from toolchain.progress import say
 QUICK = ("unit", "contract", "lint", "rendering")
 #: Needs the AWS provider, which is built for minutes where it cannot be downloaded.
 WITH_PROVIDER = ("provider",)
-#: One after the other: what the first one measures of the network needs a processor in time.
 WITH_REGION = ("region", "stack")
-#: Their tests wait more than they compute: two processes use the time. A file's tests stay together, for their
-#: fixtures; in each process they have a stack of their own.
-IN_TWO = {"unit", "stack"}
+#: Many unit tests wait for programs: two processes use the time. A file's tests stay together, for their fixtures.
+IN_TWO = ("-n", "2", "--dist", "loadfile")
 
 
 def _command(level: str) -> list[str]:
     if level == "lint":
         return [sys.executable, "-m", "toolchain", "lint"]
-    return [
-        sys.executable,
-        "-m",
-        "pytest",
-        f"tests/{level}",
-        *(("-n", "2", "--dist", "loadfile") if level in IN_TWO else ()),
-    ]
+    return [sys.executable, "-m", "pytest", f"tests/{level}", *(IN_TWO if level == "unit" else ())]
 
 
 def _beside_others(level: str) -> tuple[str, bool, float]:
@@ -48,11 +40,11 @@ def _beside_others(level: str) -> tuple[str, bool, float]:
     return level, done.returncode == 0, seconds
 
 
-def _as_it_comes(level: str) -> tuple[str, bool, float]:
-    """Runs a level and shows its output meanwhile, a line for each test."""
+def _by_itself(level: str) -> tuple[str, bool, float]:
+    """Runs a level of which only one can run at a time, with its output as it comes."""
     started = time.monotonic()
     say("check", level)
-    status = subprocess.run([*_command(level), "-v"], cwd=ROOT, check=False, stdin=subprocess.DEVNULL).returncode
+    status = subprocess.run(_command(level), cwd=ROOT, check=False, stdin=subprocess.DEVNULL).returncode
     return level, status == 0, time.monotonic() - started
 
 
@@ -62,7 +54,7 @@ def check(everything: bool) -> bool:
     # The tests on a region wait more than they compute, so that the others do not hold them up; those one at a time.
     with ThreadPoolExecutor(1 if everything else 2) as pool:
         without_region = pool.map(_beside_others, (*QUICK, *WITH_PROVIDER) if everything else QUICK)
-        with_region = [_as_it_comes(level) for level in WITH_REGION] if everything else []
+        with_region = [_by_itself(level) for level in WITH_REGION] if everything else []
         results = [*without_region, *with_region]
     for level, passed, seconds in results:
         say("check", f"{level:<10} {seconds:7.1f} s  {'passed' if passed else 'FAILED'}")

@@ -12,7 +12,7 @@ def test_a_service_is_stopped_and_killed_on_its_own_machine_only(world: World) -
     try:
         assert [world.shell(machine, processes) for machine in (0, 1)] == ["2", "2"]
         world.shell(0, "systemctl kill --kill-whom=all --signal=SIGKILL same", check=True)
-        wait_until(lambda: world.shell(0, processes) == "0", "both processes to be gone", 5)
+        wait_until(lambda: world.shell(0, processes) == "0", "both processes to be gone", 30)
         assert world.shell(1, processes) == "2"
         assert "Failed to kill" not in world.shell(0, "journalctl --no-pager --unit=same")
     finally:
@@ -38,8 +38,10 @@ def test_a_signal_reaches_the_command(world: World) -> None:
         assert command.stdout
         assert command.stdout.readline() == b"began\n"
         try:
+            # `timeout`, which hands the signal on, may not know its child yet although that has written already.
+            wait_until(lambda: world.shell(0, "pgrep -c -f '^sleep 1000'") == "1", "the command", 30)
             command.terminate()
             command.wait(30)
         finally:
             command.kill()
-    wait_until(lambda: world.shell(0, "pgrep -c -f '^sleep 1000'") == "0", "the command's end", 5)
+    wait_until(lambda: world.shell(0, "pgrep -c -f '^sleep 1000'") == "0", "the command's end", 30)

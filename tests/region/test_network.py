@@ -66,7 +66,7 @@ def test_gratuitous_arp_moves_nothing(served: World) -> None:
 
 def test_the_api_moves_it_for_everybody(served: World) -> None:
     move(served, 1)
-    wait_until(lambda: answer_of(served, VIP) == served.address(1), "the VIP to be at the second machine", 5)
+    wait_until(lambda: answer_of(served, VIP) == served.address(1), "the VIP to be at the second machine", 30)
     undo = served.rule("ingress", "tcp", (3306, 3306), served.group)
     try:
         answer = wait_until(
@@ -162,9 +162,9 @@ def test_security_groups_let_in_what_a_rule_names_and_nothing_else(served: World
     assert answer_of(served, served.address(1)) == served.address(1)
     assert answer_of(served, served.address(1), "outside") == ""
     undo = served.rule("ingress", "tcp", (3300, 3310), "10.20.0.10/32")
-    wait_until(lambda: answer_of(served, served.address(1), "outside"), "the new rule", 5)
+    wait_until(lambda: answer_of(served, served.address(1), "outside"), "the new rule", 30)
     undo()
-    wait_until(lambda: not answer_of(served, served.address(1), "outside"), "the rule's end", 5)
+    wait_until(lambda: not answer_of(served, served.address(1), "outside"), "the rule's end", 30)
 
 
 def test_security_group_references_follow_their_members(served: World) -> None:
@@ -176,9 +176,9 @@ def test_security_group_references_follow_their_members(served: World) -> None:
     undo = served.rule("ingress", "tcp", (3306, 3306), other)
     assert not reaches()
     served.ec2.modify_network_interface_attribute(NetworkInterfaceId=served.enis[0], Groups=[served.group, other])
-    wait_until(reaches, "membership to count", 5)
+    wait_until(reaches, "membership to count", 30)
     served.ec2.modify_network_interface_attribute(NetworkInterfaceId=served.enis[0], Groups=[served.group])
-    wait_until(lambda: not reaches(), "membership to end", 5)
+    wait_until(lambda: not reaches(), "membership to end", 30)
     undo()
     served.ec2.delete_security_group(GroupId=other)
 
@@ -191,12 +191,12 @@ def test_egress_is_enforced_and_answers_are_not(served: World) -> None:
     assert served.shell(1, out) != "000"
     served.ec2.revoke_security_group_egress(GroupId=served.group, IpPermissions=everything)
     try:
-        wait_until(lambda: served.shell(1, out) == "000", "the end of egress", 5)
+        wait_until(lambda: served.shell(1, out) == "000", "the end of egress", 30)
         assert answer_of(served, served.address(1)) == served.address(1)  # an answer to a connection that was let in
         assert served.shell(1, mirror) == "401"  # the metadata service is not subject to security groups
     finally:
         served.ec2.authorize_security_group_egress(GroupId=served.group, IpPermissions=everything)
-    wait_until(lambda: served.shell(1, out) != "000", "egress again", 5)
+    wait_until(lambda: served.shell(1, out) != "000", "egress again", 30)
 
 
 def test_an_endpoint_of_the_api_has_the_apis_name_in_its_vpc_and_its_own_groups_decide(served: World) -> None:
@@ -311,7 +311,7 @@ def test_a_frozen_machine_is_silent_and_goes_on_where_it_was(served: World) -> N
     served.region.freeze(served.machines[1])
     assert answer_of(served, served.address(1)) == ""
     served.region.thaw(served.machines[1])
-    wait_until(lambda: answer_of(served, served.address(1)) == served.address(1), "the thawed machine", 5)
+    wait_until(lambda: answer_of(served, served.address(1)) == served.address(1), "the thawed machine", 30)
 
 
 def test_packets_are_lost_as_requested(served: World) -> None:
