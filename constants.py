@@ -22,6 +22,9 @@ LIBRARY = "/usr/local/lib/mycat-ha"
 #: Their settings.
 ETC = "/etc/mycat-ha"
 
+#: Seconds; the longest that the setting `vip.drain` may be. leave-service.service has half a minute more.
+LONGEST_DRAIN = 120
+
 #: What AWS answers to credentials that it does not take, and what that means.
 REFUSED = {
     "ExpiredToken": "have expired: log in again",

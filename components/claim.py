@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_aws as aws
 
+from components.config_file import BASH_SYNTAX
 from components.interface import Interface
 from components.machine import Machine
 from components.template import render, verbatim
@@ -87,21 +88,11 @@ class Claim(pulumi.ComponentResource):
                 f"{name}-environment",
                 "/etc/mycat-ha/vip.env",
                 environment,
-                validate='bash -n "$STAGED"',
+                validate=BASH_SYNTAX,
                 # It says whether there is a script.
                 opts=pulumi.ResourceOptions(parent=self, depends_on=notify),
             ),
-            *(
-                machine.file(
-                    f"{name}-{part}",
-                    f"{LIBRARY}/{program}",
-                    verbatim(f"vip/{program}"),
-                    mode="0755",
-                    validate='bash -n "$STAGED"',
-                    opts=child,
-                )
-                for part, program in programs.items()
-            ),
+            *(machine.program(f"{name}-{part}", f"vip/{program}", opts=child) for part, program in programs.items()),
             *(
                 machine.file(
                     f"{name}-{part}",

@@ -7,6 +7,8 @@ import pulumi
 from constants import LIBRARY
 
 INSTALL_FILE = f"{LIBRARY}/install-file"
+#: A validation: refuses a staged program, or a file of variables, that bash cannot read.
+BASH_SYNTAX = 'bash -n "$STAGED"'
 #: A validation: refuses a staged program that Python cannot read.
 PYTHON_SYNTAX = 'python3 -c "import ast, sys; ast.parse(open(sys.argv[1]).read())" "$STAGED"'
 

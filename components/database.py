@@ -102,14 +102,7 @@ class Database(pulumi.ComponentResource):
                 apply=restart_watch,
                 opts=after_install,
             ),
-            machine.file(
-                f"{machine.name}-mariadb-note-version",
-                f"{LIBRARY}/note-version",
-                verbatim("mariadb/note-version"),
-                mode="0755",
-                validate='bash -n "$STAGED"',
-                opts=after_install,
-            ),
+            machine.program(f"{machine.name}-mariadb-note-version", "mariadb/note-version", opts=after_install),
             machine.file(
                 f"{machine.name}-mariadb-watch",
                 f"/etc/systemd/system/{WATCH}.service",

@@ -13,7 +13,6 @@ from components.haproxy import Haproxy
 from components.machine import Machine
 from components.source_build import SourceBuild
 from components.template import render, verbatim
-from constants import LIBRARY
 from settings import services
 
 #: Debian packages that the build needs.
@@ -65,14 +64,7 @@ class Keepalived(pulumi.ComponentResource):
         machine = args.machine
         child = pulumi.ResourceOptions(parent=self)
         scripts = [
-            machine.file(
-                f"{name}-{script}",
-                f"{LIBRARY}/{script}",
-                verbatim(f"keepalived/{script}"),
-                mode="0755",
-                validate='bash -n "$STAGED"',
-                opts=child,
-            )
+            machine.program(f"{name}-{script}", f"keepalived/{script}", opts=child)
             for script in ("vrrp-notify", "check-haproxy")
         ]
         config = machine.file(

@@ -3,13 +3,14 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 import pulumi
 import pulumi_aws as aws
 from pulumi_command import remote
 
-from components.config_file import ConfigFile, install_command
+from components.config_file import BASH_SYNTAX, ConfigFile, install_command
 from components.interface import Interface
 from components.remote import AWAY_SECONDS, DIAL_SECONDS, dials, run
 from components.template import programs, render, verbatim
@@ -224,6 +225,11 @@ class Machine(pulumi.ComponentResource):
         )
         file.register_outputs({})
         return file
+
+    def program(self, name: str, program: str, *, opts: pulumi.ResourceOptions) -> ConfigFile:
+        """Install a bash program, named as in `files/`, under its own name where the stack's programs are."""
+        path = f"{LIBRARY}/{PurePosixPath(program).name}"
+        return self.file(name, path, verbatim(program), mode="0755", validate=BASH_SYNTAX, opts=opts)
 
     def upload(self, name: str, source: str, path: str, *, opts: pulumi.ResourceOptions) -> remote.CopyToRemote:
         """Copy the deployer's file ``source``, which may be too big for stdin, to ``path`` as the user who logs in."""

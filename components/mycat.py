@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pulumi
 
 import settings.mycat
-from components.config_file import PYTHON_SYNTAX
+from components.config_file import BASH_SYNTAX, PYTHON_SYNTAX
 from components.machine import Machine
 from components.source_build import SourceBuild, SourceBuildArgs
 from components.template import render, verbatim
@@ -56,7 +56,7 @@ class Mycat(pulumi.ComponentResource):
                 f"{LIBRARY}/mycat-run",
                 start,
                 mode="0755",
-                validate='bash -n "$STAGED"',
+                validate=BASH_SYNTAX,
                 opts=after_system,
             ),
             machine.file(

@@ -7,6 +7,7 @@ from typing import Annotated, Self
 from pydantic import Field, StringConstraints, model_validator
 from pydantic.alias_generators import to_camel
 
+from constants import LONGEST_DRAIN
 from settings.base import IPv4Address, IPv4Network, Name, Port, Seconds, Section, Url
 
 
@@ -242,7 +243,7 @@ class VirtualIp(Section):
     of the address, for a minute at most (docs/failover.md). Default: none."""
     reconcile_interval: Seconds = 15
     """Seconds between checks, on each balancer, that the network and VRRP agree on who holds the address."""
-    drain: Annotated[int, Field(ge=0, le=120)] = 10
+    drain: Annotated[int, Field(ge=0, le=LONGEST_DRAIN)] = 10
     """Seconds that the sessions of the moment have to end by themselves before the address is moved on purpose: by
     `stackctl switchover`, and when the balancer that holds it is shut down, rebooted, or stopped for another instance
     type. Those that are left are then ended. At most 120: EC2 cuts the power of a machine that takes minutes."""

@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 
-from constants import LIBRARY
+from constants import LIBRARY, LONGEST_DRAIN
 from stackctl import ssh
 from stackctl.hosts import hosts
 from stackctl.project import StackError, say
@@ -18,8 +18,6 @@ from stackctl.ssh import Host, SshError
 REFUSED = 4
 #: Seconds for each step, but for what it waits for the clients.
 SECONDS = 30.0
-#: The longest that the setting `vip.drain` lets sessions end by themselves, in seconds.
-LONGEST_DRAIN = 120
 
 
 class RefusedError(StackError):
@@ -93,10 +91,9 @@ async def _move(balancers: Mapping[str, Host], holder: str, target: str, wait: i
     say(f"from {holder} to {target}")
     yielding = False
     try:
-        if wait is None:
-            step(holder, await _do(old, "drain", SECONDS + LONGEST_DRAIN), "sessions had their time to end")
-        elif wait:
-            step(holder, await _do(old, f"drain {wait}", SECONDS + wait), "sessions had their time to end")
+        if wait != 0:
+            drain, longest = ("drain", LONGEST_DRAIN) if wait is None else (f"drain {wait}", wait)
+            step(holder, await _do(old, drain, SECONDS + longest), "sessions had their time to end")
         step(holder, await _do(old, "lend"), f"{holder} lets the VIP go")
         step(target, await _do(new, "take"), f"{target} has the VIP")
         yielding = True

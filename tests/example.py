@@ -4,6 +4,9 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+from components.template import render
+from constants import MYSQL_CHECK_USER
+
 INGRESS = "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule"
 EGRESS = "aws:vpc/securityGroupEgressRule:SecurityGroupEgressRule"
 
@@ -143,3 +146,19 @@ def with_mycat(raw: dict[str, Any]) -> None:
         "mycatReport": "secret-report",
         "mycatDatabase": "secret-mycat-database",
     }
+
+
+def users_sql(**changes: Any) -> str:
+    """What makes the users of the database `shop`, without Mycat; all passwords are `x`."""
+    arguments = {
+        "schema": "shop",
+        "user": "owner",
+        "password": "x",
+        "health_password": "x",
+        "health_hosts": ["localhost"],
+        "check_user": MYSQL_CHECK_USER,
+        "check_hosts": [],
+        "mycat_user": None,
+        "mycat_password": "x",
+    }
+    return render("mariadb/users.sql.j2", **{**arguments, **changes})

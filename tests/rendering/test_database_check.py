@@ -4,7 +4,6 @@ import csv
 import runpy
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import threading
@@ -19,10 +18,10 @@ import pymysql
 import pytest
 
 from components import cluster
-from components.template import render
 from constants import MYSQL_CHECK_USER, MYSQL_PORT, SERVICE_HEALTH_PORT
 from localregion.client import wait_until
 from settings import Settings
+from stackctl import machine_report
 from tests import example
 from tests.rendering.test_writer import MACHINE
 from tests.servers import BOUND, LOOPBACK, Database, ask, end, free_port, install_database
@@ -71,16 +70,11 @@ class Stand:
     """A balancer, the database behind it, and what the responder says."""
 
     database: Server
-    folder: Path
     problem: str = ""
     asked: int = 0
 
     def row(self) -> dict[str, str]:
-        with socket.socket(socket.AF_UNIX) as channel:
-            channel.connect(str(self.folder / "admin.sock"))
-            channel.sendall(b"show stat\n")
-            said = b"".join(iter(lambda: channel.recv(65536), b"")).decode().removeprefix("# ")
-        rows = csv.DictReader(said.splitlines())
+        rows = csv.DictReader(machine_report.ask_haproxy("show stat").removeprefix("# ").splitlines())
         row = next(row for row in rows if (row["pxname"], row["svname"]) == ("mysqlservers", "node3"))
         # While the next check is under way, the last one's status is marked.
         return {**row, "check_status": row["check_status"].removeprefix("* ")}
@@ -104,17 +98,7 @@ def database() -> Iterator[Server]:
     folder = Path(tempfile.mkdtemp(prefix="mycat-check-"))  # mariadbd gets there, unlike to pytest's own
     folder.chmod(0o755)
     running = Server(install_database(folder / "database"))
-    sql = render(
-        "mariadb/users.sql.j2",
-        schema="shop",
-        user="owner",
-        password="x",
-        health_password="x",
-        health_hosts=["localhost"],
-        check_user=MYSQL_CHECK_USER,
-        check_hosts=[LOOPBACK, ADDRESS],
-        mycat_user=None,
-    )
+    sql = example.users_sql(check_hosts=[LOOPBACK, ADDRESS])
     try:
         running.start()
         as_root = ["mariadb", "--no-defaults", "--batch", "-uroot", f"--socket={running.folder / 's'}"]
@@ -136,13 +120,14 @@ def one_database(raw: dict[str, Any]) -> None:
 
 
 @pytest.fixture
-def stand(haproxy_prefix: Path, database: Server, tmp_path: Path) -> Iterator[Stand]:
+def stand(haproxy_prefix: Path, database: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stand]:
+    monkeypatch.setattr(machine_report, "ADMIN_SOCKET", str(tmp_path / "admin.sock"))
     settings = Settings.parse(example.settings(one_database))
     text = MACHINE.sub("", cluster.haproxy_cfg(settings, settings.machines[0], "secret"))
     text = text.replace("/run/haproxy/", f"{tmp_path}/")
     text = text.replace("/etc/haproxy/errorfiles", f"{haproxy_prefix}/errorfiles")
     (tmp_path / "haproxy.cfg").write_text(text)
-    stand = Stand(database, tmp_path)
+    stand = Stand(database)
     handler = runpy.run_path(str(RESPONDER))["Handler"]
     handler.services = {"/mysql": SimpleNamespace(problem=stand.say, cluster="some-uuid")}
     argv = [*BOUND, str(haproxy_prefix / "sbin/haproxy"), "-db", "-q", "-f", str(tmp_path / "haproxy.cfg")]

@@ -20,7 +20,7 @@ import pytest
 
 from components import cluster, database, health, mycat_files
 from components.template import FILES, render, sql_string
-from constants import MYSQL_CHECK_USER, MYSQL_EXTRA_PORT
+from constants import MYSQL_EXTRA_PORT
 from settings import Role, Settings, extra, services
 from tests import example
 from tests.rendering.conftest import Judge
@@ -300,19 +300,7 @@ def test_mariadb_reads_a_password_as_it_was_written(server: Database, password: 
 def test_a_grant_is_for_its_database_only_and_a_wider_one_is_taken_back(server: Database, schema: str) -> None:
     """Also when there is nothing to take back, and by every `up` again."""
     similar = schema.replace("_", "x")
-    sql = render(
-        "mariadb/users.sql.j2",
-        schema=schema,
-        user="owner",
-        password="x",
-        health_password="x",
-        health_hosts=["localhost"],
-        check_user=MYSQL_CHECK_USER,
-        check_hosts=[],
-        mycat_user="router",
-        mycat_password="x",
-        mycat_databases=(schema,),
-    )
+    sql = example.users_sql(schema=schema, mycat_user="router", mycat_databases=(schema,))
     wider = "".join(f"GRANT ALL PRIVILEGES ON `{schema}`.* TO '{user}'@'%';" for user in ("owner", "router"))
 
     def run(statements: str) -> None:
@@ -394,17 +382,7 @@ def test_a_full_database_still_lets_its_responder_and_root_in(scratch: Path, tmp
     running.start()
     sessions: list[pymysql.Connection[Any]] = []
     try:
-        sql = render(
-            "mariadb/users.sql.j2",
-            schema="shop",
-            user="owner",
-            password="x",
-            health_password="x",
-            health_hosts=["localhost", LOOPBACK],
-            check_user=MYSQL_CHECK_USER,
-            check_hosts=[LOOPBACK],
-            mycat_user=None,
-        )
+        sql = example.users_sql(health_hosts=["localhost", LOOPBACK], check_hosts=[LOOPBACK])
         as_root = ["mariadb", "--no-defaults", "--batch", "-uroot", f"--socket={running.folder / 's'}"]
         subprocess.run(as_root, input=sql, text=True, check=True)
         sessions += [connect(running.port, "owner", "x", "shop") for _ in range(10)]

@@ -9,8 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components import mycat_files
-from components.template import render
-from constants import MYSQL_CHECK_USER
 from settings import Settings, backends
 from settings.base import unprintable
 from tests import example
@@ -228,19 +226,7 @@ def test_backends_are_what_schema_xml_says(write: Any, read: Any, database: str)
 
 def test_rights_are_for_the_named_databases_only() -> None:
     """_ and % in GRANT stand for any character and any text, unless they are escaped."""
-    sql = render(
-        "mariadb/users.sql.j2",
-        schema="my_app",
-        user="app",
-        password="x",
-        health_password="x",
-        health_hosts=["localhost"],
-        check_user=MYSQL_CHECK_USER,
-        check_hosts=[],
-        mycat_user="mycat",
-        mycat_password="x",
-        mycat_databases=("my-db", "a_b%c"),
-    )
+    sql = example.users_sql(schema="my_app", user="app", mycat_user="mycat", mycat_databases=("my-db", "a_b%c"))
     for name, pattern in (("my_app", r"my\_app"), ("my-db", "my-db"), ("a_b%c", r"a\_b\%c")):
         assert f"CREATE DATABASE IF NOT EXISTS `{name}` " in sql
         assert f"GRANT ALL PRIVILEGES ON `{pattern}`.* TO " in sql

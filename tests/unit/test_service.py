@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from components.template import verbatim
+from constants import LONGEST_DRAIN
 from tests.programs import FILES, Stubs
 
 LEAVE, IN = "machine/leave-service", "machine/in-service"
@@ -77,6 +79,10 @@ def test_before_a_shutdown_everything_leaves_that_is_here(node: Node) -> None:
         "claim-vip hand-over",
     ]
     assert node.calls("sleep") == ["5"]
+
+
+def test_systemd_waits_for_the_longest_drain() -> None:
+    assert f"TimeoutStopSec={LONGEST_DRAIN + 30}" in verbatim("machine/leave-service.service").splitlines()
 
 
 def test_a_backup_only_stops_to_be_one(node: Node) -> None:
