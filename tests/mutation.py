@@ -1,15 +1,18 @@
-"""Break every line of the templates once, and see whether a test of docs/recipe.md notices.
+"""Break every line of the templates and the balancers' programs once, and see whether a test notices.
 
     nice python -m tests.mutation [--write docs/mutation.md] [FILE...]
 
-A mutant is a copy of the work tree in which one line of one file is gone, or has one number changed. On each the unit
-tests run; a mutant that they all pass on survives. One on which they do not end in time has timed out: no test has
-failed, so it is not caught; a program may hang on it, or the machine was busy, and only a run by hand tells. Comments,
-empty lines and template statements without output are left alone. Takes seconds for each mutant: not for CI. Exit
-status 1 if a mutant survives or times out that ACCEPTED does not give a reason for.
+A mutant is a copy of the work tree in which one line of one file is gone, or has one number changed. On each the tests
+of that file run; a mutant that they all pass on survives. One on which they do not end in time has timed out: no test
+has failed, so it is not caught; a program may hang on it, or the machine was busy, and only a run by hand tells.
+Comments, empty lines and template statements without output are left alone. Takes seconds for each mutant: not for CI.
+Exit status 1 if a mutant survives or times out that ACCEPTED does not give a reason for.
+
+Units, and files such as logrotate's, are not broken: they are the same on every machine, where tests/stack judges them.
 """
 
 import argparse
+import ast
 import datetime
 import importlib
 import io
@@ -29,27 +32,31 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FILES = (
-    "templates/haproxy/haproxy.cfg.j2",
-    "templates/haproxy/http.cfg.j2",
-    "templates/keepalived/keepalived.conf.j2",
-    "files/haproxy",
-    "files/keepalived",
-)
 #: Compares whole texts: what only this one notices has no test that says why the line is there.
 TEXTS = "tests/unit/test_rendered.py"
-TESTS = ("tests/unit/test_balancer.py", "tests/unit/test_http.py", "tests/unit/test_topologies.py", TEXTS)
-SECONDS = 120
-#: Not caught, and right: the file, what the line begins with, and why no unit test has to notice.
-ACCEPTED: tuple[tuple[str, str, str], ...] = (
-    (
-        "files/haproxy/haproxy.service",
-        "",
-        "as it stands on the machine; 02_failover kills, hangs, restarts and reboots it",
+#: What is broken, and the tests that have to notice.
+TESTS = {
+    **dict.fromkeys(
+        (
+            "templates/haproxy/haproxy.cfg.j2",
+            "templates/haproxy/http.cfg.j2",
+            "templates/keepalived/keepalived.conf.j2",
+        ),
+        (
+            "tests/unit/test_balancer.py",
+            "tests/unit/test_extra.py",
+            "tests/unit/test_http.py",
+            "tests/unit/test_topologies.py",
+            TEXTS,
+        ),
     ),
-    ("files/keepalived/keepalived.service", "", "as it stands on the machine; 02_failover kills, stops and reboots it"),
-    ("files/haproxy/rsyslog.conf", "", "as it stands on the machine; 01_service reads what is logged, and where"),
-    ("files/haproxy/sysctl.conf", "", "as it stands on the machine; 01_service and 02_failover read both values"),
+    "files/haproxy/reload-haproxy": ("tests/rendering/test_reload.py",),
+    "files/keepalived/check-haproxy": ("tests/unit/test_keepalived_scripts.py",),
+    "files/keepalived/vrrp-notify": ("tests/unit/test_keepalived_scripts.py",),
+}
+SECONDS = 120
+#: Not caught, and right: the file, what the line begins with, and why no test has to notice.
+ACCEPTED: tuple[tuple[str, str, str], ...] = (
     (
         "files/keepalived/check-haproxy",
         "answers",
@@ -58,7 +65,6 @@ ACCEPTED: tuple[tuple[str, str, str], ...] = (
     ("files/keepalived/check-haproxy", "for _ in", "the value is not used, only how many there are"),
     ("files/keepalived/check-haproxy", "timeout 3", "how long it waits"),
     ("files/keepalived/check-haproxy", "sleep", "how long it waits"),
-    ("files/haproxy/logrotate", "", "as it stands on the machine, where logrotate itself judges it before it is used"),
 )
 
 
@@ -103,12 +109,21 @@ class Collector:
             self.failed.add(f"{report.nodeid} (collection)")
 
 
+def docstrings(program: str) -> set[int]:
+    """The lines of a Python program's docstrings."""
+    kinds = (ast.Module, ast.FunctionDef, ast.ClassDef)
+    owners = [node for node in ast.walk(ast.parse(program)) if isinstance(node, kinds) and ast.get_docstring(node)]
+    return {line for node in owners for line in range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1)}
+
+
 def mutants(root: Path, file: str) -> Iterator[tuple[Mutant, str]]:
     """Each mutant of a file, with the file's text."""
-    lines = (root / file).read_text().splitlines(keepends=True)
+    content = (root / file).read_text()
+    lines = content.splitlines(keepends=True)
+    comment = docstrings(content) if "python" in lines[0] else set()
     for number, line in enumerate(lines):
         text = line.strip()
-        if not text or text.startswith("#") or re.fullmatch(r"(\{%.*?%\}\s*)+", text):
+        if number + 1 in comment or not text or text.startswith("#") or re.fullmatch(r"(\{%.*?%\}\s*)+", text):
             continue
         yield Mutant(file, number + 1, text, "deleted"), "".join(lines[:number] + lines[number + 1 :])
         literal = re.sub(r"\{[{%].*?[%}]\}", lambda found: "\0" * len(found[0]), line)
@@ -179,12 +194,12 @@ def reason(mutant: Mutant) -> str:
     return next(fitting, "")
 
 
-def report(done: list[Mutant], tests: list[str]) -> str:
+def report(done: list[Mutant]) -> str:
     lines = [
         "# Mutation run over the templates",
         "",
-        "Written by `nice python -m tests.mutation --write docs/mutation.md`; tests/mutation.py says what a mutant is.",
-        f"Run on {datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d}, with {', '.join(f'`{test}`' for test in tests)}.",
+        "Written by `nice python -m tests.mutation --write docs/mutation.md`; tests/mutation.py says what a mutant is,",
+        f"and which tests run on it. Run on {datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d}.",
         "",
         f"A mutant on which the tests do not end in {SECONDS} s has timed out: no test has failed, so it is not",
         "caught. A program may hang on it, or the machine was busy: look at it by hand.",
@@ -222,7 +237,8 @@ def report(done: list[Mutant], tests: list[str]) -> str:
     ]
     for row, names, own in row_tests():
         mine = [mutant for mutant in done if Path(mutant.file).name in names]
-        known = [test for test in own if test.partition("::")[0] in tests]
+        run = {test for mutant in mine for test in TESTS[mutant.file]}
+        known = [test for test in own if test.partition("::")[0] in run]
         if mine and known:
             count = sum(1 for mutant in mine if mutant.failed & set(known))
             short = ", ".join(f"`{test.rpartition('::')[2]}`" for test in known)
@@ -232,34 +248,37 @@ def report(done: list[Mutant], tests: list[str]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="*", default=FILES)
-    parser.add_argument("--tests", nargs="+", default=list(TESTS))
+    parser.add_argument("files", nargs="*", default=list(TESTS), help=f"of {', '.join(TESTS)}")
     parser.add_argument("--write", type=Path)
     parser.add_argument("--whole-program", action="store_true", help="also tests that run all of it: takes very long")
     parser.add_argument("--here", action="store_true", help="this is the copy")
     words = parser.parse_args()
+    if unknown := set(words.files) - set(TESTS):
+        parser.error(f"no tests are named for {', '.join(sorted(unknown))}")
     if not words.here:
         with tempfile.TemporaryDirectory(prefix="mutation-") as scratch:
             copy(Path(scratch))
             options = ["--here", *sys.argv[1:], *(["--write", str(words.write.absolute())] if words.write else [])]
             done = subprocess.run([sys.executable, "-m", "tests.mutation", *options], cwd=scratch, check=False)
             return done.returncode
+    tests = list(dict.fromkeys(test for file in words.files for test in TESTS[file]))
     # Once for all children: what takes longest is importing it.
-    modules = [test.removesuffix(".py").replace("/", ".") for test in words.tests]
+    modules = [test.removesuffix(".py").replace("/", ".") for test in tests]
     for name in ("components.cluster", "tests.conftest", "tests.unit.conftest", *modules):
         importlib.import_module(name)
     for whole_program in (False, True) if words.whole_program else (False,):
-        if (broken := run_tests(ROOT, words.tests, whole_program)) != set():
+        if (broken := run_tests(ROOT, tests, whole_program)) != set():
             print(f"not one mutant was made, because these fail as it is: {broken}", file=sys.stderr)
             return 2
     tried = []
-    for path in (one for name in words.files for one in (sorted((ROOT / name).rglob("*")) or [ROOT / name])):
-        file, original = str(path.relative_to(ROOT)), path.read_text()
+    for file in words.files:
+        path = ROOT / file
+        original = path.read_text()
         for mutant, text in mutants(ROOT, file):
             path.write_text(text)
             # Running the whole program takes long: only if the others have found nothing.
             for whole_program in (False, True) if words.whole_program else (False,):
-                failed = run_tests(ROOT, words.tests, whole_program)
+                failed = run_tests(ROOT, list(TESTS[file]), whole_program)
                 mutant.failed, mutant.timed_out = failed or set(), failed is None
                 if not mutant.survived:
                     break
@@ -268,7 +287,7 @@ def main() -> int:
             state = "caught" if mutant.caught else "TIMED OUT" if mutant.timed_out else "SURVIVED"
             print(f"{state:10}{file}:{mutant.line}: {mutant.text} [{mutant.kind}]", flush=True)
         if words.write:
-            words.write.write_text(report(tried, words.tests))
+            words.write.write_text(report(tried))
     return int(any(not mutant.caught and not reason(mutant) for mutant in tried))
 
 
