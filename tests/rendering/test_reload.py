@@ -62,5 +62,6 @@ def test_a_reload_that_fails_says_so_and_why(reload: Reload) -> None:
     ):
         done = reload(text)
         assert done.returncode == 1
+        assert "HAProxy has not taken the new configuration" in done.stderr
         assert why in done.stderr
     assert reload(CONFIGURATION).returncode == 0
