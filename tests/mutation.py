@@ -59,12 +59,14 @@ SECONDS = 120
 ACCEPTED: tuple[tuple[str, str, str], ...] = (
     ("files/haproxy/reload-haproxy", "PATIENCE", "how long it waits for a HAProxy that does not answer"),
     ("files/haproxy/reload-haproxy", "master.settimeout", "how long it waits for a HAProxy that does not answer"),
+    ("files/haproxy/reload-haproxy", "master.sendall", "the test waits for an answer as long as the program does"),
     ("files/haproxy/reload-haproxy", "return b", "how much it reads at once"),
     (
         "files/keepalived/check-haproxy",
         "answers",
         "how long it waits: longer is slower, which 02_failover sees and no unit test",
     ),
+    ("files/keepalived/check-haproxy", "note() { timeout", "how long it waits"),
     ("files/keepalived/check-haproxy", "for _ in", "the value is not used, only how many there are"),
     ("files/keepalived/check-haproxy", "timeout 3", "how long it waits"),
     ("files/keepalived/check-haproxy", "sleep", "how long it waits"),
