@@ -67,6 +67,8 @@ ACCEPTED: tuple[tuple[str, str, str], ...] = (
         "how long it waits: longer is slower, which 02_failover sees and no unit test",
     ),
     ("files/keepalived/check-haproxy", "note() { timeout", "how long it waits"),
+    ("files/keepalived/check-haproxy", "return 1", "any other status fails as well"),
+    ("files/keepalived/check-haproxy", "timeout 1", "how long it waits"),
     ("files/keepalived/check-haproxy", "for _ in", "the value is not used, only how many there are"),
     ("files/keepalived/check-haproxy", "timeout 3", "how long it waits"),
     ("files/keepalived/check-haproxy", "sleep", "how long it waits"),

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from components.template import TEMPLATES
+from constants import HAPROXY_HEALTH_PORT
 from tests.programs import FILES, Stubs
 
 CHECK, NOTIFY = "keepalived/check-haproxy", "keepalived/vrrp-notify"
@@ -145,7 +146,8 @@ def test_a_haproxy_that_hangs_is_restarted_once(stubs: Balancer, socket: str, st
     assert stubs.notes() == said[: 1 + status]
     assert all(call.startswith("--tag check-haproxy ") for call in stubs.calls("logger"))
     before = stubs.calls()[: stubs.calls().index(f"systemctl {KILL}")]
-    assert sum("admin.sock" in call for call in before) == sum(":8889" in call for call in before) == 2
+    port = f" http://127.0.0.1:{HAPROXY_HEALTH_PORT}/health"
+    assert sum("admin.sock" in call for call in before) == sum(call.endswith(port) for call in before) == 2
 
 
 def test_a_haproxy_that_is_not_there_is_started_at_once_and_nothing_is_killed(stubs: Balancer) -> None:
