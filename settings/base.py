@@ -13,6 +13,8 @@ Url = Annotated[str, StringConstraints(pattern=r"""^https?://[^\s'"]+$""")]
 Version = Annotated[str, StringConstraints(pattern=r"^[0-9][0-9A-Za-z.+~-]*$")]
 #: Seconds, whole or not; HAProxy gets it in milliseconds.
 Seconds = Annotated[float, Field(gt=0, le=86400)]
+#: A key of `mycat-ha:secrets`.
+SecretName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
 
 #: What the keys of this project begin with in a stack file; the project's name in Pulumi.yaml.
 NAMESPACE = "mycat-ha"
@@ -24,6 +26,7 @@ __all__ = [
     "Name",
     "Port",
     "Seconds",
+    "SecretName",
     "Section",
     "Sha256",
     "SourceArchive",

@@ -8,14 +8,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Discriminator, Field, StringConstraints, Tag, model_validator
 
-from settings.base import IPv4Address, Name, Port, Section, Sha256, SourceArchive, Text, Url, Version
+from settings.base import IPv4Address, Name, Port, SecretName, Section, Sha256, SourceArchive, Text, Url, Version
 from settings.topology import MachineSettings, Role
 
 #: A name in Mycat's XML that is also a name in SQL. Mycat gives meaning to `,` and `$` in names, so they have none.
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
 #: Names that only Mycat's own files know (an XML name token, without `,`, `$` and `:`).
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$")]
-SecretName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
 #: Which of a table's data nodes, counted from 0.
 Place = Annotated[int, Field(ge=0, le=1023)]
 Long = Annotated[int, Field(ge=0, lt=2**63)]

@@ -62,6 +62,14 @@ def bastion(network: dict[str, Any] | None = None, **keys: Any) -> Change:
     return change
 
 
+def database_user(**changes: Any) -> Change:
+    def change(raw: dict[str, Any]) -> None:
+        raw["database"]["users"] = [{"name": "reader", "secret": "reader", "rights": {"app": ["SELECT"]}, **changes}]
+        raw["secrets"]["reader"] = "secret-reader"
+
+    return change
+
+
 def two_endpoints(raw: dict[str, Any]) -> None:
     raw["network"]["ec2Endpoint"] = True
     raw["vip"]["ec2Endpoint"] = "https://vpce.example"
@@ -163,6 +171,49 @@ def test_the_example_is_accepted() -> None:
         (put("database/galera", {"suspectTimeout": 5}), ["database.galera", "suspectTimeout"]),
         (put("database/galera", {"durability": "lax"}), ["database.galera.durability", "'full' or 'relaxed'"]),
         (put("database/galera", {"wsrepSyncWait": 16}), ["database.galera.wsrepSyncWait", "15"]),
+        (put("database/schemas", ["a b"]), ["database.schemas[0]", "a b"]),
+        (put("database/schemas", ["a" * 65]), ["database.schemas[0]"]),
+        (put("database/schemas", ["a_" * 30]), ["database.schemas[0]", "too long", "each _ counts twice"]),
+        (put("database/schemas", ["app"]), ["database.schemas: 2 are named app"]),
+        (put("database/schemas", ["Sys"]), ["database.schemas[0]: Sys is MariaDB's own"]),
+        (put("database/schemas", ["mycat_ha"]), ["database.schemas[0]: mycat_ha is the one in which"]),
+        (database_user(name="a" * 81), ["database.users[0].name"]),
+        (database_user(name="it's"), ["database.users[0].name", "it's"]),
+        (database_user(name="app"), ["database.users[0].name: app is database.user"]),
+        (database_user(name="root"), ["database.users[0].name: root is MariaDB's own"]),
+        (database_user(name="mysql"), ["database.users[0].name: mysql"]),
+        (database_user(name="mariadb.sys"), ["database.users[0].name: mariadb.sys"]),
+        (database_user(name="health"), ["database.users[0].name: health", "health checks"]),
+        (database_user(name="haproxy-check"), ["database.users[0].name: haproxy-check", "HAProxy's checks"]),
+        (
+            lambda raw: [example.with_mycat(raw), database_user(name="mycat")(raw)],
+            ["database.users[0].name: mycat is mycat.databaseUser"],
+        ),
+        (
+            lambda raw: [database_user()(raw), raw["database"].update(users=2 * raw["database"]["users"])],
+            ["database.users: 2 are named reader"],
+        ),
+        (database_user(rights={"shop": ["SELECT"]}), ["database.users[0].rights.shop", "no schema shop"]),
+        (database_user(rights={"app": []}), ["database.users[0].rights.app"]),
+        (database_user(rights={"app": ["SELCT"]}), ["database.users[0].rights.app[0]", "SELCT", "'SELECT'"]),
+        (database_user(rights={"app": ["GRANT OPTION"]}), ["database.users[0].rights.app[0]", "GRANT OPTION"]),
+        (database_user(rights={"app": ["SUPER"]}), ["database.users[0].rights.app[0]", "SUPER"]),
+        (
+            database_user(rights={"app": ["SELECT", "ALL PRIVILEGES"]}),
+            ["database.users[0].rights.app: ALL PRIVILEGES has the others in it"],
+        ),
+        (
+            lambda raw: [database_user()(raw), raw["secrets"].pop("reader")],
+            ["secrets.reader: missing (for database user reader)"],
+        ),
+        (
+            lambda raw: [example.external_databases(raw), raw["database"].update(schemas=["shop"])],
+            ["database.schemas", "external"],
+        ),
+        (
+            lambda raw: [example.external_databases(raw), database_user()(raw)],
+            ["database.users", "external"],
+        ),
         (put("surprise", {}), ["surprise"]),
     ],
 )
