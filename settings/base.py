@@ -1,5 +1,7 @@
 """What every section of the settings shares."""
 
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network
 from typing import Annotated
 
@@ -33,6 +35,7 @@ __all__ = [
     "Text",
     "Url",
     "Version",
+    "twice",
     "unprintable",
 ]
 
@@ -40,6 +43,13 @@ __all__ = [
 def unprintable(text: str) -> bool:
     """Whether ``text`` has control characters, line breaks, or what no XML file can hold (XML 1.0, 2.2 "Char")."""
     return any(ord(c) < 32 or 0x7F <= ord(c) < 0xA0 or 0xD800 <= ord(c) < 0xE000 or c in "\ufffe\uffff" for c in text)
+
+
+def twice(key: str, names: Iterable[str]) -> Iterator[str]:
+    """That a name of several things at ``key`` is not the name of one alone, as ``KEY: reason``."""
+    for name, count in Counter(names).items():
+        if count > 1:
+            yield f"{key}: {count} are named {name}; each needs a name of its own"
 
 
 def _printable(text: str) -> str:

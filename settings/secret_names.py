@@ -40,7 +40,9 @@ def needed_secrets(sections: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _of_users(what: str, users: Any) -> dict[str, str]:
-    return {user["secret"]: f"{what} {user.get('name')}" for user in _maps(users) if isinstance(user.get("secret"), str)}
+    return {
+        user["secret"]: f"{what} {user.get('name')}" for user in _maps(users) if isinstance(user.get("secret"), str)
+    }
 
 
 def _map(value: Any) -> Mapping[str, Any]:

@@ -1,14 +1,13 @@
 """HAProxy, keepalived and the database tier."""
 
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from enum import StrEnum
 from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, StringConstraints, model_validator
 
 from constants import MYSQL_CHECK_USER
-from settings.base import IPv4Address, Name, Port, Seconds, SecretName, Section, SourceArchive
+from settings.base import IPv4Address, Name, Port, Seconds, SecretName, Section, SourceArchive, twice
 from settings.extra import Lines, Sections
 
 #: Without what keepalived.conf takes as a comment, a quote or a variable.
@@ -428,10 +427,12 @@ def user_problems(database: Database, mycat_user: str | None) -> Iterator[str]:
             yield f"database.schemas[{i}]: {schema} is {what}; choose another name"
         if len(schema.replace("_", r"\_")) > _LONGEST_PATTERN:
             yield f"database.schemas[{i}]: {schema} is too long: in GRANT each _ counts twice, and 64 are possible"
-    yield from _twice("database.schemas", (database.schema_, *database.schemas))
-    yield from _twice("database.users", (user.name for user in database.users))
+    yield from twice("database.schemas", (database.schema_, *database.schemas))
+    yield from twice("database.users", (user.name for user in database.users))
 
-    others = {**_OTHER_USERS, database.user: "database.user", mycat_user: "mycat.databaseUser"}
+    others = {**_OTHER_USERS, database.user: "database.user"}
+    if mycat_user:
+        others[mycat_user] = "mycat.databaseUser"
     for i, user in enumerate(database.users):
         if what := others.get(user.name):
             yield f"database.users[{i}].name: {user.name} is {what}; choose another name"
@@ -441,9 +442,3 @@ def user_problems(database: Database, mycat_user: str | None) -> Iterator[str]:
                 yield f"{key}: the stack makes no schema {schema}; add it to database.schemas"
             if ALL_PRIVILEGES in privileges and len(privileges) > 1:
                 yield f"{key}: ALL PRIVILEGES has the others in it; leave them out"
-
-
-def _twice(key: str, names: Iterable[str]) -> Iterator[str]:
-    for name, count in Counter(names).items():
-        if count > 1:
-            yield f"{key}: {count} are named {name}; each needs a name of its own"

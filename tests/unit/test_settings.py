@@ -70,6 +70,14 @@ def database_user(**changes: Any) -> Change:
     return change
 
 
+def beside(*changes: Change) -> Change:
+    def change(raw: dict[str, Any]) -> None:
+        for each in changes:
+            each(raw)
+
+    return change
+
+
 def two_endpoints(raw: dict[str, Any]) -> None:
     raw["network"]["ec2Endpoint"] = True
     raw["vip"]["ec2Endpoint"] = "https://vpce.example"
@@ -186,7 +194,7 @@ def test_the_example_is_accepted() -> None:
         (database_user(name="health"), ["database.users[0].name: health", "health checks"]),
         (database_user(name="haproxy-check"), ["database.users[0].name: haproxy-check", "HAProxy's checks"]),
         (
-            lambda raw: [example.with_mycat(raw), database_user(name="mycat")(raw)],
+            beside(example.with_mycat, database_user(name="mycat")),
             ["database.users[0].name: mycat is mycat.databaseUser"],
         ),
         (
@@ -207,11 +215,11 @@ def test_the_example_is_accepted() -> None:
             ["secrets.reader: missing (for database user reader)"],
         ),
         (
-            lambda raw: [example.external_databases(raw), raw["database"].update(schemas=["shop"])],
+            beside(example.external_databases, put("database/schemas", ["shop"])),
             ["database.schemas", "external"],
         ),
         (
-            lambda raw: [example.external_databases(raw), database_user()(raw)],
+            beside(example.external_databases, database_user()),
             ["database.users", "external"],
         ),
         (put("surprise", {}), ["surprise"]),
