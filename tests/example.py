@@ -149,6 +149,18 @@ def with_mycat(raw: dict[str, Any]) -> None:
     }
 
 
+def database_users(raw: dict[str, Any]) -> None:
+    """Two, and a schema of their own."""
+    raw["database"] |= {
+        "schemas": ["my_shop"],
+        "users": [
+            {"name": "report-reader", "secret": "reportReader", "rights": {"app": ["SELECT"], "my_shop": ["SELECT"]}},
+            {"name": "shop", "secret": "shop", "rights": {"my_shop": ["ALL PRIVILEGES"]}},
+        ],
+    }
+    raw["secrets"] |= {"reportReader": "secret-report-reader", "shop": "secret-shop"}
+
+
 def users_sql(**changes: Any) -> str:
     """What makes the users of the database `shop`, without Mycat; all passwords are `x`, unless ``changes`` say so.
 

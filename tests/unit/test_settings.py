@@ -244,6 +244,16 @@ def test_a_missing_secret_is_named_with_the_command_that_sets_it(name: str) -> N
     assert f"pulumi config set --secret --path 'mycat-ha:secrets.{name}'" in message
 
 
+def test_users_and_schemas_may_have_long_names() -> None:
+    """And a schema may be one of Mycat's data nodes."""
+    raw = example.settings(example.with_mycat)
+    raw["database"] |= {
+        "schemas": ["a" * 64, "b_" * 21, "app1", "with-hyphen"],
+        "users": [{"name": "a." * 40, "secret": "database", "rights": {"app1": ["DELETE HISTORY", "SELECT"]}}],
+    }
+    assert Settings.parse(raw).database.users[0].rights == {"app1": ("DELETE HISTORY", "SELECT")}
+
+
 def test_every_problem_is_reported_at_once() -> None:
     def change(raw: dict[str, Any]) -> None:
         raw["vip"]["address"] = "192.168.106.251"
