@@ -2,7 +2,7 @@
 
 #: Where MariaDB listens, on its machine's own address.
 MYSQL_PORT = 3306
-#: As whom HAProxy checks the stack's own databases; its hyphen keeps it apart from every user that settings can name.
+#: As whom HAProxy checks the stack's own databases; no user of the settings may be named so.
 MYSQL_CHECK_USER = "haproxy-check"
 #: Where MariaDB lets its machine's health responder in when all its connections are taken.
 MYSQL_EXTRA_PORT = 3305

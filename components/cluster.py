@@ -207,6 +207,7 @@ class Cluster(pulumi.ComponentResource):
                 database=settings.database,
                 max_connections=settings.max_connections(),
                 password=self._secret("database"),
+                user_passwords={user.name: self._secret(user.secret) for user in settings.database.users},
                 health_password=self._secret("health"),
                 mycat=MycatUser(
                     mycat.database_user, self._secret("mycatDatabase"), mycat_files.backends(settings).databases

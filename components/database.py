@@ -42,6 +42,8 @@ class DatabaseArgs:
     max_connections: int
     #: Of the application's user.
     password: pulumi.Input[str]
+    #: Of each of `database.users`, by name.
+    user_passwords: Mapping[str, pulumi.Input[str]]
     #: Of the health responder's user.
     health_password: pulumi.Input[str]
     #: None: no Mycat in front of these databases.
@@ -159,12 +161,17 @@ class Database(pulumi.ComponentResource):
         sql = pulumi.Output.all(
             password=args.password,
             health_password=args.health_password,
+            user_passwords=dict(args.user_passwords),
             mycat_password=mycat.password if mycat else "",
         ).apply(
             lambda passwords: render(
                 "mariadb/users.sql.j2",
                 schema=args.database.schema_,
                 user=args.database.user,
+                schemas=args.database.schemas,
+                users=args.database.users,
+                privileges=services.PRIVILEGES,
+                own_schema=services.OWN_SCHEMA,
                 health_hosts=["localhost", *(machine.address for machine in args.machines)],
                 check_user=MYSQL_CHECK_USER,
                 check_hosts=args.balancers,

@@ -48,8 +48,9 @@ class Settings(Section):
     `mycat-ha:protected: "true"` the stack is protected (docs/stacks.md)."""
     secrets: dict[str, SecretStr] = Field(default_factory=dict)
     """Passwords and the SSH key by name: `sshPrivateKey`, `statistics`; with databases `database` and `health`; with
-    Mycat `health`, `mycatDatabase` and the ones that `mycat.users` name; in mode `recipe` of keepalived `vrrp`. Set one
-    with `pulumi config set --secret --path 'mycat-ha:secrets.NAME'`; `stackctl` generates those that are missing."""
+    Mycat `health` and `mycatDatabase`; the ones that `database.users` and `mycat.users` name; in mode `recipe` of
+    keepalived `vrrp`. Set one with `pulumi config set --secret --path 'mycat-ha:secrets.NAME'`; `stackctl` generates
+    those that are missing."""
 
     @classmethod
     def load(cls, config: pulumi.Config | None = None) -> Self:

@@ -1,5 +1,7 @@
 """What every section of the settings shares."""
 
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network
 from typing import Annotated
 
@@ -13,6 +15,8 @@ Url = Annotated[str, StringConstraints(pattern=r"""^https?://[^\s'"]+$""")]
 Version = Annotated[str, StringConstraints(pattern=r"^[0-9][0-9A-Za-z.+~-]*$")]
 #: Seconds, whole or not; HAProxy gets it in milliseconds.
 Seconds = Annotated[float, Field(gt=0, le=86400)]
+#: A key of `mycat-ha:secrets`.
+SecretName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
 
 #: What the keys of this project begin with in a stack file; the project's name in Pulumi.yaml.
 NAMESPACE = "mycat-ha"
@@ -24,12 +28,14 @@ __all__ = [
     "Name",
     "Port",
     "Seconds",
+    "SecretName",
     "Section",
     "Sha256",
     "SourceArchive",
     "Text",
     "Url",
     "Version",
+    "twice",
     "unprintable",
 ]
 
@@ -37,6 +43,13 @@ __all__ = [
 def unprintable(text: str) -> bool:
     """Whether ``text`` has control characters, line breaks, or what no XML file can hold (XML 1.0, 2.2 "Char")."""
     return any(ord(c) < 32 or 0x7F <= ord(c) < 0xA0 or 0xD800 <= ord(c) < 0xE000 or c in "\ufffe\uffff" for c in text)
+
+
+def twice(key: str, names: Iterable[str]) -> Iterator[str]:
+    """That a name of several things at ``key`` is not the name of one alone, as ``KEY: reason``."""
+    for name, count in Counter(names).items():
+        if count > 1:
+            yield f"{key}: {count} are named {name}; each needs a name of its own"
 
 
 def _printable(text: str) -> str:

@@ -13,7 +13,7 @@ from settings import extra, own_files
 from settings.base import NAMESPACE, unprintable
 from settings.mycat import contradictions
 from settings.secret_names import SSH_KEY, VRRP, needed_secrets
-from settings.services import MOST_CONNECTIONS, RESERVED_CONNECTIONS, share_problems
+from settings.services import MOST_CONNECTIONS, RESERVED_CONNECTIONS, share_problems, user_problems
 from settings.topology import Role
 
 if TYPE_CHECKING:
@@ -87,6 +87,8 @@ def _database(settings: "Settings") -> Iterator[str]:
             yield "machines: none with role mysql, and database.external is empty; port 3306 needs servers"
         elif nodes == 2:
             yield "machines: 2 with role mysql; two Galera nodes lose their quorum with either one, use three (or one)"
+    mycat = settings.mycat
+    yield from user_problems(settings.database, mycat.database_user if mycat and not mycat.external else None)
 
 
 def _connections(settings: "Settings") -> Iterator[str]:

@@ -1,6 +1,5 @@
 """The Mycat tier: who may log in, which tables there are, and where their rows lie."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -8,14 +7,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Discriminator, Field, StringConstraints, Tag, model_validator
 
-from settings.base import IPv4Address, Name, Port, Section, Sha256, SourceArchive, Text, Url, Version
+from settings.base import IPv4Address, Name, Port, SecretName, Section, Sha256, SourceArchive, Text, Url, Version, twice
 from settings.topology import MachineSettings, Role
 
 #: A name in Mycat's XML that is also a name in SQL. Mycat gives meaning to `,` and `$` in names, so they have none.
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
 #: Names that only Mycat's own files know (an XML name token, without `,`, `$` and `:`).
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$")]
-SecretName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
 #: Which of a table's data nodes, counted from 0.
 Place = Annotated[int, Field(ge=0, le=1023)]
 Long = Annotated[int, Field(ge=0, lt=2**63)]
@@ -377,7 +375,7 @@ def contradictions(mycat: Mycat, machines: Iterable[MachineSettings]) -> Iterato
     functions = {function.name: function for function in mycat.functions}
     rules = {rule.name: rule for rule in mycat.rules}
     for field in ("users", "schemas", "rules", "functions", "data_nodes", "data_hosts"):
-        yield from _twice(f"mycat.{_key(field)}", (item.name for item in getattr(mycat, field)))
+        yield from twice(f"mycat.{_key(field)}", (item.name for item in getattr(mycat, field)))
 
     for i, user in enumerate(mycat.users):
         if user.name == HEALTH_USER:
@@ -394,7 +392,7 @@ def contradictions(mycat: Mycat, machines: Iterable[MachineSettings]) -> Iterato
             yield f"{key}: has neither tables nor a dataNode for those that are not listed"
         if schema.data_node is not None and schema.data_node not in nodes:
             yield f"{key}.dataNode: there is no data node {schema.data_node}"
-        yield from _twice(f"{key}.tables", (table.name.upper() for table in schema.tables))
+        yield from twice(f"{key}.tables", (table.name.upper() for table in schema.tables))
         for j, table in enumerate(schema.tables):
             function = functions.get(rules[table.rule].function) if table.rule in rules else None
             places = function.places() if function else None
@@ -411,7 +409,7 @@ def contradictions(mycat: Mycat, machines: Iterable[MachineSettings]) -> Iterato
 
 def _table(key: str, table: Table, nodes: set[str], rules: set[str], places: set[int] | None) -> Iterator[str]:
     count = len(table.data_nodes)
-    yield from _twice(f"{key}.dataNodes", table.data_nodes)
+    yield from twice(f"{key}.dataNodes", table.data_nodes)
     for name in table.data_nodes:
         if name not in nodes:
             yield f"{key}.dataNodes: there is no data node {name}"
@@ -428,7 +426,7 @@ def _table(key: str, table: Table, nodes: set[str], rules: set[str], places: set
 
 def _servers(key: str, servers: Iterable[Server], machines: dict[str, MachineSettings]) -> Iterator[str]:
     servers = list(servers)
-    yield from _twice(key, (server.label for server in servers))
+    yield from twice(key, (server.label for server in servers))
     for i, server in enumerate(servers):
         if server.machine is None:
             continue
@@ -436,9 +434,3 @@ def _servers(key: str, servers: Iterable[Server], machines: dict[str, MachineSet
             yield f"{key}[{i}].machine: there is no machine {server.machine}"
         elif Role.MYSQL not in machines[server.machine].roles:
             yield f"{key}[{i}].machine: {server.machine} has no role mysql"
-
-
-def _twice(key: str, names: Iterable[str]) -> Iterator[str]:
-    for name, count in Counter(names).items():
-        if count > 1:
-            yield f"{key}: {count} are named {name}; each needs a name of its own"

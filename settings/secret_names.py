@@ -26,11 +26,10 @@ def needed_secrets(sections: Mapping[str, Any]) -> dict[str, str]:
     if has_databases:
         user = database.get("user", Database.model_fields["user"].default)
         needed |= {"database": f"database user {user}", "health": "the database's health check"}
+        needed |= _of_users("database user", database.get("users"))
     if has_mycat and mycat:
         needed["health"] = "the health checks"
-        for user in _maps(mycat.get("users")):
-            if isinstance(user.get("secret"), str):
-                needed[user["secret"]] = f"Mycat's user {user.get('name')}"
+        needed |= _of_users("Mycat's user", mycat.get("users"))
         # The user's own files hold their own passwords, but the stack's databases need to know one.
         if has_databases or mycat.get("dataHosts"):
             user = mycat.get("databaseUser", Mycat.model_fields["database_user"].default)
@@ -38,6 +37,12 @@ def needed_secrets(sections: Mapping[str, Any]) -> dict[str, str]:
     if _map(sections.get("keepalived")).get("mode") in (Mode.RECIPE, "seed"):
         needed[VRRP] = "VRRPv2's PASS authentication"
     return needed
+
+
+def _of_users(what: str, users: Any) -> dict[str, str]:
+    return {
+        user["secret"]: f"{what} {user.get('name')}" for user in _maps(users) if isinstance(user.get("secret"), str)
+    }
 
 
 def _map(value: Any) -> Mapping[str, Any]:

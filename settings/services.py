@@ -2,11 +2,12 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, StringConstraints, model_validator
 
-from settings.base import IPv4Address, Name, Port, Seconds, Section, SourceArchive
+from constants import MYSQL_CHECK_USER
+from settings.base import IPv4Address, Name, Port, Seconds, SecretName, Section, SourceArchive, twice
 from settings.extra import Lines, Sections
 
 #: Without what keepalived.conf takes as a comment, a quote or a variable.
@@ -321,6 +322,63 @@ class Galera(Section):
 
 
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,31}$")]
+#: As long as MariaDB takes them (manual, "Identifier Names").
+SchemaName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
+UserName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,79}$")]
+#: All that MariaDB 10.11 knows for a schema but GRANT OPTION (manual, GRANT, "Database Privileges").
+Privilege = Literal[
+    "ALL PRIVILEGES",
+    "SELECT",
+    "INSERT",
+    "UPDATE",
+    "DELETE",
+    "CREATE",
+    "DROP",
+    "REFERENCES",
+    "INDEX",
+    "ALTER",
+    "CREATE TEMPORARY TABLES",
+    "LOCK TABLES",
+    "CREATE VIEW",
+    "SHOW VIEW",
+    "CREATE ROUTINE",
+    "ALTER ROUTINE",
+    "EXECUTE",
+    "EVENT",
+    "TRIGGER",
+    "DELETE HISTORY",
+]
+ALL_PRIVILEGES, *PRIVILEGES = get_args(Privilege)
+
+#: A schema that says which of `database.users` there are, so that one that is no longer named can be dropped.
+OWN_SCHEMA = "mycat_ha"
+#: Characters of a schema's name in GRANT, where each _ has a backslash before it.
+_LONGEST_PATTERN = 64
+#: MariaDB's, this program's, and the one of the health checks, besides `constants.MYSQL_CHECK_USER`.
+_OTHER_USERS = {
+    "root": "MariaDB's own",
+    "mysql": "MariaDB's own",
+    "mariadb.sys": "MariaDB's own",
+    "PUBLIC": "MariaDB's role of everybody",
+    "health": "the one of the health checks",
+    MYSQL_CHECK_USER: "the one of HAProxy's checks",
+}
+_OTHER_SCHEMAS = {
+    **dict.fromkeys(("mysql", "sys", "information_schema", "performance_schema"), "MariaDB's own"),
+    OWN_SCHEMA: "the one in which `up` keeps the names of database.users",
+}
+
+
+class DatabaseUser(Section):
+    """A user of the databases, from any host, with exactly these rights on schemas."""
+
+    name: UserName
+    """The name to log in with. One that exists already is taken over: it gets this password and these rights."""
+    secret: SecretName
+    """The key in `mycat-ha:secrets` that holds the password. A changed password ends no session."""
+    rights: dict[SchemaName, Annotated[tuple[Privilege, ...], Field(min_length=1)]] = Field(default_factory=dict)
+    """By schema (`schema` or one of `schemas`), what GRANT would name: `[SELECT, INSERT]`, or `[ALL PRIVILEGES]` alone.
+    What is removed here is revoked, as is any other right on a whole schema. Default: none."""
 
 
 class Database(Section):
@@ -337,6 +395,12 @@ class Database(Section):
     """The database that is created for the application."""
     user: Identifier = "app"
     """The application's user, with all rights on `schema`. The password is `secrets.database`."""
+    schemas: tuple[SchemaName, ...] = ()
+    """Further databases that are created, with character set utf8mb4. One that is removed here is never dropped: its
+    data stays, and only the rights of `users` on it are revoked."""
+    users: tuple[DatabaseUser, ...] = ()
+    """Further users, with rights on `schema` and `schemas`. One that is removed here is dropped by the next `up`;
+    sessions that it has go on until they end (docs/databases.md)."""
     extra: Lines = ()
     """Lines of your own for `[mysqld]` on the machines of role `mysql`, such as `max_allowed_packet = 64M`. What
     contradicts the stack's own lines is refused (docs/stacks.md). A change restarts the nodes one after the other."""
@@ -350,3 +414,31 @@ class Database(Section):
                 "blocks a balancer that has done that max_connect_errors times, 100 by default, and nothing else"
             )
         return self
+
+
+def user_problems(database: Database, mycat_user: str | None) -> Iterator[str]:
+    """What contradicts itself in `database.schemas` and `database.users`. ``mycat_user``: as whom Mycat logs in."""
+    if database.external:
+        for key in ("schemas", "users"):
+            if getattr(database, key):
+                yield f"database.{key}: the databases are external ones, in which the stack makes none; leave it out"
+    for i, schema in enumerate(database.schemas):
+        if what := _OTHER_SCHEMAS.get(schema.lower()):
+            yield f"database.schemas[{i}]: {schema} is {what}; choose another name"
+        if len(schema.replace("_", r"\_")) > _LONGEST_PATTERN:
+            yield f"database.schemas[{i}]: {schema} is too long: in GRANT each _ counts twice, and 64 are possible"
+    yield from twice("database.schemas", (database.schema_, *database.schemas))
+    yield from twice("database.users", (user.name for user in database.users))
+
+    others = {**_OTHER_USERS, database.user: "database.user"}
+    if mycat_user:
+        others[mycat_user] = "mycat.databaseUser"
+    for i, user in enumerate(database.users):
+        if what := others.get(user.name):
+            yield f"database.users[{i}].name: {user.name} is {what}; choose another name"
+        for schema, privileges in user.rights.items():
+            key = f"database.users[{i}].rights.{schema}"
+            if schema not in (database.schema_, *database.schemas):
+                yield f"{key}: the stack makes no schema {schema}; add it to database.schemas"
+            if ALL_PRIVILEGES in privileges and len(privileges) > 1:
+                yield f"{key}: ALL PRIVILEGES has the others in it; leave them out"

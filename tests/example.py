@@ -6,6 +6,7 @@ from typing import Any
 
 from components.template import render
 from constants import MYSQL_CHECK_USER
+from settings import services
 
 INGRESS = "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule"
 EGRESS = "aws:vpc/securityGroupEgressRule:SecurityGroupEgressRule"
@@ -148,9 +149,30 @@ def with_mycat(raw: dict[str, Any]) -> None:
     }
 
 
+def database_users(raw: dict[str, Any]) -> None:
+    """Two, and a schema of their own."""
+    raw["database"] |= {
+        "schemas": ["my_shop"],
+        "users": [
+            {"name": "report-reader", "secret": "reportReader", "rights": {"app": ["SELECT"], "my_shop": ["SELECT"]}},
+            {"name": "shop", "secret": "shop", "rights": {"my_shop": ["ALL PRIVILEGES"]}},
+        ],
+    }
+    raw["secrets"] |= {"reportReader": "secret-report-reader", "shop": "secret-shop"}
+
+
 def users_sql(**changes: Any) -> str:
-    """What makes the users of the database `shop`, without Mycat; all passwords are `x`."""
+    """What makes the users of the database `shop`, without Mycat; all passwords are `x`, unless ``changes`` say so.
+
+    ``users`` are those of `database.users`, each without a secret.
+    """
+    users = [services.DatabaseUser(secret="x", **user) for user in changes.pop("users", ())]
     arguments = {
+        "schemas": (),
+        "users": users,
+        "user_passwords": {user.name: "x" for user in users},
+        "privileges": services.PRIVILEGES,
+        "own_schema": services.OWN_SCHEMA,
         "schema": "shop",
         "user": "owner",
         "password": "x",
@@ -159,6 +181,7 @@ def users_sql(**changes: Any) -> str:
         "check_user": MYSQL_CHECK_USER,
         "check_hosts": [],
         "mycat_user": None,
+        "mycat_databases": (),
         "mycat_password": "x",
     }
     return render("mariadb/users.sql.j2", **{**arguments, **changes})

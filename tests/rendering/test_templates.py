@@ -296,6 +296,16 @@ def test_mariadb_reads_a_password_as_it_was_written(server: Database, password: 
     assert bytes.fromhex(hexadecimal).decode() == password
 
 
+def as_root(server: Database, statements: str) -> str:
+    """What it says to a machine's root, with modes that the user may have set for all sessions."""
+    of_a_user = "SET sql_mode = 'ORACLE,NO_BACKSLASH_ESCAPES', autocommit = 0"
+    argv = ["mariadb", "--no-defaults", "--batch", "-uroot", f"--socket={server.folder / 's'}"]
+    argv.append(f"--init-command={of_a_user}")
+    done = subprocess.run(argv, input=statements, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.mark.parametrize("schema", ["my_app", "My_Upper_App"])
 def test_a_grant_is_for_its_database_only_and_a_wider_one_is_taken_back(server: Database, schema: str) -> None:
     """Also when there is nothing to take back, and by every `up` again."""
@@ -303,18 +313,11 @@ def test_a_grant_is_for_its_database_only_and_a_wider_one_is_taken_back(server: 
     sql = example.users_sql(schema=schema, mycat_user="router", mycat_databases=(schema,))
     wider = "".join(f"GRANT ALL PRIVILEGES ON `{schema}`.* TO '{user}'@'%';" for user in ("owner", "router"))
 
-    def run(statements: str) -> None:
-        of_a_user = "SET sql_mode = 'ORACLE,NO_BACKSLASH_ESCAPES'"
-        argv = ["mariadb", "--no-defaults", "--batch", "-uroot", f"--socket={server.folder / 's'}"]
-        argv.append(f"--init-command={of_a_user}")
-        done = subprocess.run(argv, input=statements, text=True, capture_output=True, check=False)
-        assert done.returncode == 0, done.stderr
-
     pattern = schema.lower().replace("_", r"\_")
-    run(f"CREATE DATABASE `{similar}`;")
+    as_root(server, f"CREATE DATABASE `{similar}`;")
     try:
         for statements in (sql, wider + sql, sql):
-            run(statements)
+            as_root(server, statements)
             for user in ("owner", "router"):
                 with connect(server.port, user, "x", schema) as session:
                     rights = [grant for (grant,) in ask(session, "SHOW GRANTS") if "ON *.*" not in grant]
@@ -322,7 +325,118 @@ def test_a_grant_is_for_its_database_only_and_a_wider_one_is_taken_back(server: 
                     with pytest.raises(pymysql.Error, match="1044"):
                         ask(session, f"USE `{similar}`")
     finally:
-        run(f"DROP DATABASE `{similar}`; DROP DATABASE `{schema}`; DROP USER owner, router;")
+        as_root(server, f"DROP DATABASE `{similar}`; DROP DATABASE `{schema}`; DROP USER owner, router;")
+
+
+def rights(server: Database, user: str) -> set[str] | None:
+    """Those on schemas; None: there is no such user."""
+    if not server.ask(f"SELECT 1 FROM mysql.user WHERE user = '{user}' AND host = '%'"):
+        return None
+    grants = [grant for (grant,) in server.ask(f"SHOW GRANTS FOR '{user}'@'%'")]
+    return {grant.removesuffix(f" TO `{user}`@`%`").removeprefix("GRANT ") for grant in grants[1:]}
+
+
+@pytest.fixture
+def shop(server: Database) -> Iterator[None]:
+    """What is there before; and afterwards everything is as it was."""
+    as_root(server, "CREATE DATABASE myxapp; CREATE TABLE myxapp.t (id INT PRIMARY KEY);")
+    try:
+        yield
+    finally:
+        as_root(server, example.users_sql())  # drops whom it has made
+        gone = ("shop", "my_app", "myxapp", services.OWN_SCHEMA)
+        as_root(server, "".join(f"DROP DATABASE IF EXISTS `{name}`;" for name in gone) + "DROP USER owner;")
+
+
+@pytest.mark.usefixtures("shop")
+def test_users_have_the_rights_of_the_settings_and_no_others(server: Database) -> None:
+    def up(schemas: tuple[str, ...] = ("my_app",), **users: Any) -> None:
+        wanted = [{"name": name.replace("_", "-"), "rights": granted} for name, granted in users.items()]
+        for _ in range(2):  # an unchanged one changes nothing
+            as_root(server, example.users_sql(schemas=schemas, users=wanted))
+
+    up(
+        report_er={"my_app": ["SELECT"], "shop": ["INSERT", "CREATE TEMPORARY TABLES"]},
+        dba={"shop": ["ALL PRIVILEGES"]},
+    )
+    assert rights(server, "report-er") == {
+        r"SELECT ON `my\_app`.*",
+        "INSERT, CREATE TEMPORARY TABLES ON `shop`.*",
+    }
+    assert rights(server, "dba") == {"ALL PRIVILEGES ON `shop`.*"}
+    with connect(server.port, "report-er", "x", "my_app") as session:
+        for statement, error in (("CREATE TABLE t (id INT PRIMARY KEY)", 1142), ("SELECT * FROM myxapp.t", 1142)):
+            with pytest.raises(pymysql.Error, match=str(error)):
+                ask(session, statement)
+
+    # One is added and one taken away; what a person has granted beyond goes, on whatever schema.
+    as_root(
+        server,
+        "GRANT ALL PRIVILEGES ON `my_app`.* TO 'report-er'@'%' WITH GRANT OPTION;"
+        "GRANT DROP ON shop.* TO 'report-er'@'%' WITH GRANT OPTION; GRANT EXECUTE ON `o``dd`.* TO 'report-er'@'%';",
+    )
+    up(report_er={"my_app": ["SELECT", "UPDATE"]}, dba={"shop": ["SELECT"]})
+    assert rights(server, "report-er") == {r"SELECT, UPDATE ON `my\_app`.*"}
+    assert rights(server, "dba") == {"SELECT ON `shop`.*"}
+
+    # Of a schema that is no longer one of the stack's only the rights go; a user goes, and one without rights stays.
+    as_root(server, "CREATE TABLE my_app.t (id INT PRIMARY KEY);")
+    up((), report_er={})
+    assert rights(server, "report-er") == set()
+    assert rights(server, "dba") is None
+    assert server.ask("SELECT * FROM my_app.t") == []
+    as_root(server, "CREATE USER 'report-er2'@'%';")  # whom a person has made
+    up(())
+    assert rights(server, "report-er") is None
+    assert rights(server, "report-er2") == set()
+    as_root(server, "DROP USER 'report-er2'@'%';")
+
+
+@pytest.mark.usefixtures("shop")
+def test_a_right_that_stays_is_there_after_every_statement(server: Database) -> None:
+    look = r"SELECT COUNT(*) AS has FROM mysql.db WHERE user = 'reader' AND db = 'my\\_app' AND Select_priv = 'Y';"
+
+    def up(*privileges: str) -> str:
+        sql = example.users_sql(schemas=("my_app",), users=[{"name": "reader", "rights": {"my_app": privileges}}])
+        return as_root(server, re.sub("^(?!DELIMITER).*;$", lambda line: line[0] + look, sql, flags=re.MULTILINE))
+
+    up("SELECT")
+    for privileges in (["SELECT"], ["SELECT", "INSERT"], ["ALL PRIVILEGES"], ["DROP", "SELECT"]):
+        said = up(*privileges).splitlines()
+        assert len(said) > 20
+        assert said == ["has", "1"] * (len(said) // 2)
+
+
+@pytest.mark.usefixtures("shop")
+def test_a_changed_password_ends_no_session(server: Database) -> None:
+    users = [{"name": "reader", "rights": {"shop": ["SELECT"]}}]
+    as_root(server, example.users_sql(users=users))
+    with connect(server.port, "reader", "x", "shop") as session:
+        as_root(server, example.users_sql(users=users, user_passwords={"reader": HOSTILE[-1]}))
+        assert ask(session, "SELECT CURRENT_USER()") == [("reader@%",)]
+        with pytest.raises(pymysql.Error, match="1045"):
+            connect(server.port, "reader", "x")
+        connect(server.port, "reader", HOSTILE[-1], "shop").close()
+
+
+@pytest.mark.usefixtures("shop")
+def test_a_user_that_has_become_another_one_of_the_stacks_is_not_dropped(server: Database) -> None:
+    as_root(server, example.users_sql(users=[{"name": "router"}, {"name": "owner2"}]))
+    as_root(server, example.users_sql(user="owner2", mycat_user="router"))
+    as_root(server, example.users_sql())  # nor later, when the stack has no such user
+    assert rights(server, "owner2") == {"ALL PRIVILEGES ON `shop`.*"}
+    assert rights(server, "router") == set()
+    as_root(server, "DROP USER owner2, router;")
+
+
+def test_every_right_on_a_schema_that_mariadb_knows_is_a_setting(server: Database) -> None:
+    """One that is not could not be revoked."""
+    as_root(server, "CREATE USER everything; GRANT ALL PRIVILEGES ON shop.* TO everything;")
+    as_root(server, f"REVOKE {', '.join(services.PRIVILEGES)} ON shop.* FROM everything;")
+    try:
+        assert rights(server, "everything") == set()
+    finally:
+        as_root(server, "DROP USER everything;")
 
 
 @pytest.mark.parametrize(

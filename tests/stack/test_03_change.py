@@ -6,10 +6,11 @@ import boto3
 import pytest
 
 from drills.stack import Stack
-from localregion.client import Region, wait_until
-from stackctl.pulumi import stack_outputs
+from localregion.client import Region, RegionError, wait_until
+from stackctl import project
+from stackctl.pulumi import Pulumi, stack_outputs
 from tests.conftest import NAME, NET, Stackctl, create_words
-from tests.stack.clients import connects
+from tests.stack.clients import Login, connects, mariadb
 
 
 @pytest.mark.parametrize(
@@ -62,6 +63,52 @@ def test_wrong_settings_change_nothing_and_name_the_key(stack: Stack, stackctl: 
     said = stackctl("create", *words, "--set", "haproxy.sha256=" + "0" * 64, check=False)
     assert "mycat-ha:haproxy.sha256" in said
     assert " unchanged" in stackctl("create", *words)
+
+
+def test_a_line_of_ones_own_that_mariadb_does_not_take_fails_up_and_changes_nothing(
+    region: Region, stack: Stack, stackctl: Stackctl
+) -> None:
+    words = create_words(NAME, NET)
+    script = "sha256sum /etc/mysql/mariadb.conf.d/60-galera.cnf; systemctl show -p MainPID mariadb"
+
+    def state() -> list[str]:
+        return [region.exec(node["instanceId"], ["bash", "-c", script]).stdout for node in stack.of_role("mysql")]
+
+    before = state()
+    said = stackctl("create", *words, "--set", "database.extra=[max_alowed_packet = 64M]", check=False)
+    assert "60-galera.cnf: the new file was refused, the old one stays in force" in said
+    assert "unknown variable 'max_alowed_packet=64M'" in said
+    assert state() == before
+    assert " unchanged" in stackctl("create", *words)
+
+
+def test_a_user_of_the_settings_has_its_rights_everywhere_and_goes_with_them(
+    region: Region, stack: Stack, stackctl: Stackctl
+) -> None:
+    words = create_words(NAME, NET)
+    reader = "{name: reader, secret: reader, rights: {shop_a: [SELECT, INSERT, CREATE]}}"
+    show = ["mariadb", "--batch", "--raw", "-N", "-e", "SHOW GRANTS FOR reader"]
+    nodes = [node["instanceId"] for node in stack.of_role("mysql")]
+    try:
+        stackctl("create", *words, "--set", "database.schemas=[shop_a]", "--set", f"database.users=[{reader}]")
+        password = Pulumi(project.Stack(stack.name)).read("config", "get", "--path", "mycat-ha:secrets.reader").strip()
+        as_reader = Login(stack.vip, stack.port, "reader", password, "shop_a")
+        sql = "CREATE TABLE t (id INT PRIMARY KEY); INSERT INTO t VALUES (7); SELECT id FROM t"
+        assert mariadb(region, as_reader, sql) == "7"
+        with pytest.raises(RegionError, match="1142"):
+            mariadb(region, as_reader, "DELETE FROM t")
+
+        reader = "{name: reader, secret: reader, rights: {shop_a: [SELECT]}}"
+        stackctl("create", *words, "--set", "database.schemas=[shop_a]", "--set", f"database.users=[{reader}]")
+        for node in nodes:
+            granted = region.exec(node, show).stdout.splitlines()
+            assert granted[1:] == [r"GRANT SELECT ON `shop\_a`.* TO `reader`@`%`"]
+    finally:
+        stackctl("create", *words)
+    for node in nodes:
+        assert "1141" in region.exec(node, show, check=False).stderr
+        assert region.exec(node, ["mariadb", "-N", "-e", "SELECT id FROM shop_a.t"]).stdout.strip() == "7"
+    assert stack.problems(region) == []
 
 
 def test_who_cannot_reach_the_bastion_is_told_its_address_and_port(

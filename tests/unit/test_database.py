@@ -98,3 +98,16 @@ def test_a_node_keeps_its_file_until_the_one_before_it_works_with_the_new_one(ru
     assert {"node1-mariadb-start", "node2-mariadb-start"} <= waits["node3-mariadb-config"]
     assert "node1-mariadb-start" in waits["node2-mariadb-config"]
     assert not {name for name in waits["node1-mariadb-config"] if name.endswith("-start")}
+
+
+def test_each_user_of_the_settings_has_its_own_password_and_rights(run_program: Run) -> None:
+    lines = run_program(example.settings(example.database_users)).named("node1-mariadb-users").stdin.splitlines()
+    assert "CREATE DATABASE IF NOT EXISTS `my_shop` CHARACTER SET utf8mb4;" in lines
+    for line in (
+        "ALTER USER 'report-reader'@'%' IDENTIFIED BY 'secret-report-reader';",
+        "GRANT SELECT ON `app`.* TO 'report-reader'@'%';",
+        r"GRANT SELECT ON `my\_shop`.* TO 'report-reader'@'%';",
+        "ALTER USER 'shop'@'%' IDENTIFIED BY 'secret-shop';",
+        r"GRANT ALL PRIVILEGES ON `my\_shop`.* TO 'shop'@'%';",
+    ):
+        assert lines.count(line) == 1

@@ -1,4 +1,5 @@
-"""The whole of each configuration that a balancer gets, line by line, as it is in the folder `rendered`.
+"""The whole of each configuration that a balancer gets, and of the databases' users.sql, line by line, as it is in the
+folder `rendered`.
 
 A change of a template shows there what it does. After one that is meant: `python -m tests.unit.test_rendered`.
 """
@@ -47,6 +48,19 @@ def _single_writer(raw: dict[str, Any]) -> None:
     raw["haproxy"]["mysql"] = {"singleWriter": True}
 
 
+def _users() -> str:
+    rights = {"app": ["SELECT"], "my_shop": ["ALL PRIVILEGES"]}
+    return example.users_sql(
+        schema="app",
+        user="app",
+        schemas=("my_shop",),
+        users=[{"name": "report-reader", "rights": rights}, {"name": "nobody"}],
+        check_hosts=["192.168.106.251"],
+        mycat_user="mycat",
+        mycat_databases=("app1",),
+    )
+
+
 CONFIGURATIONS: dict[str, Callable[[], str]] = {
     "haproxy.cfg": lambda: _haproxy(None),
     "haproxy-everything.cfg": lambda: _haproxy(_everything),
@@ -54,6 +68,7 @@ CONFIGURATIONS: dict[str, Callable[[], str]] = {
     "haproxy-single-writer.cfg": lambda: _haproxy(_single_writer),
     "keepalived.conf": lambda: _keepalived(None),
     "keepalived-seed-mail.conf": lambda: _keepalived(_seed_with_mail),
+    "users.sql": _users,
 }
 
 

@@ -25,6 +25,7 @@ def stack_file(stack: str) -> dict[str, Any]:
 CASES = {
     **{stack: stack_file(stack) for stack in STACKS},
     "recipe": example.settings(with_vrrp_password),
+    "database.users": example.settings(example.database_users),
 }
 
 

@@ -62,6 +62,22 @@ def bastion(network: dict[str, Any] | None = None, **keys: Any) -> Change:
     return change
 
 
+def database_user(**changes: Any) -> Change:
+    def change(raw: dict[str, Any]) -> None:
+        raw["database"]["users"] = [{"name": "reader", "secret": "reader", "rights": {"app": ["SELECT"]}, **changes}]
+        raw["secrets"]["reader"] = "secret-reader"
+
+    return change
+
+
+def beside(*changes: Change) -> Change:
+    def change(raw: dict[str, Any]) -> None:
+        for each in changes:
+            each(raw)
+
+    return change
+
+
 def two_endpoints(raw: dict[str, Any]) -> None:
     raw["network"]["ec2Endpoint"] = True
     raw["vip"]["ec2Endpoint"] = "https://vpce.example"
@@ -163,6 +179,49 @@ def test_the_example_is_accepted() -> None:
         (put("database/galera", {"suspectTimeout": 5}), ["database.galera", "suspectTimeout"]),
         (put("database/galera", {"durability": "lax"}), ["database.galera.durability", "'full' or 'relaxed'"]),
         (put("database/galera", {"wsrepSyncWait": 16}), ["database.galera.wsrepSyncWait", "15"]),
+        (put("database/schemas", ["a b"]), ["database.schemas[0]", "a b"]),
+        (put("database/schemas", ["a" * 65]), ["database.schemas[0]"]),
+        (put("database/schemas", ["a_" * 30]), ["database.schemas[0]", "too long", "each _ counts twice"]),
+        (put("database/schemas", ["app"]), ["database.schemas: 2 are named app"]),
+        (put("database/schemas", ["Sys"]), ["database.schemas[0]: Sys is MariaDB's own"]),
+        (put("database/schemas", ["mycat_ha"]), ["database.schemas[0]: mycat_ha is the one in which"]),
+        (database_user(name="a" * 81), ["database.users[0].name"]),
+        (database_user(name="it's"), ["database.users[0].name", "it's"]),
+        (database_user(name="app"), ["database.users[0].name: app is database.user"]),
+        (database_user(name="root"), ["database.users[0].name: root is MariaDB's own"]),
+        (database_user(name="mysql"), ["database.users[0].name: mysql"]),
+        (database_user(name="mariadb.sys"), ["database.users[0].name: mariadb.sys"]),
+        (database_user(name="health"), ["database.users[0].name: health", "health checks"]),
+        (database_user(name="haproxy-check"), ["database.users[0].name: haproxy-check", "HAProxy's checks"]),
+        (
+            beside(example.with_mycat, database_user(name="mycat")),
+            ["database.users[0].name: mycat is mycat.databaseUser"],
+        ),
+        (
+            lambda raw: [database_user()(raw), raw["database"].update(users=2 * raw["database"]["users"])],
+            ["database.users: 2 are named reader"],
+        ),
+        (database_user(rights={"shop": ["SELECT"]}), ["database.users[0].rights.shop", "no schema shop"]),
+        (database_user(rights={"app": []}), ["database.users[0].rights.app"]),
+        (database_user(rights={"app": ["SELCT"]}), ["database.users[0].rights.app[0]", "SELCT", "'SELECT'"]),
+        (database_user(rights={"app": ["GRANT OPTION"]}), ["database.users[0].rights.app[0]", "GRANT OPTION"]),
+        (database_user(rights={"app": ["SUPER"]}), ["database.users[0].rights.app[0]", "SUPER"]),
+        (
+            database_user(rights={"app": ["SELECT", "ALL PRIVILEGES"]}),
+            ["database.users[0].rights.app: ALL PRIVILEGES has the others in it"],
+        ),
+        (
+            lambda raw: [database_user()(raw), raw["secrets"].pop("reader")],
+            ["secrets.reader: missing (for database user reader)"],
+        ),
+        (
+            beside(example.external_databases, put("database/schemas", ["shop"])),
+            ["database.schemas", "external"],
+        ),
+        (
+            beside(example.external_databases, database_user()),
+            ["database.users", "external"],
+        ),
         (put("surprise", {}), ["surprise"]),
     ],
 )
@@ -183,6 +242,16 @@ def test_a_missing_secret_is_named_with_the_command_that_sets_it(name: str) -> N
     message = refusal(lambda raw: raw["secrets"].pop(name))
     assert f"secrets.{name}" in message
     assert f"pulumi config set --secret --path 'mycat-ha:secrets.{name}'" in message
+
+
+def test_users_and_schemas_may_have_long_names() -> None:
+    """And a schema may be one of Mycat's data nodes."""
+    raw = example.settings(example.with_mycat)
+    raw["database"] |= {
+        "schemas": ["a" * 64, "b_" * 21, "app1", "with-hyphen"],
+        "users": [{"name": "a." * 40, "secret": "database", "rights": {"app1": ["DELETE HISTORY", "SELECT"]}}],
+    }
+    assert Settings.parse(raw).database.users[0].rights == {"app1": ("DELETE HISTORY", "SELECT")}
 
 
 def test_every_problem_is_reported_at_once() -> None:

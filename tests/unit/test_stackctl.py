@@ -188,6 +188,12 @@ class TestGeneratedSettings:
             "sshPrivateKey", "statistics", "database", "health", "mycatDatabase", "mycat", "mycatReport",
         }  # fmt: skip
 
+    def test_have_a_password_for_each_user_of_the_databases(self, tree: Path) -> None:
+        pulumi = stack_in(tree, "local", source(example.database_users))
+        configuration.prepare(pulumi)
+        settings = Settings.parse(decrypted(pulumi))
+        assert set(settings.secrets) == {"sshPrivateKey", "statistics", "database", "health", "reportReader", "shop"}
+
     def test_are_not_made_for_a_complete_file(self, prepared: Pulumi) -> None:
         first = prepared
         complete = yaml.safe_load(first.stack.generated.read_text())
