@@ -48,7 +48,8 @@ class Settings(Section):
     `mycat-ha:protected: "true"` the stack is protected (docs/stacks.md)."""
     secrets: dict[str, SecretStr] = Field(default_factory=dict)
     """Passwords and the SSH key by name: `sshPrivateKey`, `statistics`; with databases `database` and `health`; with
-    Mycat `health`, `mycatDatabase` and the ones that `mycat.users` name; in mode `recipe` of keepalived `vrrp`. Set one
+    Mycat `health`, `mycatDatabase` and the ones that `mycat.users` name; in mode `recipe` of keepalived `vrrp`; with
+    `database.tls` the private keys `databaseTlsKey` and, unless the certificate is yours, `databaseAuthorityKey`. Set one
     with `pulumi config set --secret --path 'mycat-ha:secrets.NAME'`; `stackctl` generates those that are missing."""
 
     @classmethod

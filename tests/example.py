@@ -158,6 +158,7 @@ def users_sql(**changes: Any) -> str:
         "health_hosts": ["localhost"],
         "check_user": MYSQL_CHECK_USER,
         "check_hosts": [],
+        "tls_required": False,
         "mycat_user": None,
         "mycat_password": "x",
     }
