@@ -19,7 +19,7 @@ SYSCTL = "/etc/sysctl.d/92-mariadb.conf"
 WATCH = "mycat-ha-galera-watch"
 TLS_BUNDLE = "/etc/mysql/mycat-ha-tls.pem"
 #: What the machine's OpenSSL does not take, mariadbd would not start with.
-_TLS_LOADS = (
+TLS_LOADS = (
     "python3 -c 'import ssl, sys; ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(sys.argv[1])' \"$STAGED\""
 )
 #: New sessions get the new certificate, and those that there are go on. Of this node alone, hence LOCAL.
@@ -155,7 +155,7 @@ class Database(pulumi.ComponentResource):
             pulumi.Output.secret(bundle),
             mode="0640",
             owner="root:mysql",
-            validate=_TLS_LOADS,
+            validate=TLS_LOADS,
             apply=TAKE_CERTIFICATE,
             opts=opts,
         )

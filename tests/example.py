@@ -2,10 +2,13 @@
 
 import copy
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from components.template import render
 from constants import MYSQL_CHECK_USER
+from settings.certificates import new_key
+from settings.secret_names import AUTHORITY_KEY, TLS_KEY
 
 INGRESS = "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule"
 EGRESS = "aws:vpc/securityGroupEgressRule:SecurityGroupEgressRule"
@@ -146,6 +149,17 @@ def with_mycat(raw: dict[str, Any]) -> None:
         "mycatReport": "secret-report",
         "mycatDatabase": "secret-mycat-database",
     }
+
+
+@cache
+def tls_keys() -> dict[str, str]:
+    """The secrets that `database.tls` needs."""
+    return {name: new_key() for name in (AUTHORITY_KEY, TLS_KEY)}
+
+
+def with_tls(raw: dict[str, Any], **tls: Any) -> None:
+    raw["database"]["tls"] = tls
+    raw["secrets"] |= tls_keys()
 
 
 def users_sql(**changes: Any) -> str:

@@ -17,7 +17,7 @@ from cryptography.x509.oid import NameOID
 import dry_run
 from components import certificates, database, health
 from settings import Role, Settings, SettingsError
-from settings.certificates import new_key, problems
+from settings.certificates import problems
 from standins.command_provider.values import SECRET, SIGNATURE
 from stackctl.configuration import missing_secrets
 from tests import example
@@ -25,16 +25,12 @@ from tests.unit.conftest import Run
 
 NOW = datetime(2026, 3, 5, tzinfo=UTC)
 VIP = IPv4Address("192.168.106.249")
-KEYS = {"databaseAuthorityKey": new_key(), "databaseTlsKey": new_key()}
+KEYS = example.tls_keys()
 Change = Callable[[dict[str, Any]], Any]
 
 
 def with_tls(**tls: Any) -> dict[str, Any]:
-    def change(raw: dict[str, Any]) -> None:
-        raw["database"]["tls"] = tls
-        raw["secrets"] |= KEYS
-
-    return example.settings(change)
+    return example.settings(lambda raw: example.with_tls(raw, **tls))
 
 
 def made(now: datetime = NOW, stack: str = "test", **tls: Any) -> certificates.Identity:
@@ -148,12 +144,11 @@ def external(raw: dict[str, Any]) -> None:
 
 def required_with_mycat(raw: dict[str, Any]) -> None:
     example.with_mycat(raw)
-    raw["database"]["tls"] = {"required": True}
-    raw["secrets"] |= KEYS
+    example.with_tls(raw, required=True)
 
 
 def set_tls(**tls: Any) -> Change:
-    return lambda raw: (raw["database"].update(tls=tls), raw["secrets"].update(KEYS))
+    return lambda raw: example.with_tls(raw, **tls)
 
 
 @pytest.mark.parametrize(
