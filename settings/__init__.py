@@ -49,7 +49,7 @@ class Settings(Section):
     secrets: dict[str, SecretStr] = Field(default_factory=dict)
     """Passwords and the SSH key by name: `sshPrivateKey`, `statistics`; with databases `database` and `health`; with
     Mycat `health`, `mycatDatabase` and the ones that `mycat.users` name; in mode `recipe` of keepalived `vrrp`; with
-    `database.tls` the private keys `databaseTlsKey` and, unless the certificate is yours, `databaseAuthorityKey`. Set one
+    `database.tls` the keys `databaseTlsKey` and, unless the certificate is yours, `databaseAuthorityKey`. Set one
     with `pulumi config set --secret --path 'mycat-ha:secrets.NAME'`; `stackctl` generates those that are missing."""
 
     @classmethod

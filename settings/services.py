@@ -325,9 +325,7 @@ Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,
 
 _LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 #: A DNS name; its first part may be `*`.
-HostName = Annotated[
-    str, StringConstraints(max_length=253, pattern=rf"^(\*\.)?{_LABEL}(\.{_LABEL})*$")
-]
+HostName = Annotated[str, StringConstraints(max_length=253, pattern=rf"^(\*\.)?{_LABEL}(\.{_LABEL})*$")]
 
 
 class Tls(Section):
@@ -337,7 +335,7 @@ class Tls(Section):
     """DNS names by which clients connect to the VIP. They are in the certificate, besides the addresses of the VIP and
     of the databases."""
     required: bool = False
-    """Refuse clients without TLS (`require_secure_transport`). Not with Mycat before these databases, which has none."""
+    """Refuse clients without TLS (`require_secure_transport`). Not with Mycat before these databases: it has none."""
     certificate: str | None = None
     """Path of your own certificate (PEM) on the machine that runs `pulumi up`: the databases' own first, then those
     between it and the authority. Its key is `secrets.databaseTlsKey`. Default: one of the stack's own authority."""

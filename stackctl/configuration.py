@@ -155,7 +155,9 @@ def recover(pulumi: Pulumi) -> None:
 
 def generate(name: str) -> str:
     """A value for the secret ``name``."""
-    return certificates.new_key() if name in (AUTHORITY_KEY, TLS_KEY) else password(VRRP_LENGTH if name == VRRP else PASSWORD_LENGTH)
+    if name in (AUTHORITY_KEY, TLS_KEY):
+        return certificates.new_key()
+    return password(VRRP_LENGTH if name == VRRP else PASSWORD_LENGTH)
 
 
 def password(length: int) -> str:

@@ -40,7 +40,13 @@ class Server(Database):
     options: tuple[str, ...] = ()
 
     def command(self) -> list[str]:
-        return [*super().command(), "--skip-name-resolve", "--performance-schema=ON", "--max-connections=10", *self.options]
+        return [
+            *super().command(),
+            "--skip-name-resolve",
+            "--performance-schema=ON",
+            "--max-connections=10",
+            *self.options,
+        ]
 
     def hang(self) -> None:
         assert self._process

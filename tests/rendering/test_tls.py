@@ -24,7 +24,9 @@ from tests.servers import LOOPBACK, Database, ask, install_database
 
 NAME = "db.example.com"
 #: Enough of 60-galera.cnf to see who gets in.
-TLS_LINES = re.compile(r"^(ssl_cert|ssl_key|tls_version|require_secure_transport|max_connect_errors) = .*$", re.MULTILINE)
+TLS_LINES = re.compile(
+    r"^(ssl_cert|ssl_key|tls_version|require_secure_transport|max_connect_errors) = .*$", re.MULTILINE
+)
 
 
 def vip_on_loopback(raw: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -18,8 +18,8 @@ import dry_run
 from components import certificates, database, health
 from settings import Role, Settings, SettingsError
 from settings.certificates import problems
-from standins.command_provider.values import SECRET, SIGNATURE
 from stackctl.configuration import missing_secrets
+from standins.command_provider.values import SECRET, SIGNATURE
 from tests import example
 from tests.unit.conftest import Run
 
@@ -81,8 +81,11 @@ def test_it_is_for_the_vip_the_databases_and_the_names_and_its_authority_has_sig
     assert subprocess.run(strict, capture_output=True, text=True, check=True).stdout.strip().endswith("OK")
 
 
+NAMES: tuple[dict[str, Any], ...] = ({}, {"names": ["a.example.com"]})
+
+
 def test_other_contents_are_another_certificate() -> None:
-    serials = {certificate(made(**tls)).serial_number for tls in ({}, {"names": ["a.example.com"]})}
+    serials = {certificate(made(**tls)).serial_number for tls in NAMES}
     assert len(serials) == 2
     assert made(stack="other").authority != made().authority
 
@@ -186,7 +189,7 @@ def with_names(*names: str) -> x509.SubjectAlternativeName:
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Iterator[Callable[..., list[str]]]:
+def own(tmp_path: Path) -> Callable[..., list[str]]:
     """Writes a certificate of the user's own, and says what is wrong with it."""
 
     def judge(
@@ -208,7 +211,7 @@ def own(tmp_path: Path) -> Iterator[Callable[..., list[str]]]:
         (tmp_path / "ca").write_text(authority)
         return list(problems(str(tmp_path / "own"), str(tmp_path / "ca"), key, VIP, names, now))
 
-    yield judge
+    return judge
 
 
 def test_the_users_own_certificate_is_taken_as_it_is(own: Callable[..., list[str]], tmp_path: Path) -> None:
