@@ -46,6 +46,8 @@ if not settings.database.external:
     pulumi.export("databaseUser", settings.database.user)
     pulumi.export("databaseSchema", settings.database.schema_)
     pulumi.export("databasePassword", settings.secret("database"))
+if cluster.database_authority:
+    pulumi.export("databaseAuthority", cluster.database_authority)
 if settings.mycat:
     pulumi.export("mycatPort", settings.haproxy.mycat.port)
     for user in settings.mycat.users[:1]:

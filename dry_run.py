@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import json
 import os
+import re
 import runpy
 import shlex
 import sys
@@ -25,9 +26,10 @@ from pulumi.runtime.stack import run_in_stack
 
 from components.config_file import INSTALL_FILE
 from settings import NAMESPACE, SettingsError
+from settings.certificates import new_key
 from settings.mycat import HEALTH_USER
 from settings.own_files import health_passwords
-from settings.secret_names import needed_secrets
+from settings.secret_names import AUTHORITY_KEY, TLS_KEY, needed_secrets
 
 ROOT = Path(__file__).parent
 #: What marks a secret among the inputs that Pulumi's mocks are given.
@@ -121,8 +123,9 @@ def files(stack: str, config: Mapping[str, Any]) -> Files:
     SettingsError.
     """
     sections = {key.removeprefix(f"{NAMESPACE}:"): value for key, value in config.items() if NAMESPACE in key}
-    secrets = _secrets(sections)
-    sections = _complete(sections) | {"secrets": secrets}
+    completed = _complete(sections)
+    secrets = _secrets(completed)
+    sections = completed | {"secrets": secrets}
     network = sections.get("network")
     mocks = Names(
         region=config.get("aws:region") or os.environ.get("AWS_REGION") or "<region>",
@@ -157,6 +160,8 @@ def _secrets(sections: Mapping[str, Any]) -> dict[str, str]:
     if own := _own_files(sections):
         # The user's server.xml has this one, and the settings are held to it.
         words[HEALTH_USER] = next(iter(health_passwords(own)), words[HEALTH_USER])
+    for name in {AUTHORITY_KEY, TLS_KEY} & words.keys():
+        words[name] = new_key()  # certificates are made with it
     return words
 
 
@@ -174,6 +179,9 @@ def _complete(sections: Mapping[str, Any]) -> dict[str, Any]:
         else section
         for key, section in sections.items()
     }
+    if isinstance(database := completed.get("database"), dict) and isinstance(tls := database.get("tls"), dict):
+        own = {"certificate", "authority"}
+        database["tls"] = {name: value for name, value in tls.items() if name not in own}
     for key, missing in (("access", {"sshPublicKey": "ssh-ed25519 AAAA"}), ("mycat", {"sha256": "0" * 64})):
         section = completed.get(key)
         if isinstance(section, dict) and ("url" in section or key == "access"):
@@ -204,8 +212,9 @@ def _files(command: str, create: str, stdin: str) -> dict[str, str]:
 
 def _masked(text: str, secrets: Mapping[str, str]) -> str:
     for name, word in secrets.items():
-        text = text.replace(word, f"<secret:{name}>")
-    return text
+        text = text.replace(word.strip(), f"<secret:{name}>")
+    # Made with a key that is another one each time.
+    return re.sub(r"-----BEGIN CERTIFICATE-----.*-----END CERTIFICATE-----", "<certificate>", text, flags=re.DOTALL)
 
 
 def main() -> int:

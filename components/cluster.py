@@ -8,7 +8,7 @@ import pulumi
 import pulumi_aws as aws
 from pulumi_command import remote
 
-from components import haproxy, keepalived, mycat_files, reach, rolling
+from components import certificates, haproxy, keepalived, mycat_files, reach, rolling
 from components.bastion import Bastion, BastionArgs
 from components.database import Database, DatabaseArgs, MycatUser
 from components.ec2_endpoint import Ec2Endpoint, Ec2EndpointArgs
@@ -41,6 +41,8 @@ class Cluster(pulumi.ComponentResource):
 
     #: The bastion, if one is created.
     bastion: Bastion | None = None
+    #: The certificate (PEM) that clients verify the databases' by, with `database.tls`.
+    database_authority: str | None = None
     #: What the deployer connects to.
     reached: list[reach.Target]
 
@@ -198,6 +200,8 @@ class Cluster(pulumi.ComponentResource):
 
     def _database(self, name: str, nodes: Sequence[MachineSettings]) -> Database:
         settings, mycat = self._settings, self._settings.mycat
+        identity = certificates.identity(settings, pulumi.get_stack())
+        self.database_authority = identity.authority if identity else None
         return Database(
             name,
             DatabaseArgs(
@@ -214,6 +218,7 @@ class Cluster(pulumi.ComponentResource):
                 )
                 if mycat and not mycat.external
                 else None,
+                tls_bundle=pulumi.Output.secret(identity.bundle) if identity else None,
             ),
             self._child,
         )
@@ -237,6 +242,7 @@ class Cluster(pulumi.ComponentResource):
                 self.machines[node.name],
                 node.roles,
                 self._secret("health"),
+                tls=self._settings.database.tls is not None,
                 notice=haproxy.notice(self._settings.haproxy),
                 after=after,
                 triggers=triggers,

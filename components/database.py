@@ -17,6 +17,13 @@ from settings import services
 CONFIG = "/etc/mysql/mariadb.conf.d/60-galera.cnf"
 SYSCTL = "/etc/sysctl.d/92-mariadb.conf"
 WATCH = "mycat-ha-galera-watch"
+TLS_BUNDLE = "/etc/mysql/mycat-ha-tls.pem"
+#: What the machine's OpenSSL does not take, mariadbd would not start with.
+TLS_LOADS = (
+    "python3 -c 'import ssl, sys; ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(sys.argv[1])' \"$STAGED\""
+)
+#: New sessions get the new certificate, and those that there are go on. Of this node alone, hence LOCAL.
+TAKE_CERTIFICATE = 'systemctl is-active --quiet mariadb || exit 0; mariadb --execute "FLUSH LOCAL SSL"'
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,8 @@ class DatabaseArgs:
     health_password: pulumi.Input[str]
     #: None: no Mycat in front of these databases.
     mycat: MycatUser | None
+    #: Key and certificate (PEM) for `database.tls`.
+    tls_bundle: pulumi.Input[str] | None
 
 
 class Database(pulumi.ComponentResource):
@@ -70,7 +79,7 @@ class Database(pulumi.ComponentResource):
                 max_connections=args.max_connections,
                 mycat=args.mycat is not None,
             )
-            files = self._files(machine, peers, config)
+            files = self._files(machine, peers, config, args.tls_bundle)
             before = [*files, *self.synced]
             if not self.synced:
                 before.append(self._bootstrap(machine, peers, files))
@@ -79,7 +88,9 @@ class Database(pulumi.ComponentResource):
         self.ready = [*self.synced, self.users]
         self.register_outputs({})
 
-    def _files(self, machine: Machine, peers: Sequence[str], config: str) -> list[pulumi.Resource]:
+    def _files(
+        self, machine: Machine, peers: Sequence[str], config: str, tls_bundle: pulumi.Input[str] | None
+    ) -> list[pulumi.Resource]:
         installed = machine.run(
             f"{machine.name}-mariadb-install",
             render("mariadb/install.sh.j2"),
@@ -87,6 +98,8 @@ class Database(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self),
         )
         after_install = pulumi.ResourceOptions(parent=self, depends_on=[installed])
+        # Before the file that names it.
+        bundle = [] if tls_bundle is None else [self._tls(machine, tls_bundle, after_install)]
         restart_watch = f"systemctl is-active --quiet {WATCH} || exit 0; systemctl restart {WATCH}"
         return [
             machine.file(
@@ -132,9 +145,22 @@ class Database(pulumi.ComponentResource):
                 config,
                 validate=render("mariadb/validate.sh.j2"),
                 # With one that mariadbd cannot start with after all, the nodes after this one keep what they run with.
-                opts=pulumi.ResourceOptions(parent=self, depends_on=[installed, *self.synced]),
+                opts=pulumi.ResourceOptions(parent=self, depends_on=[installed, *bundle, *self.synced]),
             ),
+            *bundle,
         ]
+
+    def _tls(self, machine: Machine, bundle: pulumi.Input[str], opts: pulumi.ResourceOptions) -> pulumi.Resource:
+        return machine.file(
+            f"{machine.name}-mariadb-tls",
+            TLS_BUNDLE,
+            pulumi.Output.secret(bundle),
+            mode="0640",
+            owner="root:mysql",
+            validate=TLS_LOADS,
+            apply=TAKE_CERTIFICATE,
+            opts=opts,
+        )
 
     def _bootstrap(self, machine: Machine, peers: Sequence[str], files: Sequence[pulumi.Resource]) -> remote.Command:
         """The cluster's very first start. It never runs again: a first node that was replaced must join."""
@@ -175,6 +201,7 @@ class Database(pulumi.ComponentResource):
                 health_hosts=["localhost", *(machine.address for machine in args.machines)],
                 check_user=MYSQL_CHECK_USER,
                 check_hosts=args.balancers,
+                tls_required=args.database.tls is not None and args.database.tls.required,
                 mycat_user=mycat.name if mycat else None,
                 mycat_databases=mycat.databases if mycat else (),
                 **passwords,
@@ -211,5 +238,7 @@ def configuration(
         extra=database.extra,
         max_connections=max_connections,
         extra_port=MYSQL_EXTRA_PORT,
+        tls=database.tls,
+        tls_bundle=TLS_BUNDLE,
         mycat=mycat,
     )

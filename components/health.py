@@ -25,6 +25,8 @@ class HealthArgs:
     roles: Sequence[Role]
     #: Of the user that checks databases and Mycat.
     password: pulumi.Input[str]
+    #: Whether the database has TLS.
+    tls: bool
     #: Seconds in which every load balancer notices that a check says no.
     notice: int
     #: What has to run before it is checked.
@@ -63,7 +65,7 @@ class Health(pulumi.ComponentResource):
                 f"{name}-credentials",
                 "/etc/mycat-ha/health.json",
                 pulumi.Output.secret(args.password).apply(
-                    lambda password: json.dumps(checks(args.roles, machine.address, password))
+                    lambda password: json.dumps(checks(args.roles, machine.address, password, tls=args.tls))
                 ),
                 mode="0640",
                 owner="root:mycat-ha-health",
@@ -107,8 +109,8 @@ class Health(pulumi.ComponentResource):
         self.register_outputs({})
 
 
-def checks(roles: Sequence[Role], address: str, password: str) -> dict[str, dict[str, Any]]:
-    """What the responder checks: PyMySQL's connection settings by request target."""
+def checks(roles: Sequence[Role], address: str, password: str, *, tls: bool = False) -> dict[str, dict[str, Any]]:
+    """What the responder checks: PyMySQL's connection settings by request target. ``tls``: of the database."""
     login = {"user": HEALTH_USER, "password": password}
     connections: dict[Role, dict[str, Any]] = {
         Role.MYSQL: {
@@ -117,6 +119,8 @@ def checks(roles: Sequence[Role], address: str, password: str) -> dict[str, dict
             "port": MYSQL_EXTRA_PORT,
             # A busy node has to answer too, whatever `database.galera.wsrepSyncWait` is.
             "init_command": "SET SESSION wsrep_sync_wait = 0",
+            # TLS if the server offers it, which may demand it; it is on this machine, so nothing has to be verified.
+            **({"ssl": {"check_hostname": False}} if tls else {}),
             **login,
         },
         Role.MYCAT: {"host": address, "port": MYCAT_PORT, **login},

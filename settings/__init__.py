@@ -49,8 +49,9 @@ class Settings(Section):
     secrets: dict[str, SecretStr] = Field(default_factory=dict)
     """Passwords and the SSH key by name: `sshPrivateKey`, `statistics`; with databases `database` and `health`; with
     Mycat `health` and `mycatDatabase`; the ones that `database.users` and `mycat.users` name; in mode `recipe` of
-    keepalived `vrrp`. Set one with `pulumi config set --secret --path 'mycat-ha:secrets.NAME'`; `stackctl` generates
-    those that are missing."""
+    keepalived `vrrp`; with `database.tls` the keys `databaseTlsKey` and, unless the certificate is yours,
+    `databaseAuthorityKey`. Set one with `pulumi config set --secret --path 'mycat-ha:secrets.NAME'`; `stackctl`
+    generates those that are missing."""
 
     @classmethod
     def load(cls, config: pulumi.Config | None = None) -> Self:

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from constants import HAPROXY_HEALTH_PORT, HAPROXY_PEERS_PORT
-from settings import extra, own_files
+from settings import backends, certificates, extra, own_files
 from settings.base import NAMESPACE, unprintable
 from settings.mycat import contradictions
-from settings.secret_names import SSH_KEY, VRRP, needed_secrets
+from settings.secret_names import AUTHORITY_KEY, KEYS, TLS_KEY, VRRP, needed_secrets
 from settings.services import MOST_CONNECTIONS, RESERVED_CONNECTIONS, share_problems, user_problems
 from settings.topology import Role
 
@@ -89,6 +89,35 @@ def _database(settings: "Settings") -> Iterator[str]:
             yield "machines: 2 with role mysql; two Galera nodes lose their quorum with either one, use three (or one)"
     mycat = settings.mycat
     yield from user_problems(settings.database, mycat.database_user if mycat and not mycat.external else None)
+
+
+def _tls(settings: "Settings") -> Iterator[str]:
+    tls = settings.database.tls
+    if tls is None:
+        return
+    if settings.database.external:
+        yield "database.tls: database.external are servers whose TLS is not the stack's; leave one of them out"
+        return
+    secrets = {name: secret.get_secret_value() for name, secret in settings.secrets.items()}
+    if tls.certificate and tls.authority and secrets.get(TLS_KEY):
+        key, vip = secrets[TLS_KEY], settings.vip.address
+        yield from certificates.problems(tls.certificate, tls.authority, key, vip, tls.names)
+    elif not tls.certificate:
+        for name in (TLS_KEY, AUTHORITY_KEY):
+            if secrets.get(name) and not certificates.is_rsa_key(secrets[name]):
+                yield f"secrets.{name}: not an RSA private key in PEM without a password, of 2048 bits or more"
+    if tls.required:
+        yield from _mycat_without_tls(settings)
+
+
+def _mycat_without_tls(settings: "Settings") -> Iterator[str]:
+    mycat = settings.mycat
+    if mycat is None or mycat.external or list(_mycat(settings)):
+        return
+    own = {str(settings.vip.address), *(str(machine.address) for machine in settings.of_role(Role.MYSQL))}
+    if led_to := [address for address, _ in backends.backends(mycat, settings.machines).servers if address in own]:
+        key = "mycat.files" if mycat.files else "mycat.dataHosts"
+        yield f"database.tls.required: {key} leads Mycat to {led_to[0]}, and it speaks no TLS; leave one of them out"
 
 
 def _connections(settings: "Settings") -> Iterator[str]:
@@ -220,7 +249,7 @@ def _secrets(settings: "Settings") -> Iterator[str]:
             )
     for name, secret in settings.secrets.items():
         value = secret.get_secret_value()
-        if name != SSH_KEY and unprintable(value):
+        if name not in KEYS and unprintable(value):
             yield f"secrets.{name}: must not contain control characters or line breaks"
     vrrp = settings.secrets.get(VRRP)
     if vrrp and len(vrrp.get_secret_value()) > 8:
@@ -235,6 +264,7 @@ _CHECKS: tuple[Callable[["Settings"], Iterator[str]], ...] = (
     _ec2_endpoint,
     _access,
     _database,
+    _tls,
     _single_writer,
     _shares,
     _mycat,

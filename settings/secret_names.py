@@ -9,6 +9,10 @@ from settings.topology import Role
 
 SSH_KEY = "sshPrivateKey"
 VRRP = "vrrp"
+#: Private keys in PEM: of the stack's own authority, and of the databases.
+AUTHORITY_KEY, TLS_KEY = "databaseAuthorityKey", "databaseTlsKey"
+#: What is a text of several lines.
+KEYS = frozenset({SSH_KEY, AUTHORITY_KEY, TLS_KEY})
 
 
 def needed_secrets(sections: Mapping[str, Any]) -> dict[str, str]:
@@ -27,6 +31,10 @@ def needed_secrets(sections: Mapping[str, Any]) -> dict[str, str]:
         user = database.get("user", Database.model_fields["user"].default)
         needed |= {"database": f"database user {user}", "health": "the database's health check"}
         needed |= _of_users("database user", database.get("users"))
+        if isinstance(tls := database.get("tls"), Mapping):
+            needed[TLS_KEY] = "the databases' TLS"
+            if not tls.get("certificate"):
+                needed[AUTHORITY_KEY] = "the authority that signs the databases' certificate"
     if has_mycat and mycat:
         needed["health"] = "the health checks"
         needed |= _of_users("Mycat's user", mycat.get("users"))

@@ -381,6 +381,32 @@ class DatabaseUser(Section):
     What is removed here is revoked, as is any other right on a whole schema. Default: none."""
 
 
+_LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+#: A DNS name; its first part may be `*`.
+HostName = Annotated[str, StringConstraints(max_length=253, pattern=rf"^(\*\.)?{_LABEL}(\.{_LABEL})*$")]
+
+
+class Tls(Section):
+    """TLS between clients and the databases, through the VIP (docs/databases.md)."""
+
+    names: tuple[HostName, ...] = ()
+    """DNS names by which clients connect to the VIP. They are in the certificate, besides the addresses of the VIP and
+    of the databases."""
+    required: bool = False
+    """Refuse clients without TLS (`require_secure_transport`). Not with Mycat before these databases: it has none."""
+    certificate: str | None = None
+    """Path of your own certificate (PEM) on the machine that runs `pulumi up`: the databases' own first, then those
+    between it and the authority. Its key is `secrets.databaseTlsKey`. Default: one of the stack's own authority."""
+    authority: str | None = None
+    """Path of the certificate (PEM) of the authority that has signed yours, by which clients verify it."""
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> Self:
+        if bool(self.certificate) != bool(self.authority):
+            raise ValueError("certificate, authority: set both, or neither for an authority of the stack's own")
+        return self
+
+
 class Database(Section):
     """The servers behind port 3306: MariaDB with Galera on the machines of role `mysql`, or `external` ones."""
 
@@ -401,6 +427,9 @@ class Database(Section):
     users: tuple[DatabaseUser, ...] = ()
     """Further users, with rights on `schema` and `schemas`. One that is removed here is dropped by the next `up`;
     sessions that it has go on until they end (docs/databases.md)."""
+    tls: Tls | None = None
+    """TLS between clients and the databases; `{}` is enough. Default: none. To switch it on or off restarts the nodes
+    one after the other; another certificate does not."""
     extra: Lines = ()
     """Lines of your own for `[mysqld]` on the machines of role `mysql`, such as `max_allowed_packet = 64M`. What
     contradicts the stack's own lines is refused (docs/stacks.md). A change restarts the nodes one after the other."""

@@ -3,7 +3,7 @@
 import copy
 import secrets
 import string
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_private_key,
 )
 
-from settings.secret_names import SSH_KEY, VRRP, needed_secrets
+from settings import certificates
+from settings.secret_names import AUTHORITY_KEY, SSH_KEY, TLS_KEY, VRRP, needed_secrets
 from stackctl import esc
 from stackctl.project import NAME, Stack, StackError, read_yaml, say, write_private
 from stackctl.pulumi import Pulumi
@@ -58,6 +59,7 @@ def prepare(pulumi: Pulumi, archives: Path | None = None, mycat: Callable[[], Ar
         replace_mycat(completed, mycat())
     given = esc.opened(pulumi, esc.imports(completed))
     missing = missing_secrets({"config": esc.merged(given.config, completed["config"])})
+    _certificates_key(stack, completed, missing)
     key = _key_pair(stack, completed, missing)
     if completed == source and not missing:
         stack.generated.unlink(missing_ok=True)
@@ -66,7 +68,7 @@ def prepare(pulumi: Pulumi, archives: Path | None = None, mycat: Callable[[], Ar
     if not exists:
         create(pulumi)
     for name in missing:
-        value = key if name == SSH_KEY and key else password(VRRP_LENGTH if name == VRRP else PASSWORD_LENGTH)
+        value = key if name == SSH_KEY and key else generate(name)
         pulumi.read("config", "set", "--secret", "--raw", "--path", f'{NAME}:secrets["{name}"]', stdin=value)
     if missing:
         say(f"generated for stack {stack.name}: {', '.join(missing)} (encrypted in {_shown(stack, stack.generated)})")
@@ -151,10 +153,29 @@ def recover(pulumi: Pulumi) -> None:
     pulumi.read("config", "refresh", "--force", "--config-file", str(generated))
 
 
+def generate(name: str) -> str:
+    """A value for the secret ``name``."""
+    if name in (AUTHORITY_KEY, TLS_KEY):
+        return certificates.new_key()
+    return password(VRRP_LENGTH if name == VRRP else PASSWORD_LENGTH)
+
+
 def password(length: int) -> str:
     """Letters and digits only, the first a letter: safe in every file and on every wire that it will travel."""
     alphabet = string.ascii_letters + string.digits
     return secrets.choice(string.ascii_letters) + "".join(secrets.choice(alphabet) for _ in range(length - 1))
+
+
+def _certificates_key(stack: Stack, settings: Mapping[str, Any], missing: Sequence[str]) -> None:
+    """Raise StackError if the key of the user's own certificate is missing, for which none can be generated."""
+    database = settings["config"].get(f"{NAME}:database")
+    tls = database.get("tls") if isinstance(database, dict) else None
+    if TLS_KEY in missing and isinstance(tls, dict) and tls.get("certificate"):
+        raise StackError(
+            f"{NAME}:secrets.{TLS_KEY} of stack '{stack.name}' is missing, but database.tls.certificate is given: set "
+            f"its private key with `pulumi config set --secret --path '{NAME}:secrets.{TLS_KEY}' < FILE`, or leave out "
+            "the certificate and the authority and all is generated"
+        )
 
 
 def _key_pair(stack: Stack, settings: dict[str, Any], missing: list[str]) -> str | None:

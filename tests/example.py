@@ -2,11 +2,14 @@
 
 import copy
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from components.template import render
 from constants import MYSQL_CHECK_USER
 from settings import services
+from settings.certificates import new_key
+from settings.secret_names import AUTHORITY_KEY, TLS_KEY
 
 INGRESS = "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule"
 EGRESS = "aws:vpc/securityGroupEgressRule:SecurityGroupEgressRule"
@@ -161,6 +164,17 @@ def database_users(raw: dict[str, Any]) -> None:
     raw["secrets"] |= {"reportReader": "secret-report-reader", "shop": "secret-shop"}
 
 
+@cache
+def tls_keys() -> dict[str, str]:
+    """The secrets that `database.tls` needs."""
+    return {name: new_key() for name in (AUTHORITY_KEY, TLS_KEY)}
+
+
+def with_tls(raw: dict[str, Any], **tls: Any) -> None:
+    raw["database"]["tls"] = tls
+    raw["secrets"] |= tls_keys()
+
+
 def users_sql(**changes: Any) -> str:
     """What makes the users of the database `shop`, without Mycat; all passwords are `x`, unless ``changes`` say so.
 
@@ -180,6 +194,7 @@ def users_sql(**changes: Any) -> str:
         "health_hosts": ["localhost"],
         "check_user": MYSQL_CHECK_USER,
         "check_hosts": [],
+        "tls_required": False,
         "mycat_user": None,
         "mycat_databases": (),
         "mycat_password": "x",

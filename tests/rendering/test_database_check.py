@@ -17,7 +17,7 @@ from typing import Any
 import pymysql
 import pytest
 
-from components import cluster
+from components import certificates, cluster
 from constants import MYSQL_CHECK_USER, MYSQL_PORT, SERVICE_HEALTH_PORT
 from localregion.client import wait_until
 from settings import Settings
@@ -37,9 +37,16 @@ class Server(Database):
 
     address: str = ADDRESS
     port: int = MYSQL_PORT
+    options: tuple[str, ...] = ()
 
     def command(self) -> list[str]:
-        return [*super().command(), "--skip-name-resolve", "--performance-schema=ON", "--max-connections=10"]
+        return [
+            *super().command(),
+            "--skip-name-resolve",
+            "--performance-schema=ON",
+            "--max-connections=10",
+            *self.options,
+        ]
 
     def hang(self) -> None:
         assert self._process
@@ -98,16 +105,20 @@ def database() -> Iterator[Server]:
     folder = Path(tempfile.mkdtemp(prefix="mycat-check-"))  # mariadbd gets there, unlike to pytest's own
     folder.chmod(0o755)
     running = Server(install_database(folder / "database"))
-    sql = example.users_sql(check_hosts=[LOOPBACK, ADDRESS])
     try:
         running.start()
-        as_root = ["mariadb", "--no-defaults", "--batch", "-uroot", f"--socket={running.folder / 's'}"]
         for _ in range(2):  # by every `up` again
-            subprocess.run(as_root, input=sql, text=True, check=True)
+            make_users(running)
         yield running
     finally:
         running.stop()
         shutil.rmtree(folder)
+
+
+def make_users(server: Server, *, tls_required: bool = False) -> None:
+    sql = example.users_sql(check_hosts=[LOOPBACK, ADDRESS], tls_required=tls_required)
+    as_root = ["mariadb", "--no-defaults", "--batch", "-uroot", f"--socket={server.folder / 's'}"]
+    subprocess.run(as_root, input=sql, text=True, check=True)
 
 
 def one_database(raw: dict[str, Any]) -> None:
@@ -206,6 +217,42 @@ def test_who_may_log_in_is_not_the_question(stand: Stand, database: Server) -> N
         assert stand.row()["status"] == "UP", stand.row()
     finally:
         database.root(f"RENAME USER other TO {host}")
+
+
+def test_a_database_that_requires_tls_is_up_or_down_as_any_other(stand: Stand, database: Server) -> None:
+    """The checks have none: they are refused, without a line in the log, and without a word of a blocked host."""
+    bundle = database.folder / "bundle.pem"
+    identity = certificates.identity(Settings.parse(example.settings(example.with_tls)), "test")
+    assert identity
+    bundle.write_text(identity.bundle)
+    database.stop()
+    database.options = (f"--ssl-cert={bundle}", f"--ssl-key={bundle}", "--require-secure-transport=ON")
+    try:
+        database.start()
+        make_users(database, tls_required=True)
+        stand.wait_for("UP")
+        stand.wait_for_checks()
+        errors = ("Aborted_clients", "Aborted_connects_preauth", "Access_denied_errors")
+        (refused,), before = database.counted("Aborted_connects"), database.counted(*errors)
+        said = (database.folder / "log").read_text()
+        stand.wait_for_checks()
+        assert stand.row()["status"] == "UP", stand.row()
+        assert database.counted("Aborted_connects")[0] > refused  # that is what is to be seen of them
+        assert database.counted(*errors) == before
+        assert (database.folder / "log").read_text() == said
+        host_cache = "SELECT SUM(sum_connect_errors) FROM performance_schema.host_cache"
+        assert database.root(host_cache) in ([(None,)], [(0,)])
+        database.hang()
+        try:
+            stand.wait_for("DOWN")
+        finally:
+            database.go_on()
+        stand.wait_for("UP")
+    finally:
+        database.stop()
+        database.options = ()
+        database.start()
+        make_users(database)
 
 
 @pytest.mark.parametrize("statement", ["SELECT 1", "SHOW DATABASES", "DO SLEEP(1)", "PREPARE s FROM 'SELECT 1'"])

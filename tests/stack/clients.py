@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -45,11 +46,18 @@ def login(stack: Stack, tier: str) -> Login:
 
 
 def mariadb(
-    region: Region, at: Login, sql: str, host: str = "client", *, timeout: float = 20, check: bool = True
+    region: Region,
+    at: Login,
+    sql: str,
+    host: str = "client",
+    *,
+    options: Sequence[str] = (),
+    timeout: float = 20,
+    check: bool = True,
 ) -> str:
     """The MariaDB command line; its output, and with ``check`` off also when it fails."""
     argv = [
-        *("bash", "-c", _WITH_PASSWORD, "-", "mariadb", "--batch", "-N", "--connect-timeout=5"),
+        *("bash", "-c", _WITH_PASSWORD, "-", "mariadb", "--batch", "-N", "--connect-timeout=5", *options),
         *(f"-h{at.address}", f"-P{at.port}", f"-u{at.user}", "-e", sql, at.schema),
     ]
     return region.exec(host, argv, input=f"{at.password}\n", timeout=timeout, check=check).stdout.strip()

@@ -4,6 +4,7 @@ import json
 import re
 import time
 from email import message_from_string
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -11,12 +12,23 @@ import pytest
 from botocore.exceptions import ClientError
 
 from drills.stack import Stack
-from localregion.client import Region, wait_until
+from localregion.client import Region, RegionError, wait_until
 from stackctl import inventory, life, teststack
 from stackctl.project import StackError
 from stackctl.pulumi import stack_names
 from tests.conftest import Stackctl
-from tests.stack.clients import FOLDER, Repeated, administrator, adverts, connects, curl, login, mariadb, status
+from tests.stack.clients import (
+    FOLDER,
+    Repeated,
+    administrator,
+    adverts,
+    connects,
+    curl,
+    login,
+    mariadb,
+    outputs,
+    status,
+)
 from tests.stack.conftest import CLIENT, NET, TIERS, Mailbox
 from tests.stack.whole import make_whole, problems
 
@@ -81,6 +93,23 @@ def test_each_tier_is_reached_through_the_balancers_only(region: Region, tiers: 
     assert {mariadb(region, login(tiers, "mysql"), "SELECT @@wsrep_node_name", CLIENT) for _ in range(9)} == {
         node["name"] for node in tiers.of_role("mysql")
     }
+
+
+def test_a_client_knows_each_database_behind_the_vip_by_the_stacks_authority(
+    region: Region, tiers: Stack, tmp_path: Path
+) -> None:
+    authority = tmp_path / "authority.pem"
+    authority.write_text(outputs(tiers.name)["databaseAuthority"])
+    verify = [f"--ssl-ca={authority}", "--ssl-verify-server-cert"]
+    sql = "SELECT @@wsrep_node_name, variable_value FROM information_schema.session_status WHERE variable_name = '{}'"
+    at, nodes = login(tiers, "mysql"), {node["name"] for node in tiers.of_role("mysql")}
+    said = {mariadb(region, at, sql.format("SSL_VERSION"), CLIENT, options=verify) for _ in range(9)}
+    assert said == {f"{node}\tTLSv1.3" for node in nodes}
+    # The certificates that this computer trusts know nothing of it.
+    with pytest.raises(RegionError, match=r"ERROR 2026 .*unable to get local issuer certificate"):
+        mariadb(region, at, "SELECT 1", CLIENT, options=["--ssl-verify-server-cert", "--ssl-capath=/etc/ssl/certs"])
+    for node in nodes:
+        assert shell(region, tiers, node, "stat -c '%a %U:%G' /etc/mysql/mycat-ha-tls.pem") == "640 root:mysql"
 
 
 # -- the recipe's keepalived ------------------------------------------------------------------------------------
