@@ -254,7 +254,7 @@ def test_a_report_is_a_page_that_needs_nothing_else_and_the_same_as_json(tmp_pat
 
 
 def test_a_report_compares_with_another_stack_and_with_the_aws_command_line(tmp_path: Path) -> None:
-    ours: list[Outcome] = [result(outages=connects_back(seconds)) for seconds in (2, 4, 2)] + [result("freeze")]
+    ours = [*(result(outages=connects_back(seconds)) for seconds in (2, 4, 2)), result("freeze")]
     theirs: list[Outcome] = [
         result(outages=connects_back(8)),
         Failure("power-cut", "the client to recover: not within <90> s"),
