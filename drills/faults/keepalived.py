@@ -22,27 +22,21 @@ def _kill_peers(scene: Scene) -> None:
     scene.region.exec(scene.peer["instanceId"], ["bash", "-c", _KILL])
 
 
-def _other_router_id() -> Step:
-    """As `up` does after a change of `keepalived.virtualRouterId`: each balancer's file, and a reload, one after the
-    other."""
+def _change(option: str, value: str) -> Step:
+    """As `up` does after a change of the settings: each balancer's file, and a reload, one after the other."""
 
-    def change(expression: str) -> str:
-        return f"sed --in-place '{expression}' /etc/keepalived/keepalived.conf && systemctl reload keepalived"
-
-    def each(scene: Scene, script: str) -> float:
+    def each(scene: Scene, expression: str) -> float:
+        script = f"sed --in-place '{expression}' /etc/keepalived/keepalived.conf && systemctl reload keepalived"
         moment = time.monotonic()
         for balancer in scene.machines("balancers"):
             scene.region.exec(balancer["instanceId"], ["bash", "-c", script])
             time.sleep(3)
         return moment
 
-    there = change(r"s/virtual_router_id \([0-9]*\)/virtual_router_id 7 # \1/")
-    back = change(r"s/virtual_router_id 7 # /virtual_router_id /")
-
     def undo(scene: Scene, _machines: Sequence[Machine]) -> None:
-        each(scene, back)
+        each(scene, f"s/{option} .* # was /{option} /")
 
-    return Step(lambda scene, _machines: each(scene, there), undo)
+    return Step(lambda scene, _machines: each(scene, f"s/{option} /{option} {value} # was /"), undo)
 
 
 FAULTS = (
@@ -110,7 +104,14 @@ FAULTS = (
         "keepalived gets another virtualRouterId, one balancer after the other",
         "balancers",
         "may move",
-        (_other_router_id(),),
+        (_change("virtual_router_id", "7"),),
         moves=4,
+    ),
+    Fault(
+        "advert-change",
+        "keepalived gets another advertInterval (1 s), one balancer after the other",
+        "balancers",
+        "stays",
+        (_change("advert_int", "1"),),
     ),
 )
