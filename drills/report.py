@@ -28,6 +28,7 @@ NAMES = {
     "write": "write (acknowledged)",
     "session": "kept session",
     "mycat": "new connection with a read by Mycat",
+    "statistics": "statistics page (HTTP)",
 }
 PARTS = {
     "detection": "detection (VRRP)",
