@@ -22,9 +22,9 @@ from localregion.client import Region, RegionError, wait_until
 from localregion.effects import EFFECT_DELAY_MS
 
 CLIENT = "drill"
-#: Kinds of client that have to recover from every fault; the others are measured if they do.
+#: Kinds of client that have to recover from every fault; Mycat is measured if it does.
 CORE = ("connect", "read", "write", "session")
-KINDS = (*CORE, "mycat", "statistics")
+KINDS = (*CORE, "mycat")
 _MASTER = "VRRP state: master"  # what files/keepalived/vrrp-notify logs
 Say = Callable[[str], None]
 
@@ -66,7 +66,6 @@ class Client:
             run=run,
             mysql=Login(stack.port, stack.user, stack.password, stack.schema),
             mycat=mycat,
-            statistics_url=stack.statistics_url,
         )
         self._process = region.popen(
             CLIENT,

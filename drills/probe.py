@@ -11,12 +11,9 @@ import socket
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from http import HTTPStatus
 from typing import Any
 
 import pymysql
@@ -38,10 +35,9 @@ class ProbeSettings:
     run: str
     mysql: Login
     mycat: Login | None
-    statistics_url: str
     beat: float = 0.05  # seconds between attempts of a kind
     connect_beat: float = 0.01
-    slow_beat: float = 0.2  # of Mycat and the statistics page
+    mycat_beat: float = 0.2
     read_timeout: float = 1.5
     connect_timeout: float = 3.0  # longer than TCP waits until it repeats its first packet
     write_timeout: float = 10.0
@@ -58,7 +54,7 @@ class Probe:
 
     ``connect``: a new connection, until the database's first byte. ``read``: a new connection and a SELECT.
     ``write``: a new connection and an INSERT. ``session``: one connection that is kept, and made anew when it breaks.
-    ``mycat``: a new connection to Mycat and a SELECT, if there is one. ``statistics``: a GET of HAProxy's page by HTTP.
+    ``mycat``: a new connection to Mycat and a SELECT, if there is one.
     """
 
     def __init__(self, settings: ProbeSettings) -> None:
@@ -69,14 +65,9 @@ class Probe:
     def run(self) -> None:
         s = self._settings
         pool = ThreadPoolExecutor(max_workers=800)
-        kinds = [
-            (self._connects, s.connect_beat),
-            (self._read, s.beat),
-            (self._write, s.beat),
-            (self._statistics, s.slow_beat),
-        ]
+        kinds = [(self._connects, s.connect_beat), (self._read, s.beat), (self._write, s.beat)]
         if s.mycat:
-            kinds.append((partial(self._mycat, s.mycat), s.slow_beat))
+            kinds.append((partial(self._mycat, s.mycat), s.mycat_beat))
         beats = [threading.Thread(target=self._beat, args=(pool, *kind)) for kind in kinds]
         session = threading.Thread(target=self._session)
         for thread in (*beats, session):
@@ -120,22 +111,6 @@ class Probe:
             self._once(login, "SELECT 1", (), self._settings.read_timeout)
 
         self._note("mycat", number, once)
-
-    def _statistics(self, number: int) -> None:
-        """Without the password: HAProxy's answer is that it wants one."""
-
-        s = self._settings
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever proxy the environment names
-
-        def get() -> None:
-            try:
-                opener.open(s.statistics_url, timeout=s.read_timeout).close()
-            except urllib.error.HTTPError as answer:
-                answer.close()
-                if answer.code != HTTPStatus.UNAUTHORIZED:
-                    raise
-
-        self._note("statistics", number, get)
 
     def _once(self, login: Login, statement: str, values: tuple[Any, ...], timeout: float) -> str | None:
         """The first column of the first row."""

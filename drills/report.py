@@ -28,7 +28,6 @@ NAMES = {
     "write": "write (acknowledged)",
     "session": "kept session",
     "mycat": "new connection with a read by Mycat",
-    "statistics": "statistics page (HTTP)",
 }
 PARTS = {
     "detection": "detection (VRRP)",
