@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from drills import cli, report, stack
+from drills import calls, cli, report, stack
 from drills import suite as suites
 from drills.analysis import (
     Attempt,
@@ -259,8 +259,8 @@ def test_a_report_compares_with_another_stack_and_with_the_aws_command_line(tmp_
         result(outages=connects_back(8)),
         Failure("power-cut", "the client to recover: not within <90> s"),
     ]
-    calls = Calls((0.1, 0.3, 0.1), (2.0, 1.0, 2.0))
-    report.write(ours, tmp_path, against_name="test-recipe", against=theirs, calls=calls)
+    measured = Calls((0.1, 0.3, 0.1), (2.0, 1.0, 2.0))
+    report.write(ours, tmp_path, against_name="test-recipe", against=theirs, calls=measured)
     found = json.loads((tmp_path / "results.json").read_text())
     assert found["against"]["stack"] == "test-recipe"
     assert list(found["against"]["faults"]) == ["power-cut"]
@@ -280,7 +280,7 @@ def test_a_report_compares_with_another_stack_and_with_the_aws_command_line(tmp_
         assert words in page
     console = Console(width=160, file=io.StringIO())
     report.show_against(ours, "test-recipe", theirs, console)
-    report.show_calls(calls, console)
+    report.show_calls(measured, console)
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue()
     assert "2.00 s / 8.00 s = 0.25" in shown
@@ -336,6 +336,7 @@ class TestFault:
         scene = Scene(Region("none"), found, found.machine("node1"), found.machine("node2"))
         assert [machine["name"] for machine in scene.machines("database")] == ["node3"]
         assert [machine["name"] for machine in scene.machines("databases")] == ["node1", "node3"]
+        assert [machine["name"] for machine in scene.machines("machines")] == ["node1", "node2", "node3"]
         with pytest.raises(LookupError, match="stack local has no Mycat on another machine than the VIP's holder"):
             scene.machines("Mycat")
 
@@ -472,3 +473,23 @@ def test_a_client_ends_with_its_process_and_leaves_no_pipe_open(monkeypatch: pyt
         gc.collect()
     # Other tests' event loops may be collected at this moment as well.
     assert [text for warning in caught if "unclosed file" in (text := str(warning.message))] == []
+
+
+@pytest.mark.parametrize(
+    ("script", "refused"),
+    [
+        ("echo 'attempt 1: EC2 has assigned the VIP'; sleep 2", None),
+        ("echo 'giving up: another claim'; exit 1", "giving up: another claim"),
+        ("echo 'no longer master'", "no longer master"),
+    ],
+)
+def test_a_claim_is_timed_until_ec2_has_accepted_it(script: str, refused: str | None) -> None:
+    class Machine(Region):
+        def popen(self, target: str, argv: Sequence[str], **options: Any) -> "subprocess.Popen[Any]":
+            return subprocess.Popen(["bash", "-c", script], **options)
+
+    if refused:
+        with pytest.raises(RegionError, match=refused):
+            calls._claim_vip(Machine("none"), "i-1")
+    else:
+        assert 0 < calls._claim_vip(Machine("none"), "i-1") < 2
