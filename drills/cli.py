@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from drills import report
+from drills import calls, report
 from drills.drill import Result, drill
 from drills.faults import FAULTS
 from drills.stack import Stack
@@ -89,9 +89,26 @@ def suite(
     directory: ReportDirectory = None,
     stack_name: StackName = "local",
     region_name: RegionName = "local",
+    against: Annotated[
+        str | None,
+        typer.Option(help="Another stack of the region: each drill there as well, in turns; the report compares"),
+    ] = None,
+    claims: Annotated[
+        int, typer.Option(min=0, max=100, help="Measure so many claims, and as many by the AWS command line")
+    ] = 0,
 ) -> None:
     """Run many kinds of fault, each several times, and write a report. Exit status 1: something did not hold."""
-    _suite(kinds or [], which is Set.quick, runs, directory, stack_name, region_name, each=False)
+    _suite(
+        kinds or [],
+        which is Set.quick,
+        runs,
+        directory,
+        stack_name,
+        region_name,
+        each=False,
+        against_name=against,
+        claims=claims,
+    )
 
 
 @app.command()
@@ -112,22 +129,35 @@ def _suite(
     region_name: str,
     *,
     each: bool,
+    against_name: str | None = None,
+    claims: int = 0,
 ) -> None:
     # A stop by another process is an interrupt as well: what is broken is mended first, and the report written.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     found = chosen(names, quick)
+    region, stack = Region(region_name), Stack.read(stack_name)
+    stacks = [stack, *([Stack.read(against_name)] if against_name else [])]
     outcomes: list[Outcome] = []
+    against: list[Outcome] = []
+    measured = None
     try:
-        for outcome in run_suite(Region(region_name), Stack.read(stack_name), found, runs, _say):
-            outcomes.append(outcome)
+        if claims:
+            _say(f"{claims} claims, and as many by the AWS command line, at {calls.LATENCY_MS} ms a call to EC2")
+            measured = calls.measure(region, stack, claims)
+        for of, outcome in run_suite(region, stacks, found, runs, _say):
+            (outcomes if of is stack else against).append(outcome)
             if each and isinstance(outcome, Result):
                 report.show(outcome, console)
     finally:
         if outcomes:
             report.show_all(outcomes, console)
             report.show_parts([one for one in outcomes if isinstance(one, Result)], console)
+        if against_name and against:
+            report.show_against(outcomes, against_name, against, console)
+        if measured:
+            report.show_calls(measured, console)
         if outcomes and directory:
-            report.write(outcomes, directory)
+            report.write(outcomes, directory, against_name=against_name, against=against, calls=measured)
             console.print(f"report: {directory}/report.html")
     if any(outcome.broken for outcome in outcomes):
         raise SystemExit(1)

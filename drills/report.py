@@ -3,7 +3,7 @@
 import base64
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from drills.analysis import Outage, Spread, spread
+from drills.calls import Calls
 from drills.drill import KINDS, Result
 from drills.faults import FAULTS
 from drills.suite import Outcome
@@ -43,6 +44,25 @@ FIGURES: Mapping[str, tuple[str, Callable[[Outage], float]]] = {
     "downtime": ("both: downtime", lambda outage: outage.downtime),
     "gap": ("longest gap", lambda outage: outage.gap),
 }
+#: In tables with a row for each fault: the figure and the kind of client.
+SHORT: Mapping[tuple[str, str], str] = {
+    ("back", "connect"): "new connections: back",
+    ("downtime", "write"): "write: downtime",
+    ("downtime", "session"): "kept session: downtime",
+}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A figure's medians over the runs, in seconds, of the stack and of the one that it is compared with."""
+
+    stack: float
+    against: float
+
+    @property
+    def ratio(self) -> float | None:
+        """None: the other one had nothing of it."""
+        return self.stack / self.against if self.against else None
 
 
 def show(result: Result, console: Console) -> None:
@@ -119,6 +139,47 @@ def show_all(outcomes: Sequence[Outcome], console: Console) -> None:
             console.print(f"[red]{outcome.fault}:[/red] {broken}", highlight=False)
 
 
+def compared(outcomes: Sequence[Outcome], against: Sequence[Outcome]) -> dict[str, dict[str, dict[str, Compared]]]:
+    """By fault, figure and kind of client, where both stacks have recovered."""
+    others = by_fault(against)
+    found: dict[str, dict[str, dict[str, Compared]]] = {}
+    for name, some in by_fault(outcomes).items():
+        ours, theirs = ([one for one in these if isinstance(one, Result)] for these in (some, others.get(name, [])))
+        if ours and theirs:
+            found[name] = {figure: _compared(figures(ours, figure), figures(theirs, figure)) for figure in FIGURES}
+    return found
+
+
+def _compared(ours: Mapping[str, Spread], theirs: Mapping[str, Spread]) -> dict[str, Compared]:
+    return {kind: Compared(ours[kind].median, theirs[kind].median) for kind in ours if kind in theirs}
+
+
+def show_against(outcomes: Sequence[Outcome], name: str, against: Sequence[Outcome], console: Console) -> None:
+    """Medians of the stack's and of the other's, and the ratio, a row for each fault."""
+    table = Table("fault", *SHORT.values(), title=f"this stack / {name}", title_justify="left")
+    for fault, found in compared(outcomes, against).items():
+        table.add_row(fault, *(_against(found[figure].get(kind)) for figure, kind in SHORT))
+    console.print(table)
+    for outcome in against:
+        for broken in outcome.broken:
+            console.print(f"{name}, {outcome.fault}: {broken}", highlight=False)
+
+
+def _against(found: Compared | None) -> str:
+    if found is None:
+        return "-"
+    return f"{found.stack:.2f} s / {found.against:.2f} s" + ("" if found.ratio is None else f" = {found.ratio:.2f}")
+
+
+def show_calls(calls: Calls, console: Console) -> None:
+    """Medians, and the ratio."""
+    ours, theirs = median(calls.claim_vip), median(calls.aws_cli)
+    console.print(
+        f"from the decision to EC2's yes, median of {len(calls.claim_vip)}: claim-vip {ours:.3f} s, "
+        f"the AWS command line {theirs:.3f} s, ratio {calls.ratio:.3f}"
+    )
+
+
 def _short(found: Spread | None) -> str:
     if found is None:
         return "-"
@@ -133,7 +194,14 @@ def by_fault(outcomes: Iterable[Outcome]) -> dict[str, list[Outcome]]:
     return {name: found[name] for name in FAULTS if name in found}
 
 
-def write(outcomes: Sequence[Outcome], directory: Path) -> None:
+def write(
+    outcomes: Sequence[Outcome],
+    directory: Path,
+    *,
+    against_name: str | None = None,
+    against: Sequence[Outcome] = (),
+    calls: Calls | None = None,
+) -> None:
     """``report.html``, ``results.json``, and the pictures that the page has, as files."""
     directory.mkdir(parents=True, exist_ok=True)
     now = datetime.now(UTC).replace(microsecond=0)
@@ -142,8 +210,27 @@ def write(outcomes: Sequence[Outcome], directory: Path) -> None:
     found = {
         "at": now.isoformat(),
         "faults": {fault["name"]: fault["figures"] for fault in faults},
-        "drills": [one.summary() if isinstance(one, Result) else asdict(one) for one in outcomes],
+        "drills": _summaries(outcomes),
     }
+    comparison = compared(outcomes, against)
+    if against_name:
+        found["against"] = {
+            "stack": against_name,
+            "faults": {
+                fault: {
+                    figure: {kind: asdict(one) | {"ratio": one.ratio} for kind, one in kinds.items()}
+                    for figure, kinds in of.items()
+                }
+                for fault, of in comparison.items()
+            },
+            "drills": _summaries(against),
+        }
+    if calls:
+        found["calls"] = {
+            "claim_vip": asdict(spread(calls.claim_vip)),
+            "aws_cli": asdict(spread(calls.aws_cli)),
+            "ratio": calls.ratio,
+        }
     (directory / "results.json").write_text(json.dumps(found, indent=2))
     pictures = {}
     if results:
@@ -166,6 +253,11 @@ def write(outcomes: Sequence[Outcome], directory: Path) -> None:
         names=NAMES,
         figures={name: words for name, (words, _) in FIGURES.items()},
         parts=PARTS,
+        against_name=against_name,
+        against_broken=[(one.fault, what) for one in against for what in one.broken],
+        comparison=comparison,
+        short=SHORT,
+        calls=found.get("calls"),
         drills=len(outcomes),
         broken=sum(1 for outcome in outcomes if outcome.broken),
         acknowledged=sum(result.ledger.acknowledged for result in results),
@@ -173,6 +265,10 @@ def write(outcomes: Sequence[Outcome], directory: Path) -> None:
         two_holders=sum(result.two_holders for result in results),
     )
     (directory / "report.html").write_text(page)
+
+
+def _summaries(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    return [one.summary() if isinstance(one, Result) else asdict(one) for one in outcomes]
 
 
 def _of_fault(name: str, outcomes: Sequence[Outcome], directory: Path) -> dict[str, Any]:
@@ -211,8 +307,19 @@ def _of_fault(name: str, outcomes: Sequence[Outcome], directory: Path) -> dict[s
             },
             "parts": {part: asdict(found) for part, found in parts.items()},
             "floor": median(floors) if floors else None,
+            "floor_ratio": _floor_ratio(results),
         },
     }
+
+
+def _floor_ratio(results: Sequence[Result]) -> float | None:
+    """Of the runs that were a failover: new connections back, to the floor of the same run; the median."""
+    found = [
+        result.outages["connect"].back / result.floor.total(result.parts.call)
+        for result in results
+        if result.parts and result.floor and "connect" in result.outages
+    ]
+    return median(found) if found else None
 
 
 def _length(result: Result) -> float:

@@ -34,17 +34,20 @@ def chosen(names: Sequence[str], quick: bool) -> list[Fault]:
     return [fault for fault in FAULTS.values() if fault.quick or not quick]
 
 
-def suite(region: Region, stack: Stack, faults: Sequence[Fault], runs: int, say: Say) -> Iterator[Outcome]:
-    """Round by round, each fault once in a round."""
-    drills = [(number, fault) for number in range(1, runs + 1) for fault in faults]
+def suite(
+    region: Region, stacks: Sequence[Stack], faults: Sequence[Fault], runs: int, say: Say
+) -> Iterator[tuple[Stack, Outcome]]:
+    """Round by round, each fault once in a round, on one stack after the other."""
+    drills = [(number, fault, stack) for number in range(1, runs + 1) for fault in faults for stack in stacks]
     begun = time.monotonic()
-    for place, (number, fault) in enumerate(drills, 1):
+    for place, (number, fault, stack) in enumerate(drills, 1):
         minutes = (time.monotonic() - begun) / 60
-        say(f"{place} of {len(drills)}, {minutes:.0f} min: {fault.name} ({fault.on}: {fault.what}), round {number}")
+        at = f"{fault.on} of {stack.name}" if len(stacks) > 1 else fault.on
+        say(f"{place} of {len(drills)}, {minutes:.0f} min: {fault.name} ({at}: {fault.what}), round {number}")
         outcome: Outcome
         try:
             outcome = drill(region, stack, fault, say)
         except Exception as error:
             outcome = Failure(fault.name, f"{error}" or type(error).__name__)
         say(f"{fault.name}: {'; '.join(outcome.broken) or 'all that had to hold has held'}")
-        yield outcome
+        yield stack, outcome

@@ -11,7 +11,7 @@ from localregion.client import Region
 
 Machine = dict[str, Any]
 #: Whom it strikes: `Scene.machines`.
-Target = Literal["holder", "other balancer", "balancers", "database", "databases", "Mycat"]
+Target = Literal["holder", "other balancer", "balancers", "database", "databases", "Mycat", "machines"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class Scene:
             return [self.peer]
         if on == "balancers":
             return [self.holder, *(m for m in self.stack.of_role("lb") if m != self.holder)]
+        if on == "machines":
+            return list(self.stack.machines)
         if on == "databases":
             return self.stack.of_role("mysql")
         found = [m for m in self.stack.of_role("mysql" if on == "database" else "mycat") if m != self.holder]

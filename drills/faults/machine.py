@@ -109,6 +109,14 @@ FAULTS = (
         recovery=400,
     ),
     Fault(
+        "machines-shutdown",
+        "all are shut down cleanly at the same moment, and started again",
+        "machines",
+        "may move",
+        (Step(_shutdown), POWER_ON),
+        recovery=400,
+    ),
+    Fault(
         "disk-full",
         "the power is cut; the other balancer's disk is full",
         "holder",

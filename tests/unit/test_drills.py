@@ -17,9 +17,23 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from drills import cli, report, stack
+from drills import calls, cli, report, stack
 from drills import suite as suites
-from drills.analysis import Attempt, Floor, Ledger, Parts, Spread, ledger, outage, parts, spread, turns, two_holders
+from drills.analysis import (
+    Attempt,
+    Floor,
+    Ledger,
+    Outage,
+    Parts,
+    Spread,
+    ledger,
+    outage,
+    parts,
+    spread,
+    turns,
+    two_holders,
+)
+from drills.calls import Calls
 from drills.drill import KINDS, Client, Result
 from drills.faults import FAULTS, Fault, Scene
 from drills.faults.fault import Machine, Step
@@ -184,6 +198,12 @@ def result(fault: str = "power-cut", found: Parts | None = None, **given: Any) -
     return Result(**values | given)
 
 
+def connects_back(seconds: float) -> dict[str, Outage]:
+    """New connections, which are held up until so many seconds after the fault."""
+    seen = [Attempt("connect", n, start, 10 + seconds, None) for n, start in enumerate((10.1, 10.2))]
+    return {"connect": outage(seen, "connect", 10)}
+
+
 def test_a_report_has_each_drills_parts_and_their_median() -> None:
     results = [
         result(machine=machine, moved_to=other, found=found)
@@ -207,7 +227,7 @@ def test_a_report_has_each_drills_parts_and_their_median() -> None:
 def test_a_report_is_a_page_that_needs_nothing_else_and_the_same_as_json(tmp_path: Path) -> None:
     outcomes: list[Outcome] = [
         result(found=Parts(0.6, 0.05, 0.5, 0.03)),
-        result(found=Parts(0.8, 0.05, 0.5, 0.03)),
+        result(found=Parts(0.8, 0.05, 0.5, 0.03), outages=connects_back(2.5)),
         result("haproxy-kill", broken=["the VIP has moved 1 times, which may be 0"]),
         Failure("freeze", "the client to recover: not within 90 s"),
     ]
@@ -223,9 +243,53 @@ def test_a_report_is_a_page_that_needs_nothing_else_and_the_same_as_json(tmp_pat
     assert found["faults"]["power-cut"]["parts"]["detection"] == {"min": 0.6, "median": 0.7, "p99": 0.8, "max": 0.8}
     # The call counts as it was measured.
     assert found["faults"]["power-cut"]["floor"] == pytest.approx(0.6 + 0.1 + 0.05 + 0.5)
+    # One noticed nothing, the other one waited twice the floor.
+    assert found["faults"]["power-cut"]["floor_ratio"] == pytest.approx((0 + 2) / 2)
+    assert found["faults"]["freeze"]["floor_ratio"] is None
+    assert "against" not in found
+    assert "calls" not in found
     assert found["faults"]["freeze"]["broken"] == 1
     assert len(found["drills"]) == 4
     assert "attempts" not in found["drills"][0]
+
+
+def test_a_report_compares_with_another_stack_and_with_the_aws_command_line(tmp_path: Path) -> None:
+    ours = [*(result(outages=connects_back(seconds)) for seconds in (2, 4, 2)), result("freeze")]
+    theirs: list[Outcome] = [
+        result(outages=connects_back(8)),
+        Failure("power-cut", "the client to recover: not within <90> s"),
+    ]
+    measured = Calls((0.1, 0.3, 0.1), (2.0, 1.0, 2.0))
+    report.write(ours, tmp_path, against_name="test-recipe", against=theirs, calls=measured)
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert found["against"]["stack"] == "test-recipe"
+    assert list(found["against"]["faults"]) == ["power-cut"]
+    assert list(found["against"]["faults"]["power-cut"]["back"]) == ["connect"]
+    assert found["against"]["faults"]["power-cut"]["back"]["connect"] == pytest.approx(
+        {"stack": 2, "against": 8, "ratio": 0.25}
+    )
+    assert len(found["against"]["drills"]) == 2
+    assert found["calls"]["ratio"] == pytest.approx(0.05)
+    assert found["calls"]["aws_cli"]["median"] == 2.0
+    page = (tmp_path / "report.html").read_text()
+    for words in (
+        "2.00 / 8.00 = <b>0.25</b>",
+        "power-cut: the client to recover: not within &lt;90&gt; s",
+        "<b>0.050</b>",
+    ):
+        assert words in page
+    console = Console(width=160, file=io.StringIO())
+    report.show_against(ours, "test-recipe", theirs, console)
+    report.show_calls(measured, console)
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    assert "2.00 s / 8.00 s = 0.25" in shown
+    assert "claim-vip 0.100 s, the AWS command line 2.000 s, ratio 0.050" in shown
+
+
+def test_there_is_no_ratio_to_a_stack_that_noticed_nothing() -> None:
+    assert report.Compared(1, 0).ratio is None
+    assert report.Compared(0, 2).ratio == 0
 
 
 class TestFault:
@@ -272,6 +336,7 @@ class TestFault:
         scene = Scene(Region("none"), found, found.machine("node1"), found.machine("node2"))
         assert [machine["name"] for machine in scene.machines("database")] == ["node3"]
         assert [machine["name"] for machine in scene.machines("databases")] == ["node1", "node3"]
+        assert [machine["name"] for machine in scene.machines("machines")] == ["node1", "node2", "node3"]
         with pytest.raises(LookupError, match="stack local has no Mycat on another machine than the VIP's holder"):
             scene.machines("Mycat")
 
@@ -297,19 +362,50 @@ class TestSuite:
         monkeypatch.setattr(suites, "drill", drill)
         said: list[str] = []
         faults = [FAULTS["freeze"], FAULTS["power-cut"]]
-        outcomes = list(suites.suite(TestFault.scene.region, TestFault.scene.stack, faults, 2, said.append))
+        found = list(suites.suite(TestFault.scene.region, [TestFault.scene.stack], faults, 2, said.append))
+        outcomes = [outcome for _, outcome in found]
         assert [outcome.fault for outcome in outcomes] == ["freeze", "power-cut"] * 2
         assert [bool(outcome.broken) for outcome in outcomes] == [True, False] * 2
         assert said[0].startswith("1 of 4, 0 min: freeze (holder: ")
         assert "not within 90 s" in said[1]
 
+    def test_runs_each_drill_on_one_stack_and_then_on_the_other(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        struck: list[tuple[str, str]] = []
+
+        def drill(_region: Region, stack: Stack, fault: Fault, _say: Any) -> Result:
+            struck.append((fault.name, stack.name))
+            return result(fault.name)
+
+        monkeypatch.setattr(suites, "drill", drill)
+        stacks = [Stack(name, "vip", 3306, "", "", ()) for name in ("local", "test-recipe")]
+        said: list[str] = []
+        faults = [FAULTS["power-cut"], FAULTS["haproxy-gone"]]
+        found = list(suites.suite(TestFault.scene.region, stacks, faults, 1, said.append))
+        assert [(outcome.fault, stack.name) for stack, outcome in found] == struck
+        assert struck == [(fault.name, stack.name) for fault in faults for stack in stacks]
+        assert said[2].startswith("2 of 4, 0 min: power-cut (holder of test-recipe: ")
+
+    def test_judges_its_own_stack_and_not_the_one_that_it_is_compared_with(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        def suite(_region: Region, stacks: Sequence[Stack], *_: Any) -> Iterator[tuple[Stack, Outcome]]:
+            yield stacks[0], result()
+            yield stacks[1], Failure("power-cut", "the stack is not whole")
+
+        monkeypatch.setattr(cli, "run_suite", suite)
+        monkeypatch.setattr(Stack, "read", lambda name: Stack(name, "vip", 3306, "", "", ()))
+        ended = CliRunner().invoke(cli.app, ["suite", "--against", "test-recipe", "--report", str(tmp_path)])
+        assert ended.exit_code == 0
+        assert "test-recipe, power-cut: the stack is not whole" in ended.output
+        assert json.loads((tmp_path / "results.json").read_text())["faults"]["power-cut"]["broken"] == 0
+
     @pytest.mark.parametrize("command", [["suite", "power-cut", "freeze"], ["run", "freeze"]])
     def test_ends_with_exit_status_1_and_a_report_if_something_did_not_hold(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: list[str]
     ) -> None:
-        def suite(*_: Any) -> Iterator[Outcome]:
-            yield result()
-            yield Failure("freeze", "the stack is not whole")
+        def suite(_region: Region, stacks: Sequence[Stack], *_: Any) -> Iterator[tuple[Stack, Outcome]]:
+            yield stacks[0], result()
+            yield stacks[0], Failure("freeze", "the stack is not whole")
 
         monkeypatch.setattr(cli, "run_suite", suite)
         monkeypatch.setattr(Stack, "read", lambda _name: TestFault.scene.stack)
@@ -319,8 +415,8 @@ class TestSuite:
         assert "not whole" in (tmp_path / "report.html").read_text()
 
     def test_that_is_interrupted_reports_what_it_has(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        def suite(*_: Any) -> Iterator[Outcome]:
-            yield result()
+        def suite(_region: Region, stacks: Sequence[Stack], *_: Any) -> Iterator[tuple[Stack, Outcome]]:
+            yield stacks[0], result()
             raise KeyboardInterrupt
 
         monkeypatch.setattr(cli, "run_suite", suite)
@@ -377,3 +473,23 @@ def test_a_client_ends_with_its_process_and_leaves_no_pipe_open(monkeypatch: pyt
         gc.collect()
     # Other tests' event loops may be collected at this moment as well.
     assert [text for warning in caught if "unclosed file" in (text := str(warning.message))] == []
+
+
+@pytest.mark.parametrize(
+    ("script", "refused"),
+    [
+        ("echo 'attempt 1: EC2 has assigned the VIP'; sleep 2", None),
+        ("echo 'giving up: another claim'; exit 1", "giving up: another claim"),
+        ("echo 'no longer master'", "no longer master"),
+    ],
+)
+def test_a_claim_is_timed_until_ec2_has_accepted_it(script: str, refused: str | None) -> None:
+    class Machine(Region):
+        def popen(self, target: str, argv: Sequence[str], **options: Any) -> "subprocess.Popen[Any]":
+            return subprocess.Popen(["bash", "-c", script], **options)
+
+    if refused:
+        with pytest.raises(RegionError, match=refused):
+            calls._claim_vip(Machine("none"), "i-1")
+    else:
+        assert 0 < calls._claim_vip(Machine("none"), "i-1") < 2
