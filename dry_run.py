@@ -29,7 +29,7 @@ from settings import NAMESPACE, SettingsError
 from settings.certificates import new_key
 from settings.mycat import HEALTH_USER
 from settings.own_files import health_passwords
-from settings.secret_names import AUTHORITY_KEY, TLS_KEY, needed_secrets
+from settings.secret_names import TLS_KEYS, needed_secrets
 
 ROOT = Path(__file__).parent
 #: What marks a secret among the inputs that Pulumi's mocks are given.
@@ -160,7 +160,7 @@ def _secrets(sections: Mapping[str, Any]) -> dict[str, str]:
     if own := _own_files(sections):
         # The user's server.xml has this one, and the settings are held to it.
         words[HEALTH_USER] = next(iter(health_passwords(own)), words[HEALTH_USER])
-    for name in {AUTHORITY_KEY, TLS_KEY} & words.keys():
+    for name in TLS_KEYS & words.keys():
         words[name] = new_key()  # certificates are made with it
     return words
 

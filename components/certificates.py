@@ -1,4 +1,6 @@
-"""What the databases prove to TLS clients who they are: a certificate of the stack's own authority, or the user's.
+"""What the databases prove to TLS clients, and to each other, who they are.
+
+To clients: a certificate of the stack's own authority, or the user's. To each other: one that all of them share.
 
 The certificates are made here, out of keys that are secrets of the stack. The same inputs make the same bytes (RSA
 signatures with PKCS#1 v1.5 have no chance in them), so that an `up` without a change changes nothing.
@@ -18,7 +20,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from settings import Role, Settings
 from settings.certificates import read
-from settings.secret_names import AUTHORITY_KEY, TLS_KEY
+from settings.secret_names import AUTHORITY_KEY, GALERA_KEY, TLS_KEY
 
 #: Of the authority's certificate, which clients keep. Fixed: it must never change by itself.
 AUTHORITY_SINCE, AUTHORITY_UNTIL = datetime(2025, 1, 1, tzinfo=UTC), datetime(2049, 12, 31, tzinfo=UTC)
@@ -58,6 +60,26 @@ def identity(settings: Settings, stack: str, now: datetime | None = None) -> Ide
     addresses = [settings.vip.address, *(machine.address for machine in settings.of_role(Role.MYSQL))]
     certificate = _server(authority, authority_key, _rsa(key).public_key(), addresses, tls.names, now)
     return Identity(_pem(authority), key + _pem(certificate))
+
+
+def group_bundle(settings: Settings, stack: str) -> str | None:
+    """Key and certificate (PEM) by which the Galera nodes know each other, a secret; None without `galera.tls`.
+
+    Whoever has it is a node, so all nodes have the same one, and it is its own authority. It never expires by itself:
+    a stack that nobody touches must not lose its databases on a day of the calendar.
+    """
+    if settings.database.galera.tls is None:
+        return None
+    pem = settings.secrets[GALERA_KEY].get_secret_value().strip() + "\n"
+    # A donor takes no name with spaces in it, for the joiner says this one in its request.
+    key, name = _rsa(pem), _name(f"galera-{stack}")
+    extensions: list[tuple[x509.ExtensionType, bool]] = [
+        (x509.BasicConstraints(ca=True, path_length=0), True),
+        (_usage("digital_signature", "key_encipherment", "key_cert_sign"), True),
+        (x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False),
+    ]
+    validity = (AUTHORITY_SINCE, AUTHORITY_UNTIL)
+    return pem + _pem(_signed(name, name, key.public_key(), key, validity, extensions))
 
 
 def period(now: datetime) -> tuple[datetime, datetime]:

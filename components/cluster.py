@@ -201,6 +201,7 @@ class Cluster(pulumi.ComponentResource):
     def _database(self, name: str, nodes: Sequence[MachineSettings]) -> Database:
         settings, mycat = self._settings, self._settings.mycat
         identity = certificates.identity(settings, pulumi.get_stack())
+        group = certificates.group_bundle(settings, pulumi.get_stack())
         self.database_authority = identity.authority if identity else None
         return Database(
             name,
@@ -219,6 +220,7 @@ class Cluster(pulumi.ComponentResource):
                 if mycat and not mycat.external
                 else None,
                 tls_bundle=pulumi.Output.secret(identity.bundle) if identity else None,
+                group_bundle=pulumi.Output.secret(group) if group else None,
             ),
             self._child,
         )

@@ -18,6 +18,9 @@ CONFIG = "/etc/mysql/mariadb.conf.d/60-galera.cnf"
 SYSCTL = "/etc/sysctl.d/92-mariadb.conf"
 WATCH = "mycat-ha-galera-watch"
 TLS_BUNDLE = "/etc/mysql/mycat-ha-tls.pem"
+GROUP_BUNDLE = "/etc/mysql/mycat-ha-galera.pem"
+TRANSFER_CONFIG = "/etc/mysql/mariadb.conf.d/61-galera-transfer.cnf"
+GROUP_TLS = f"{LIBRARY}/group-tls"
 #: What the machine's OpenSSL does not take, mariadbd would not start with.
 TLS_LOADS = (
     "python3 -c 'import ssl, sys; ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(sys.argv[1])' \"$STAGED\""
@@ -57,6 +60,8 @@ class DatabaseArgs:
     mycat: MycatUser | None
     #: Key and certificate (PEM) for `database.tls`.
     tls_bundle: pulumi.Input[str] | None
+    #: Key and certificate (PEM) for `database.galera.tls`.
+    group_bundle: pulumi.Input[str] | None
 
 
 class Database(pulumi.ComponentResource):
@@ -69,6 +74,8 @@ class Database(pulumi.ComponentResource):
         super().__init__("mycat-ha:database:Database", name, {}, opts)
         addresses = {machine.name: machine.address for machine in args.machines}
         self.synced: list[pulumi.Resource] = []
+        installed = {machine.name: self._installed(machine) for machine in args.machines}
+        transfer = self._transfer(args, installed)
         for machine in args.machines:
             peers = [address for address in addresses.values() if address != machine.address]
             config = configuration(
@@ -79,7 +86,7 @@ class Database(pulumi.ComponentResource):
                 max_connections=args.max_connections,
                 mycat=args.mycat is not None,
             )
-            files = self._files(machine, peers, config, args.tls_bundle)
+            files = self._files(machine, peers, config, args, [installed[machine.name], *transfer])
             before = [*files, *self.synced]
             if not self.synced:
                 before.append(self._bootstrap(machine, peers, files))
@@ -88,18 +95,57 @@ class Database(pulumi.ComponentResource):
         self.ready = [*self.synced, self.users]
         self.register_outputs({})
 
-    def _files(
-        self, machine: Machine, peers: Sequence[str], config: str, tls_bundle: pulumi.Input[str] | None
-    ) -> list[pulumi.Resource]:
-        installed = machine.run(
+    def _installed(self, machine: Machine) -> remote.Command:
+        return machine.run(
             f"{machine.name}-mariadb-install",
             render("mariadb/install.sh.j2"),
             timeout="20m",
             opts=pulumi.ResourceOptions(parent=self),
         )
-        after_install = pulumi.ResourceOptions(parent=self, depends_on=[installed])
-        # Before the file that names it.
-        bundle = [] if tls_bundle is None else [self._tls(machine, tls_bundle, after_install)]
+
+    def _transfer(self, args: DatabaseArgs, installed: Mapping[str, pulumi.Resource]) -> list[pulumi.Resource]:
+        """How a copy goes from node to node. Programs read that when a copy begins, and both ends have to agree: it
+        changes on all nodes before any of them is restarted, by a configuration that may make it need a copy."""
+        after_install = pulumi.ResourceOptions(parent=self, depends_on=list(installed.values()))
+        bundles: list[pulumi.Resource] = []
+        if args.group_bundle is not None:
+            bundles += [
+                self._bundle(machine, "mariadb-galera-tls", GROUP_BUNDLE, args.group_bundle, "", after_install)
+                for machine in args.machines
+            ]
+        text = render("mariadb/galera-transfer.cnf.j2", tls=args.database.galera.tls, bundle=GROUP_BUNDLE)
+        opts = pulumi.ResourceOptions(parent=self, depends_on=[*installed.values(), *bundles])
+        files = [
+            machine.file(f"{machine.name}-mariadb-transfer", TRANSFER_CONFIG, text, opts=opts)
+            for machine in args.machines
+        ]
+        return [*bundles, *files]
+
+    def _files(
+        self,
+        machine: Machine,
+        peers: Sequence[str],
+        config: str,
+        args: DatabaseArgs,
+        before: Sequence[pulumi.Resource],
+    ) -> list[pulumi.Resource]:
+        after_install = pulumi.ResourceOptions(parent=self, depends_on=list(before))
+        # Before the file that names them.
+        needed: list[pulumi.Resource] = [
+            machine.file(
+                f"{machine.name}-mariadb-group-tls",
+                GROUP_TLS,
+                verbatim("mariadb/group_tls.py"),
+                mode="0755",
+                validate=PYTHON_SYNTAX,
+                opts=after_install,
+            )
+        ]
+        if args.tls_bundle is not None:
+            needed.append(
+                self._bundle(machine, "mariadb-tls", TLS_BUNDLE, args.tls_bundle, TAKE_CERTIFICATE, after_install)
+            )
+        tls = args.database.galera.tls or "disabled"
         restart_watch = f"systemctl is-active --quiet {WATCH} || exit 0; systemctl restart {WATCH}"
         return [
             machine.file(
@@ -143,22 +189,24 @@ class Database(pulumi.ComponentResource):
                 f"{machine.name}-mariadb-config",
                 CONFIG,
                 config,
-                validate=render("mariadb/validate.sh.j2"),
+                validate=render("mariadb/validate.sh.j2", group_tls=GROUP_TLS, tls=tls, peers=peers),
                 # With one that mariadbd cannot start with after all, the nodes after this one keep what they run with.
-                opts=pulumi.ResourceOptions(parent=self, depends_on=[installed, *bundle, *self.synced]),
+                opts=pulumi.ResourceOptions(parent=self, depends_on=[*before, *needed, *self.synced]),
             ),
-            *bundle,
+            *needed,
         ]
 
-    def _tls(self, machine: Machine, bundle: pulumi.Input[str], opts: pulumi.ResourceOptions) -> pulumi.Resource:
+    def _bundle(
+        self, machine: Machine, name: str, path: str, bundle: pulumi.Input[str], apply: str, opts: pulumi.ResourceOptions
+    ) -> pulumi.Resource:
         return machine.file(
-            f"{machine.name}-mariadb-tls",
-            TLS_BUNDLE,
-            pulumi.Output.secret(bundle),
+            f"{machine.name}-{name}",
+            path,
+            bundle,
             mode="0640",
             owner="root:mysql",
             validate=TLS_LOADS,
-            apply=TAKE_CERTIFICATE,
+            apply=apply,
             opts=opts,
         )
 
@@ -240,5 +288,6 @@ def configuration(
         extra_port=MYSQL_EXTRA_PORT,
         tls=database.tls,
         tls_bundle=TLS_BUNDLE,
+        group_bundle=GROUP_BUNDLE,
         mycat=mycat,
     )

@@ -12,7 +12,7 @@ from constants import HAPROXY_HEALTH_PORT, HAPROXY_PEERS_PORT
 from settings import backends, certificates, extra, own_files
 from settings.base import NAMESPACE, unprintable
 from settings.mycat import contradictions
-from settings.secret_names import AUTHORITY_KEY, KEYS, TLS_KEY, VRRP, needed_secrets
+from settings.secret_names import AUTHORITY_KEY, GALERA_KEY, KEYS, TLS_KEY, VRRP, needed_secrets
 from settings.services import MOST_CONNECTIONS, RESERVED_CONNECTIONS, share_problems, user_problems
 from settings.topology import Role
 
@@ -91,6 +91,9 @@ def _database(settings: "Settings") -> Iterator[str]:
     yield from user_problems(settings.database, mycat.database_user if mycat and not mycat.external else None)
 
 
+_NO_RSA_KEY = "not an RSA private key in PEM without a password, of 2048 bits or more"
+
+
 def _tls(settings: "Settings") -> Iterator[str]:
     tls = settings.database.tls
     if tls is None:
@@ -105,9 +108,19 @@ def _tls(settings: "Settings") -> Iterator[str]:
     elif not tls.certificate:
         for name in (TLS_KEY, AUTHORITY_KEY):
             if secrets.get(name) and not certificates.is_rsa_key(secrets[name]):
-                yield f"secrets.{name}: not an RSA private key in PEM without a password, of 2048 bits or more"
+                yield f"secrets.{name}: {_NO_RSA_KEY}"
     if tls.required:
         yield from _mycat_without_tls(settings)
+
+
+def _galera_tls(settings: "Settings") -> Iterator[str]:
+    if not settings.database.galera.tls:
+        return
+    if settings.database.external:
+        yield "database.galera.tls: database.external are servers whose nodes are not the stack's; leave one of them out"
+    key = settings.secrets.get(GALERA_KEY)
+    if key and not certificates.is_rsa_key(key.get_secret_value()):
+        yield f"secrets.{GALERA_KEY}: {_NO_RSA_KEY}"
 
 
 def _mycat_without_tls(settings: "Settings") -> Iterator[str]:
@@ -265,6 +278,7 @@ _CHECKS: tuple[Callable[["Settings"], Iterator[str]], ...] = (
     _access,
     _database,
     _tls,
+    _galera_tls,
     _single_writer,
     _shares,
     _mycat,

@@ -9,10 +9,12 @@ from settings.topology import Role
 
 SSH_KEY = "sshPrivateKey"
 VRRP = "vrrp"
-#: Private keys in PEM: of the stack's own authority, and of the databases.
-AUTHORITY_KEY, TLS_KEY = "databaseAuthorityKey", "databaseTlsKey"
+#: Private keys in PEM: of the stack's own authority, of the databases for their clients, and for each other.
+AUTHORITY_KEY, TLS_KEY, GALERA_KEY = "databaseAuthorityKey", "databaseTlsKey", "galeraTlsKey"
+#: Those of certificates that the program makes.
+TLS_KEYS = frozenset({AUTHORITY_KEY, TLS_KEY, GALERA_KEY})
 #: What is a text of several lines.
-KEYS = frozenset({SSH_KEY, AUTHORITY_KEY, TLS_KEY})
+KEYS = TLS_KEYS | {SSH_KEY}
 
 
 def needed_secrets(sections: Mapping[str, Any]) -> dict[str, str]:
@@ -35,6 +37,8 @@ def needed_secrets(sections: Mapping[str, Any]) -> dict[str, str]:
             needed[TLS_KEY] = "the databases' TLS"
             if not tls.get("certificate"):
                 needed[AUTHORITY_KEY] = "the authority that signs the databases' certificate"
+        if _map(database.get("galera")).get("tls"):
+            needed[GALERA_KEY] = "TLS between the databases"
     if has_mycat and mycat:
         needed["health"] = "the health checks"
         needed |= _of_users("Mycat's user", mycat.get("users"))

@@ -257,6 +257,13 @@ class Durability(StrEnum):
     RELAXED = "relaxed"
 
 
+class GroupTls(StrEnum):
+    """What a Galera node takes from the others, and offers to them."""
+
+    PREFERRED = "preferred"
+    REQUIRED = "required"
+
+
 class StateTransfer(StrEnum):
     """How a node gets a copy of everything: at its first start, and when it was away for too long."""
 
@@ -304,6 +311,11 @@ class Galera(Section):
     """How a node gets a copy of everything from another one, the donor (`wsrep_sst_method`). `mariabackup`: the donor
     goes on serving. `rsync`: it takes no writes meanwhile, and the load balancers send it no clients. The node that
     `haproxy.mysql.singleWriter` prefers is the last one that is asked to be donor."""
+    tls: GroupTls | None = None
+    """TLS between the nodes: of all that Galera sends from node to node, and of copies by `mariabackup`, which the nodes
+    prove to each other with `secrets.galeraTlsKey`. `required`: nothing else is taken. `preferred`: both, as a step
+    for a stack that exists: from none to `required`, or back, go by an `up` with `preferred`; anything else is refused
+    before a node changes. Each step restarts the nodes one after the other. Default: none."""
     require_primary_key: bool = True
     """Refuse to create or alter a table that has neither a primary key nor a unique one without NULL
     (`innodb_force_primary_key`, error 1173), which Galera does not support fully. That goes for temporary tables too;
@@ -318,6 +330,12 @@ class Galera(Section):
     def _ordered(self) -> Self:
         if not self.keepalive_period < self.suspect_timeout <= self.inactive_timeout:
             raise ValueError("Galera needs keepalivePeriod < suspectTimeout <= inactiveTimeout")
+        return self
+
+    @model_validator(mode="after")
+    def _copies_are_encrypted_too(self) -> Self:
+        if self.tls and self.state_transfer is StateTransfer.RSYNC:
+            raise ValueError("tls: a copy by rsync would go from node to node in the clear; set stateTransfer: mariabackup")
         return self
 
 

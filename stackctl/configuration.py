@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from settings import certificates
-from settings.secret_names import AUTHORITY_KEY, SSH_KEY, TLS_KEY, VRRP, needed_secrets
+from settings.secret_names import SSH_KEY, TLS_KEY, TLS_KEYS, VRRP, needed_secrets
 from stackctl import esc
 from stackctl.project import NAME, Stack, StackError, read_yaml, say, write_private
 from stackctl.pulumi import Pulumi
@@ -155,7 +155,7 @@ def recover(pulumi: Pulumi) -> None:
 
 def generate(name: str) -> str:
     """A value for the secret ``name``."""
-    if name in (AUTHORITY_KEY, TLS_KEY):
+    if name in TLS_KEYS:
         return certificates.new_key()
     return password(VRRP_LENGTH if name == VRRP else PASSWORD_LENGTH)
 

@@ -9,7 +9,7 @@ from components.template import render
 from constants import MYSQL_CHECK_USER
 from settings import services
 from settings.certificates import new_key
-from settings.secret_names import AUTHORITY_KEY, TLS_KEY
+from settings.secret_names import TLS_KEYS
 
 INGRESS = "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule"
 EGRESS = "aws:vpc/securityGroupEgressRule:SecurityGroupEgressRule"
@@ -166,8 +166,13 @@ def database_users(raw: dict[str, Any]) -> None:
 
 @cache
 def tls_keys() -> dict[str, str]:
-    """The secrets that `database.tls` needs."""
-    return {name: new_key() for name in (AUTHORITY_KEY, TLS_KEY)}
+    """The secrets that `database.tls` and `database.galera.tls` need."""
+    return {name: new_key() for name in sorted(TLS_KEYS)}
+
+
+def with_galera_tls(raw: dict[str, Any], tls: str = "required") -> None:
+    raw["database"].setdefault("galera", {})["tls"] = tls
+    raw["secrets"] |= tls_keys()
 
 
 def with_tls(raw: dict[str, Any], **tls: Any) -> None:
