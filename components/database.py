@@ -197,7 +197,13 @@ class Database(pulumi.ComponentResource):
         ]
 
     def _bundle(
-        self, machine: Machine, name: str, path: str, bundle: pulumi.Input[str], apply: str, opts: pulumi.ResourceOptions
+        self,
+        machine: Machine,
+        name: str,
+        path: str,
+        bundle: pulumi.Input[str],
+        apply: str,
+        opts: pulumi.ResourceOptions,
     ) -> pulumi.Resource:
         return machine.file(
             f"{machine.name}-{name}",

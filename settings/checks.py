@@ -117,7 +117,7 @@ def _galera_tls(settings: "Settings") -> Iterator[str]:
     if not settings.database.galera.tls:
         return
     if settings.database.external:
-        yield "database.galera.tls: database.external are servers whose nodes are not the stack's; leave one of them out"
+        yield "database.galera.tls: database.external are no nodes of the stack's; leave one of them out"
     key = settings.secrets.get(GALERA_KEY)
     if key and not certificates.is_rsa_key(key.get_secret_value()):
         yield f"secrets.{GALERA_KEY}: {_NO_RSA_KEY}"

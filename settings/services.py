@@ -312,8 +312,8 @@ class Galera(Section):
     goes on serving. `rsync`: it takes no writes meanwhile, and the load balancers send it no clients. The node that
     `haproxy.mysql.singleWriter` prefers is the last one that is asked to be donor."""
     tls: GroupTls | None = None
-    """TLS between the nodes: of all that Galera sends from node to node, and of copies by `mariabackup`, which the nodes
-    prove to each other with `secrets.galeraTlsKey`. `required`: nothing else is taken. `preferred`: both, as a step
+    """TLS between the nodes: of all that Galera sends from node to node, and of copies by `mariabackup`. They know each
+    other by `secrets.galeraTlsKey`. `required`: nothing else is taken. `preferred`: both, as a step
     for a stack that exists: from none to `required`, or back, go by an `up` with `preferred`; anything else is refused
     before a node changes. Each step restarts the nodes one after the other. Default: none."""
     require_primary_key: bool = True
@@ -335,7 +335,9 @@ class Galera(Section):
     @model_validator(mode="after")
     def _copies_are_encrypted_too(self) -> Self:
         if self.tls and self.state_transfer is StateTransfer.RSYNC:
-            raise ValueError("tls: a copy by rsync would go from node to node in the clear; set stateTransfer: mariabackup")
+            raise ValueError(
+                "tls: a copy by rsync would go from node to node in the clear; set stateTransfer: mariabackup"
+            )
         return self
 
 

@@ -14,7 +14,7 @@ ANSWER = 3.0  # seconds; a node says at once who it is
 
 
 def takes(peer: str, *, tls: bool) -> bool:
-    """Without TLS the node that is connected to speaks first (gcomm, gmcast_proto.cpp: the handshake's first message)."""
+    """Without TLS the node that is connected to speaks first (gcomm, gmcast_proto.cpp: its handshake)."""
     try:
         with socket.create_connection((peer, GROUP_PORT), ANSWER) as connection:
             if not tls:
@@ -37,8 +37,8 @@ def main(mode: str, *peers: str) -> int:
     if deaf:
         change, what = ("required", "without TLS") if tls else ("none", "with TLS only")
         print(
-            f"database.galera.tls: {change} is not possible yet: {', '.join(deaf)} can be reached {what} by other nodes; "
-            "set it to preferred, run `up`, and then set this",
+            f"database.galera.tls: {change} is not possible yet: {', '.join(deaf)} can be reached {what} by other "
+            "nodes; set it to preferred, run `up`, and then set this",
             file=sys.stderr,
         )
     return 1 if deaf else 0

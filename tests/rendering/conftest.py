@@ -109,6 +109,6 @@ def judge_keepalived(request: pytest.FixtureRequest) -> Judge:
 
 @pytest.fixture(scope="session")
 def judge_mariadb() -> Judge:
-    group_tls = FILES / "mariadb/group_tls.py"
+    group_tls = ROOT / "files/mariadb/group_tls.py"
     script = render("mariadb/validate.sh.j2", group_tls=f"python3 {group_tls}", tls="disabled", peers=[])
     return judge(f"PATH=$PATH:/usr/sbin\n{script}")

@@ -112,6 +112,25 @@ def test_a_client_knows_each_database_behind_the_vip_by_the_stacks_authority(
         assert shell(region, tiers, node, "stat -c '%a %U:%G' /etc/mysql/mycat-ha-tls.pem") == "640 root:mysql"
 
 
+def test_databases_know_each_other_by_their_key_also_for_a_copy(region: Region, tiers: Stack) -> None:
+    donor, *_, joiner = tiers.of_role("mysql")
+    presented = "openssl s_client -connect {}:4567 {} </dev/null 2>&1 || true"
+    bundle = "/etc/mysql/mycat-ha-galera.pem"
+    own = f"-CAfile {bundle} -cert {bundle} -verify_return_error"
+    for node in tiers.of_role("mysql"):
+        said = shell(region, tiers, donor["name"], presented.format(node["address"], own))
+        assert f"CN = galera-{tiers.name}" in said
+        assert "Verify return code: 0 (ok)" in said
+    # Without its own view of the data a node needs a copy of everything.
+    forget = "systemctl stop mariadb && rm /var/lib/mysql/grastate.dat && systemctl start mariadb"
+    region.exec(joiner["instanceId"], ["bash", "-c", forget], timeout=240)
+    state = "mariadb -N -e \"SHOW STATUS LIKE 'wsrep_local_state_comment'\""
+    wait_until(lambda: "Synced" in shell(region, tiers, joiner["name"], f"{state} || true"), "the joiner", 240)
+    said = shell(region, tiers, joiner["name"], "journalctl -u mariadb -b --no-pager")
+    assert re.search(rf"openssl-listen:4444,.*cafile='{bundle}'", said)
+    assert make_whole(region, tiers, CLIENT) == []
+
+
 # -- the recipe's keepalived ------------------------------------------------------------------------------------
 
 

@@ -18,6 +18,7 @@ import dry_run
 from components import certificates, database, health
 from settings import Role, Settings, SettingsError
 from settings.certificates import problems
+from settings.secret_names import AUTHORITY_KEY, TLS_KEY
 from stackctl.configuration import missing_secrets
 from standins.command_provider.values import SECRET, SIGNATURE
 from tests import example
@@ -129,7 +130,7 @@ def test_a_new_certificate_restarts_nothing(run_program: Run) -> None:
 def test_stackctl_generates_the_keys_and_renders_without_them() -> None:
     config = {f"mycat-ha:{key}": value for key, value in with_tls().items()}
     del config["mycat-ha:secrets"]
-    assert set(KEYS) <= set(missing_secrets({"config": config}))
+    assert {AUTHORITY_KEY, TLS_KEY} <= set(missing_secrets({"config": config}))
     text = dry_run.files("test", config)["node1"][database.TLS_BUNDLE.lstrip("/")]
     assert text == "<secret:databaseTlsKey>\n<certificate>\n"
     config["mycat-ha:database"]["tls"] = {"certificate": "/not/here", "authority": "/not/here"}

@@ -7,14 +7,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import dry_run
 import pytest
 from cryptography import x509
 
+import dry_run
 from components import certificates, database
 from settings import Settings, SettingsError
 from stackctl.configuration import missing_secrets
@@ -86,7 +86,8 @@ def provider_options(tls: str) -> str:
     text = database.configuration(
         "node1", addresses={"node1": "10.0.0.1"}, cluster="test", database=wanted, max_connections=500, mycat=False
     )
-    return re.findall(r'^wsrep_provider_options = "(.*)"$', text, re.MULTILINE)[0]
+    options: str = re.findall(r'^wsrep_provider_options = "(.*)"$', text, re.MULTILINE)[0]
+    return options
 
 
 def test_required_is_all_that_is_taken_and_preferred_is_both() -> None:
@@ -108,10 +109,8 @@ def node(address: str, serve: Callable[[socket.socket], Any]) -> Iterator[str]:
                     return
                 with connection:
                     connection.settimeout(10)
-                    try:
+                    with suppress(OSError):  # the other one judges
                         serve(connection)
-                    except OSError:
-                        pass  # it is the other one's turn to judge
 
         thread = threading.Thread(target=accept)
         thread.start()
@@ -146,9 +145,7 @@ def speaks_tls(bundle: Path) -> Callable[[socket.socket], None]:
 
 
 def group_tls(*words: str) -> tuple[int, str]:
-    done = subprocess.run(
-        [sys.executable, GROUP_TLS, *words], check=False, capture_output=True, text=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, GROUP_TLS, *words], check=False, capture_output=True, text=True, timeout=60)
     return done.returncode, done.stderr
 
 
@@ -188,6 +185,24 @@ def test_stackctl_generates_the_key_and_renders_without_it() -> None:
     assert text == "<secret:galeraTlsKey>\n<certificate>\n"
 
 
+def set_tls(tls: str = "required", **secrets: str) -> Callable[[dict[str, Any]], None]:
+    def change(raw: dict[str, Any]) -> None:
+        example.with_galera_tls(raw, tls)
+        raw["secrets"] |= secrets
+
+    return change
+
+
+def with_rsync(raw: dict[str, Any]) -> None:
+    example.with_galera_tls(raw)
+    raw["database"]["galera"]["stateTransfer"] = "rsync"
+
+
+def without_key(raw: dict[str, Any]) -> None:
+    example.with_galera_tls(raw)
+    del raw["secrets"]["galeraTlsKey"]
+
+
 def external(raw: dict[str, Any]) -> None:
     example.external_databases(raw)
     example.with_galera_tls(raw)
@@ -196,19 +211,10 @@ def external(raw: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (
-            lambda raw: (example.with_galera_tls(raw), raw["database"]["galera"].update(stateTransfer="rsync")),
-            r"mycat-ha:database\.galera: tls: a copy by rsync",
-        ),
-        (lambda raw: example.with_galera_tls(raw, "always"), r"mycat-ha:database\.galera\.tls: .*'preferred'"),
-        (
-            lambda raw: (example.with_galera_tls(raw), raw["secrets"].update(galeraTlsKey="no key")),
-            r"secrets\.galeraTlsKey: not an RSA private key",
-        ),
-        (
-            lambda raw: (example.with_galera_tls(raw), raw["secrets"].pop("galeraTlsKey")),
-            r"secrets\.galeraTlsKey: missing",
-        ),
+        (with_rsync, r"mycat-ha:database\.galera: tls: a copy by rsync"),
+        (set_tls("always"), r"mycat-ha:database\.galera\.tls: .*'preferred'"),
+        (set_tls(galeraTlsKey="no key"), r"secrets\.galeraTlsKey: not an RSA private key"),
+        (without_key, r"secrets\.galeraTlsKey: missing"),
         (external, r"mycat-ha:database\.galera\.tls: database\.external are"),
     ],
     ids=["rsync", "unknown", "no key", "missing", "external"],
