@@ -445,12 +445,25 @@ class Database(Section):
         return self
 
 
+def _taken_names(database: Database, mycat_user: str | None) -> Iterator[str]:
+    """`up` sets the password and the rights of those that it makes, whoever had the name before."""
+    for key, name in (("database.user", database.user), ("mycat.databaseUser", mycat_user)):
+        if what := _OTHER_USERS.get(name or ""):
+            yield f"{key}: {name} is {what}; choose another name"
+    if mycat_user == database.user:
+        yield f"mycat.databaseUser: {mycat_user} is database.user, which has a password of its own; choose another name"
+    if what := _OTHER_SCHEMAS.get(database.schema_.lower()):
+        yield f"database.schema: {database.schema_} is {what}; choose another name"
+
+
 def user_problems(database: Database, mycat_user: str | None) -> Iterator[str]:
     """What contradicts itself in `database.schemas` and `database.users`. ``mycat_user``: as whom Mycat logs in."""
     if database.external:
         for key in ("schemas", "users"):
             if getattr(database, key):
                 yield f"database.{key}: the databases are external ones, in which the stack makes none; leave it out"
+    else:
+        yield from _taken_names(database, mycat_user)
     for i, schema in enumerate(database.schemas):
         if what := _OTHER_SCHEMAS.get(schema.lower()):
             yield f"database.schemas[{i}]: {schema} is {what}; choose another name"
