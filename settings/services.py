@@ -379,6 +379,8 @@ class DatabaseUser(Section):
     rights: dict[SchemaName, Annotated[tuple[Privilege, ...], Field(min_length=1)]] = Field(default_factory=dict)
     """By schema (`schema` or one of `schemas`), what GRANT would name: `[SELECT, INSERT]`, or `[ALL PRIVILEGES]` alone.
     What is removed here is revoked, as is any other right on a whole schema. Default: none."""
+    require_tls: bool = False
+    """Refuse this user without TLS (`REQUIRE SSL`). Sessions that it has go on until they end. Needs `database.tls`."""
 
 
 _LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
@@ -478,6 +480,8 @@ def user_problems(database: Database, mycat_user: str | None) -> Iterator[str]:
     for i, user in enumerate(database.users):
         if what := others.get(user.name):
             yield f"database.users[{i}].name: {user.name} is {what}; choose another name"
+        if user.require_tls and not database.tls:
+            yield f"database.users[{i}].requireTls: {user.name} could not log in: set database.tls too"
         for schema, privileges in user.rights.items():
             key = f"database.users[{i}].rights.{schema}"
             if schema not in (database.schema_, *database.schemas):

@@ -193,6 +193,7 @@ def test_the_example_is_accepted() -> None:
         (put("database/schemas", ["app"]), ["database.schemas: 2 are named app"]),
         (put("database/schemas", ["Sys"]), ["database.schemas[0]: Sys is MariaDB's own"]),
         (put("database/schemas", ["mycat_ha"]), ["database.schemas[0]: mycat_ha is the one in which"]),
+        (database_user(requireTls=True), ["database.users[0].requireTls: reader could not log in: set database.tls"]),
         (database_user(name="a" * 81), ["database.users[0].name"]),
         (database_user(name="it's"), ["database.users[0].name", "it's"]),
         (put("database/user", "root"), ["database.user: root is MariaDB's own"]),
