@@ -4,6 +4,7 @@ import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from localregion.client import Region, RegionError
@@ -79,7 +80,7 @@ class Stack:
             holding = Holding(self.holder(region), "", None)
         except RuntimeError as error:
             holding = Holding(None, None, str(error))
-        wrong = diagnosis.status(self.name, self.vip, holding, found).problems
+        wrong = diagnosis.status(self.name, self.vip, holding, found, datetime.now(UTC)).problems
         return [f"{problem.machine or 'the stack'}: {problem.what}" for problem in wrong]
 
     def _report(self, region: Region, machine: dict[str, Any]) -> reports.Machine:

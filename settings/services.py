@@ -399,6 +399,8 @@ class DatabaseUser(Section):
     rights: dict[SchemaName, Annotated[tuple[Privilege, ...], Field(min_length=1)]] = Field(default_factory=dict)
     """By schema (`schema` or one of `schemas`), what GRANT would name: `[SELECT, INSERT]`, or `[ALL PRIVILEGES]` alone.
     What is removed here is revoked, as is any other right on a whole schema. Default: none."""
+    require_tls: bool = False
+    """Refuse this user without TLS (`REQUIRE SSL`). Sessions that it has go on until they end. Needs `database.tls`."""
 
 
 _LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
@@ -465,12 +467,25 @@ class Database(Section):
         return self
 
 
+def _taken_names(database: Database, mycat_user: str | None) -> Iterator[str]:
+    """`up` sets the password and the rights of those that it makes, whoever had the name before."""
+    for key, name in (("database.user", database.user), ("mycat.databaseUser", mycat_user)):
+        if what := _OTHER_USERS.get(name or ""):
+            yield f"{key}: {name} is {what}; choose another name"
+    if mycat_user == database.user:
+        yield f"mycat.databaseUser: {mycat_user} is database.user, which has a password of its own; choose another name"
+    if what := _OTHER_SCHEMAS.get(database.schema_.lower()):
+        yield f"database.schema: {database.schema_} is {what}; choose another name"
+
+
 def user_problems(database: Database, mycat_user: str | None) -> Iterator[str]:
     """What contradicts itself in `database.schemas` and `database.users`. ``mycat_user``: as whom Mycat logs in."""
     if database.external:
         for key in ("schemas", "users"):
             if getattr(database, key):
                 yield f"database.{key}: the databases are external ones, in which the stack makes none; leave it out"
+    else:
+        yield from _taken_names(database, mycat_user)
     for i, schema in enumerate(database.schemas):
         if what := _OTHER_SCHEMAS.get(schema.lower()):
             yield f"database.schemas[{i}]: {schema} is {what}; choose another name"
@@ -485,6 +500,8 @@ def user_problems(database: Database, mycat_user: str | None) -> Iterator[str]:
     for i, user in enumerate(database.users):
         if what := others.get(user.name):
             yield f"database.users[{i}].name: {user.name} is {what}; choose another name"
+        if user.require_tls and not database.tls:
+            yield f"database.users[{i}].requireTls: {user.name} could not log in: set database.tls too"
         for schema, privileges in user.rights.items():
             key = f"database.users[{i}].rights.{schema}"
             if schema not in (database.schema_, *database.schemas):

@@ -5,6 +5,7 @@ that is explained.
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from enum import IntEnum
 
 from stackctl.reports import Balancer, Database, Holding, Machine, Mycat
@@ -12,12 +13,17 @@ from stackctl.reports import Balancer, Database, Holding, Machine, Mycat
 LOOK_FIRST = "docs/failover.md#what-to-look-at-first"
 VIP = "docs/failover.md#when-the-vip-moves-and-when-it-does-not"
 DATABASES = "docs/failover.md#databases"
+TLS = "docs/databases.md#tls"
 HELD_UP = "docs/failover.md#when-one-database-holds-up-the-writes-of-all"
 REACHED = "docs/stacks.md#when-a-machine-cannot-be-reached"
 MYCAT = "docs/mycat.md#on-the-machine"
 
 #: HAProxy's names for the stack's own tiers (templates/haproxy/haproxy.cfg.j2).
 MYSQL_BACKEND, MYCAT_BACKEND = "mysqlservers", "mycat_servers"
+
+
+#: Before the end of a certificate. An `up` in each half-year never lets it come to that.
+EXPIRY_NOTICE = timedelta(days=30)
 
 
 class Weight(IntEnum):
@@ -27,6 +33,7 @@ class Weight(IntEnum):
     SPLIT = 1  # two where there must be one
     LOST = 2  # a machine or a service of one is not there
     ASIDE = 3  # somebody has set a server aside
+    SOON = 4  # nothing is wrong yet
 
 
 @dataclass(frozen=True)
@@ -66,13 +73,14 @@ class Status:
     machines: tuple[Machine, ...]
 
 
-def status(stack: str, address: str, ec2: Holding, machines: Sequence[Machine]) -> Status:
+def status(stack: str, address: str, ec2: Holding, machines: Sequence[Machine], now: datetime) -> Status:
     vip = _vip(address, ec2, machines)
     weighed = [
         *_of_vip(vip, machines),
         *_of_machines(machines),
         *_of_databases(stack, machines),
         *_of_servers(machines),
+        *_of_certificates(stack, machines, now),
     ]
     problems = tuple(problem for _, problem in sorted(weighed, key=lambda each: each[0]))
     return Status(1, stack, not problems, problems, vip, tuple(machines))
@@ -222,6 +230,19 @@ def _mycat(mycat: Mycat) -> Iterator[str]:
         yield f"mycat is {mycat.mycat}"
     elif not mycat.answers:
         yield f"Mycat does not answer: {mycat.reason}"
+
+
+def _of_certificates(stack: str, machines: Sequence[Machine], now: datetime) -> Iterator[tuple[Weight, Problem]]:
+    for name, database in _databases(machines):
+        if database.certificate_expires is None:
+            continue
+        end = datetime.fromisoformat(database.certificate_expires)
+        if end - now < EXPIRY_NOTICE:
+            weight, verb = (Weight.LOST, "has expired") if end <= now else (Weight.SOON, "expires")
+            do = (
+                f"`stackctl up {stack}` replaces it; one of your own needs a new file at database.tls.certificate first"
+            )
+            yield weight, Problem(name, f"its certificate for TLS {verb} on {end:%Y-%m-%d}", do, TLS)
 
 
 # --- The databases as one ---

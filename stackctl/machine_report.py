@@ -34,7 +34,7 @@ STATUS = (
     " SELECT LOWER(variable_name), variable_value FROM information_schema.global_status WHERE variable_name IN"
     " ('wsrep_cluster_status', 'wsrep_local_state_comment', 'wsrep_cluster_size', 'wsrep_ready',"
     " 'wsrep_cluster_state_uuid', 'wsrep_last_committed', 'wsrep_local_recv_queue', 'wsrep_flow_control_requested')"
-    " UNION SELECT 'read_only', @@read_only"
+    " UNION SELECT 'read_only', @@read_only UNION SELECT 'ssl_cert', @@ssl_cert"
 )
 
 
@@ -100,6 +100,9 @@ def database(_question: dict[str, Any]) -> dict[str, Any]:
     if "wsrep_flow_control_requested\ttrue" in status:
         time.sleep(SECOND_LOOK)
         later, _ = galera()
+    shown, path = "", dict(line.partition("\t")[::2] for line in status.splitlines()).get("ssl_cert", "")
+    if path.startswith("/"):
+        shown, _ = output("openssl", "x509", "-noout", "-enddate", "-in", path)
     # The distribution's unit gives all that it runs the same identifier.
     waits, _ = output("journalctl", "--unit=mariadb", "_COMM=galera-start", "--lines=1", "--output=cat")
     return {
@@ -107,6 +110,7 @@ def database(_question: dict[str, Any]) -> dict[str, Any]:
         "status": status,
         "statusProblem": problem,
         "statusLater": later,
+        "certificate": shown,
         "grastate": text(DATA / "grastate.dat"),
         "gvwstate": text(DATA / "gvwstate.dat"),
         "waits": waits,

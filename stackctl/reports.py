@@ -6,9 +6,11 @@ The dataclasses are also what `stackctl status --json` prints (docs/stacks.md), 
 import csv
 import json
 import re
+import ssl
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 NO_CLUSTER = "00000000-0000-0000-0000-000000000000"
@@ -71,6 +73,8 @@ class Database:
     cluster_size: int | None = None
     ready: bool | None = None
     read_only: bool | None = None
+    #: When its certificate for TLS with clients expires, as in `2027-07-01T00:00:00+00:00`; None without TLS.
+    certificate_expires: str | None = None
     #: Writes of other nodes that wait to be applied here.
     queue: int | None = None
     #: Its queue is too long, so that no node may write (flow control), and it applies nothing of it for seconds.
@@ -186,6 +190,7 @@ def database(said: Mapping[str, Any]) -> Database:
             cluster_size=_number(status.get("wsrep_cluster_size")),
             ready=status.get("wsrep_ready") == "ON",
             read_only=status.get("read_only") != "0",
+            certificate_expires=_expiry(said["certificate"]),
             queue=_number(status.get("wsrep_local_recv_queue")),
             holds_writes=all(
                 look.get("wsrep_flow_control_requested") == "true"
@@ -252,6 +257,12 @@ def holding(vip: str, subnet: str, interfaces: list[Mapping[str, Any]], machines
             primary = interface.get("PrivateIpAddress", "")
             return Holding(machines.get(primary), interface["NetworkInterfaceId"], None)
     return Holding(None, None, None)
+
+
+def _expiry(shown: str) -> str | None:
+    """Of what `openssl x509 -enddate` prints: `notAfter=Jul  1 00:00:00 2027 GMT`."""
+    found = re.fullmatch(r"notAfter=(.+ GMT)\n?", shown)
+    return datetime.fromtimestamp(ssl.cert_time_to_seconds(found[1]), UTC).isoformat() if found else None
 
 
 def _number(text: str | None) -> int | None:

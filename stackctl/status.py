@@ -5,6 +5,7 @@ import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ async def _status(
         asyncio.to_thread(_holding, clients, vip, subnet, machines),
         asyncio.gather(*(ask(one, hosts[one["name"]], vip) for one in machines)),
     )
-    return diagnosis.status(stack, vip, holding, found)
+    return diagnosis.status(stack, vip, holding, found, datetime.now(UTC))
 
 
 def report_command(roles: Sequence[str], address: str, vip: str) -> list[str]:

@@ -207,6 +207,24 @@ def test_who_comes_without_tls_is_refused_if_it_is_required(server: Server, auth
     assert server.root("SELECT 1") == [(1,)]
 
 
+def test_a_user_of_the_settings_is_refused_without_tls_if_that_is_wanted(server: Server, authority: Path) -> None:
+    server.begin(settings())
+    as_root = ["mariadb", "--no-defaults", "--batch", "-uroot", f"--socket={server.folder / 's'}"]
+
+    def reader(**options: Any) -> "pymysql.Connection[Any]":
+        return pymysql.connect(host=server.address, port=server.port, user="reader", password="x", **options)
+
+    for required in (True, False, True):
+        sql = example.users_sql(users=[{"name": "reader", "requireTls": required}])
+        subprocess.run(as_root, input=sql, text=True, check=True)
+        reader(ssl={"ca": str(authority)}).close()
+        if required:
+            with pytest.raises(pymysql.Error, match="1045"):
+                reader(ssl_disabled=True)
+        else:
+            reader(ssl_disabled=True).close()
+
+
 def test_the_responder_gets_in_if_it_is_required(server: Server) -> None:
     server.begin(settings(required=True))
     server.root("CREATE USER IF NOT EXISTS health@'127.0.0.1' IDENTIFIED BY 'x'")

@@ -104,10 +104,10 @@ def test_each_user_of_the_settings_has_its_own_password_and_rights(run_program: 
     lines = run_program(example.settings(example.database_users)).named("node1-mariadb-users").stdin.splitlines()
     assert "CREATE DATABASE IF NOT EXISTS `my_shop` CHARACTER SET utf8mb4;" in lines
     for line in (
-        "ALTER USER 'report-reader'@'%' IDENTIFIED BY 'secret-report-reader';",
+        "ALTER USER 'report-reader'@'%' IDENTIFIED BY 'secret-report-reader' REQUIRE NONE;",
         "GRANT SELECT ON `app`.* TO 'report-reader'@'%';",
         r"GRANT SELECT ON `my\_shop`.* TO 'report-reader'@'%';",
-        "ALTER USER 'shop'@'%' IDENTIFIED BY 'secret-shop';",
+        "ALTER USER 'shop'@'%' IDENTIFIED BY 'secret-shop' REQUIRE NONE;",
         r"GRANT ALL PRIVILEGES ON `my\_shop`.* TO 'shop'@'%';",
     ):
         assert lines.count(line) == 1

@@ -1,16 +1,19 @@
 """files/keepalived: the check that restarts HAProxy, and what is done when VRRP's state changes."""
 
+import fcntl
 import os
 import re
 import stat
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from components.template import TEMPLATES
 from constants import HAPROXY_HEALTH_PORT
+from localregion.wait import wait_until
 from tests.programs import FILES, Stubs
 
 CHECK, NOTIFY = "keepalived/check-haproxy", "keepalived/vrrp-notify"
@@ -290,6 +293,23 @@ def test_the_last_one_started_is_right_whichever_ends_last(stubs: Balancer) -> N
     assert stubs.state() == "backup"
     assert stubs.calls("systemctl") == []
     assert stubs.notes()[-1] == "VRRP state: master, which is no longer so: backup"
+
+
+def test_two_at_the_same_moment_write_one_after_the_other(stubs: Balancer) -> None:
+    """The one that waits looks at what the other one has written, not at what was there before."""
+    stubs.notify("backup")
+    report, lock = stubs.run_folder / "vrrp", stubs.run_folder / "vrrp.lock"
+    state, pid, start, order = report.read_text().split()
+    with ThreadPoolExecutor() as pool, lock.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        waiting = re.compile(rf"-> FLOCK .*:{lock.stat().st_ino} ")  # proc_locks(5)
+        earlier = pool.submit(stubs.notify, "master")
+        wait_until(lambda: waiting.search(Path("/proc/locks").read_text()) or earlier.done(), "the lock", 30, 0.01)
+        report.write_text(f"{state} {pid} {start} {int(order) + 10**12}\n")
+        fcntl.flock(held, fcntl.LOCK_UN)
+        assert earlier.result() == 0
+    assert stubs.state() == "backup"
+    assert stubs.calls("systemctl") == []
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,18 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from components import certificates
+from settings import Settings
 from stackctl import reports, status
 from stackctl.ssh import Host
+from tests import example
 from tests.contract.sshd import serving
 from tests.programs import Stubs
 
@@ -151,6 +155,17 @@ def test_a_database(machine: Machine) -> None:
     database = reports.database(machine.report("mysql")["mysql"])
     assert (database.mariadb, database.running, database.position, database.ready) == ("active", True, 41, True)
     assert database.read_only is False
+    assert database.certificate_expires is None
+
+
+def test_a_database_with_tls(machine: Machine, tmp_path: Path) -> None:
+    """The certificate's own date, by the real openssl."""
+    raw = example.settings(example.with_tls)
+    identity = certificates.identity(Settings.parse(raw), "test", datetime(2026, 3, 5, tzinfo=UTC))
+    assert identity
+    (tmp_path / "bundle.pem").write_text(identity.bundle)
+    machine.stubs.add("mariadb", f"printf 'wsrep_ready\\tON\\nssl_cert\\t{tmp_path}/bundle.pem\\n'")
+    assert reports.database(machine.report("mysql")["mysql"]).certificate_expires == "2027-01-01T00:00:00+00:00"
 
 
 GALERA = r"printf 'wsrep_flow_control_requested\t%s\nwsrep_local_recv_queue\t%s\nwsrep_last_committed\t%s\n'"

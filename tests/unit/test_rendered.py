@@ -54,7 +54,7 @@ def _users() -> str:
         schema="app",
         user="app",
         schemas=("my_shop",),
-        users=[{"name": "report-reader", "rights": rights}, {"name": "nobody"}],
+        users=[{"name": "report-reader", "rights": rights}, {"name": "nobody", "requireTls": True}],
         check_hosts=["192.168.106.251"],
         mycat_user="mycat",
         mycat_databases=("app1",),

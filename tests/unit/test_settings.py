@@ -62,6 +62,14 @@ def bastion(network: dict[str, Any] | None = None, **keys: Any) -> Change:
     return change
 
 
+def mycat_databases_user(name: str) -> Change:
+    def change(raw: dict[str, Any]) -> None:
+        example.with_mycat(raw)
+        raw["mycat"]["databaseUser"] = name
+
+    return change
+
+
 def database_user(**changes: Any) -> Change:
     def change(raw: dict[str, Any]) -> None:
         raw["database"]["users"] = [{"name": "reader", "secret": "reader", "rights": {"app": ["SELECT"]}, **changes}]
@@ -185,8 +193,15 @@ def test_the_example_is_accepted() -> None:
         (put("database/schemas", ["app"]), ["database.schemas: 2 are named app"]),
         (put("database/schemas", ["Sys"]), ["database.schemas[0]: Sys is MariaDB's own"]),
         (put("database/schemas", ["mycat_ha"]), ["database.schemas[0]: mycat_ha is the one in which"]),
+        (database_user(requireTls=True), ["database.users[0].requireTls: reader could not log in: set database.tls"]),
         (database_user(name="a" * 81), ["database.users[0].name"]),
         (database_user(name="it's"), ["database.users[0].name", "it's"]),
+        (put("database/user", "root"), ["database.user: root is MariaDB's own"]),
+        (put("database/user", "health"), ["database.user: health is the one of the health checks"]),
+        (put("database/schema", "mysql"), ["database.schema: mysql is MariaDB's own"]),
+        (put("database/schema", "mycat_ha"), ["database.schema: mycat_ha is the one in which `up`"]),
+        (mycat_databases_user("root"), ["mycat.databaseUser: root is MariaDB's own"]),
+        (mycat_databases_user("app"), ["mycat.databaseUser: app is database.user"]),
         (database_user(name="app"), ["database.users[0].name: app is database.user"]),
         (database_user(name="root"), ["database.users[0].name: root is MariaDB's own"]),
         (database_user(name="mysql"), ["database.users[0].name: mysql"]),

@@ -11,6 +11,7 @@ import re
 import shlex
 import sys
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -83,6 +84,7 @@ class Played:
             "status": "".join(f"{key}\t{value}\n" for key, value in galera.items()),
             "statusProblem": "",
             "statusLater": "",
+            "certificate": "",
             "grastate": grastate(-1),
             "gvwstate": gvwstate(*MEMBERS),
             "waits": "node2 has a cluster: joining it\n",
@@ -506,6 +508,25 @@ def test_a_node_that_holds_up_the_writes_of_all_is_told_first(played: Played) ->
     assert re.search(r"! node3 +active +Primary +Synced, holds up writes +3 +yes +41", shown(one))
 
 
+@pytest.mark.parametrize(
+    ("days", "wrong"),
+    [
+        (40, []),
+        (20, ["node3: its certificate for TLS expires on {}"]),
+        (-1, ["node3: its certificate for TLS has expired on {}"]),
+    ],
+)
+def test_a_certificate_that_nobody_has_replaced(played: Played, days: int, wrong: list[str]) -> None:
+    end = datetime.now(UTC) + timedelta(days)
+    played.change("node3", "mysql", certificate=f"notAfter={end:%b %d %H:%M:%S %Y} GMT\n")
+    one = found()
+    assert words(one) == [each.format(f"{end:%Y-%m-%d}") for each in wrong]
+    assert [database.certificate_expires for _, database in diagnosis._databases(one.machines)] == [
+        None, None, f"{end:%Y-%m-%dT%H:%M:%S}+00:00",
+    ]  # fmt: skip
+    assert all("`stackctl up s`" in problem.do for problem in one.problems)
+
+
 def test_a_node_that_catches_up_under_load_is_well(played: Played) -> None:
     played.galera("node3", wsrep_flow_control_requested="true", wsrep_local_recv_queue="31")
     later = played.said["node3"]["mysql"]["status"].replace("wsrep_last_committed\t41", "wsrep_last_committed\t42")
@@ -691,6 +712,7 @@ SHAPE = {
                 "cluster_size": "int|null",
                 "ready": "bool|null",
                 "read_only": "bool|null",
+                "certificate_expires": "str|null",
                 "queue": "int|null",
                 "holds_writes": "bool",
                 "cluster": "str|null",

@@ -25,15 +25,15 @@ CREATE DATABASE IF NOT EXISTS `mycat_ha` CHARACTER SET utf8mb4;
 CREATE TABLE IF NOT EXISTS `mycat_ha`.users (name VARCHAR(80) COLLATE utf8mb4_bin PRIMARY KEY) ENGINE = InnoDB;
 DELETE FROM `mycat_ha`.users WHERE name IN ('app', 'mycat');
 INSERT IGNORE INTO `mycat_ha`.users VALUES ('report-reader');
-CREATE USER IF NOT EXISTS 'report-reader'@'%' IDENTIFIED BY 'x';
-ALTER USER 'report-reader'@'%' IDENTIFIED BY 'x';
+CREATE USER IF NOT EXISTS 'report-reader'@'%' IDENTIFIED BY 'x' REQUIRE NONE;
+ALTER USER 'report-reader'@'%' IDENTIFIED BY 'x' REQUIRE NONE;
 GRANT SELECT ON `app`.* TO 'report-reader'@'%';
 REVOKE INSERT, UPDATE, DELETE, CREATE, DROP, REFERENCES, INDEX, ALTER, CREATE TEMPORARY TABLES, LOCK TABLES, CREATE VIEW, SHOW VIEW, CREATE ROUTINE, ALTER ROUTINE, EXECUTE, EVENT, TRIGGER, DELETE HISTORY, GRANT OPTION ON `app`.* FROM 'report-reader'@'%';
 GRANT ALL PRIVILEGES ON `my\_shop`.* TO 'report-reader'@'%';
 REVOKE GRANT OPTION ON `my\_shop`.* FROM 'report-reader'@'%';
 INSERT IGNORE INTO `mycat_ha`.users VALUES ('nobody');
-CREATE USER IF NOT EXISTS 'nobody'@'%' IDENTIFIED BY 'x';
-ALTER USER 'nobody'@'%' IDENTIFIED BY 'x';
+CREATE USER IF NOT EXISTS 'nobody'@'%' IDENTIFIED BY 'x' REQUIRE SSL;
+ALTER USER 'nobody'@'%' IDENTIFIED BY 'x' REQUIRE SSL;
 -- What they have on any other schema is revoked, and who is no longer one of them is dropped.
 DELIMITER //
 BEGIN NOT ATOMIC
