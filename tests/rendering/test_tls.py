@@ -126,16 +126,14 @@ def authority(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("required", [False, True])
-@pytest.mark.parametrize("transfer", ["mariabackup", "rsync"])
-def test_mariadbd_takes_the_file(judge_mariadb: Judge, required: bool, transfer: str) -> None:
+@pytest.mark.parametrize("between", [None, "preferred", "required"])
+def test_mariadbd_takes_the_file(judge_mariadb: Judge, required: bool, between: str | None) -> None:
     raw = example.settings()
     example.with_tls(raw, required=required)
-    raw["database"]["galera"]["stateTransfer"] = transfer
+    if between:
+        example.with_galera_tls(raw, between)
     text = galera_cnf(Settings.parse(raw))
     assert not re.search("^status|error", judge_mariadb(text), re.IGNORECASE)
-    # wsrep_sst_rsync would take the databases' certificate for itself, and look for stunnel.
-    assert text.endswith("\nssl-mode = DISABLED\n")
-    assert "[sst]" in text
 
 
 def test_a_client_verifies_the_vip_and_the_names(server: Server, authority: Path) -> None:
