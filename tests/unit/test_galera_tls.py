@@ -75,6 +75,8 @@ def test_how_copies_go_changes_on_all_nodes_before_the_first_one_restarts(run_pr
     for node in NODES:
         text = recorded.named(f"{node}-mariadb-transfer-file").stdin
         assert ("ssl-mode = VERIFY_CA" in text, "ssl-mode = DISABLED" in text) == (bool(tls), not tls)
+        # ssl-cert and the like would be [mysqld]'s, if that has them.
+        assert re.findall(r"^(\w+) = /", text, re.MULTILINE) == (["tca", "tcert", "tkey"] if tls else [])
         for other in NODES:
             if tls:
                 assert f"{other}-mariadb-galera-tls-file" in recorded.depends_on[f"{node}-mariadb-transfer"]
