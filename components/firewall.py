@@ -10,7 +10,7 @@ from constants import HAPROXY_PEERS_PORT, MYCAT_PORT, MYSQL_PORT, SERVICE_HEALTH
 from settings import MachineSettings, Role
 from settings.http import Http
 from settings.mycat import Mycat
-from settings.services import ExternalServer, Haproxy, Mail
+from settings.services import Database, Haproxy, Mail
 from settings.topology import Access, Bastion
 
 #: Galera's ports: group communication, incremental state transfer, state snapshot transfer.
@@ -24,7 +24,7 @@ class FirewallArgs:
     machines: Sequence[MachineSettings]
     access: Access
     haproxy: Haproxy
-    external_databases: Sequence[ExternalServer]
+    database: Database
     mycat: Mycat | None
     #: Address and port of each database server behind the machines of role mycat.
     mycat_databases: Sequence[tuple[str, int]]
@@ -120,10 +120,16 @@ class Firewall(pulumi.ComponentResource):
             mysql = self._groups[Role.MYSQL]
             self._between(lb, mysql, "mysql", "MySQL from load balancers", port=MYSQL_PORT)
             self._between(lb, mysql, "health", "Database health checks from load balancers", port=SERVICE_HEALTH_PORT)
-        for server in args.external_databases:
+        for server in args.database.external:
             self._to_range(
                 lb, f"{server.name}", f"External database {server.name}", server.port, f"{server.address}/32"
             )
+        checks = (args.database.external_writer_check, args.database.external_reader_check)
+        ports = {check.port for check in checks if check}
+        servers = {(server.address, server.port) for server in args.database.external}
+        # Several may be on one machine; EC2 refuses the same rule twice.
+        for address, port in sorted({(address, port) for address, _ in servers for port in ports} - servers):
+            self._to_range(lb, "database-health", "Health checks of external databases", port, f"{address}/32")
         if args.mycat:
             check_port = args.mycat.external_check_port
             for mycat in args.mycat.external:

@@ -2,12 +2,13 @@
 that is explained.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-from stackctl.reports import Balancer, Database, Holding, Machine, Mycat
+from stackctl.reports import Balancer, Database, Holding, Machine, Mycat, Server
 
 LOOK_FIRST = "docs/failover.md#what-to-look-at-first"
 VIP = "docs/failover.md#when-the-vip-moves-and-when-it-does-not"
@@ -283,7 +284,10 @@ def _of_servers(machines: Sequence[Machine]) -> Iterator[tuple[Weight, Problem]]
                 do = "bring one of its servers back; those are listed with the reason"
                 what = f"its HAProxy has no server that works for {backend}"
                 yield Weight.NO_SERVICE, Problem(balancer, what, do, LOOK_FIRST)
+        own = {machine.name for machine in machines}
         for server in said.servers:
+            if server.backend in works and server.name not in own and _may_not_write(server):
+                continue
             if server.state not in {"UP", "UNCHECKED"}:
                 by_server[server.backend, server.name, server.state, server.reason].append(balancer)
     for (backend, name, state, reason), balancers in by_server.items():
@@ -301,6 +305,12 @@ def _of_servers(machines: Sequence[Machine]) -> Iterator[tuple[Weight, Problem]]
                 LOOK_FIRST,
             ),
         )
+
+
+def _may_not_write(server: Server) -> bool:
+    """Whether a database that exists elsewhere says so, as a replica does on a port that says who may."""
+    said_no = re.match(r"Layer7 wrong status [1-5]\d\d\b", server.reason or "")
+    return server.backend == MYSQL_BACKEND and server.state == "DOWN" and bool(said_no)
 
 
 def _explains(machine: Machine, backend: str) -> bool:

@@ -71,6 +71,14 @@ def unchecked_external(raw: dict[str, Any]) -> None:
     raw["database"]["externalCheckUser"] = None
 
 
+def checked_by_their_health_ports(raw: dict[str, Any]) -> Any:
+    """With everything in a path that one may hold."""
+    example.external_databases(raw)
+    path = "/it's?$HOME&%20=(x)~!*+,;:@"
+    raw["database"] |= {"externalWriterCheck": {"port": 9200, "path": path}, "externalReaderCheck": {"port": 9200}}
+    raw["haproxy"]["mysql"] = {"readPort": 3308}
+
+
 def external_web_servers(raw: dict[str, Any]) -> None:
     server = {"name": "web", "address": "10.0.0.80", "port": 8080}
     raw["http"] = {"backends": {"servers": {"external": [server], "checkPath": "/health?of=all"}}}
@@ -142,6 +150,11 @@ HAPROXY = {
     "dedicated tiers": example.dedicated_tiers,
     "external servers": example.external_databases,
     "external servers without a check user": unchecked_external,
+    "external servers that say who may write": checked_by_their_health_ports,
+    "a single writer of external servers": lambda raw: [
+        checked_by_their_health_ports(raw),
+        raw["haproxy"]["mysql"].update(singleWriter=True),
+    ],
     "four balancers": example.four_balancers,
     "static and dynamic web servers": example.static_and_dynamic,
     "external web servers": external_web_servers,
