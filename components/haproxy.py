@@ -16,6 +16,7 @@ from components.template import render, verbatim
 from constants import (
     HAPROXY_HEALTH_PORT,
     HAPROXY_PEERS_PORT,
+    HAPROXY_SERVER_STATE,
     LIBRARY,
     MYCAT_PORT,
     MYSQL_CHECK_USER,
@@ -77,6 +78,8 @@ def configuration(
         balancers=[machine for machine in machines if Role.LB in machine.roles],
         peers_port=HAPROXY_PEERS_PORT,
         mysql_servers=database.external or _servers(machines, Role.MYSQL, MYSQL_PORT),
+        names=any(server.host for server in database.external),
+        server_state=HAPROXY_SERVER_STATE,
         mysql_health=database.external_writer_check if database.external else _OWN_DATABASES,
         mysql_reader_health=database.external_reader_check,
         mysql_check_user=check_user,

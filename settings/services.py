@@ -7,7 +7,18 @@ from typing import Annotated, Literal, Self, get_args
 from pydantic import Field, StringConstraints, model_validator
 
 from constants import MYSQL_CHECK_USER
-from settings.base import IPv4Address, Name, Port, Seconds, SecretName, Section, SourceArchive, Target, twice
+from settings.base import (
+    IPv4Address,
+    IPv4Network,
+    Name,
+    Port,
+    Seconds,
+    SecretName,
+    Section,
+    SourceArchive,
+    Target,
+    twice,
+)
 from settings.extra import Lines, Sections
 
 #: Without what keepalived.conf takes as a comment, a quote or a variable.
@@ -240,15 +251,44 @@ class Keepalived(SourceArchive):
     stack's own lines; what contradicts those is refused (docs/stacks.md)."""
 
 
+_LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_DNS_NAME = rf"{_LABEL}(\.{_LABEL})*"
+
+
 class ExternalServer(Section):
-    """A database server that is not a machine of the stack."""
+    """A database server that is not a machine of the stack, by its address or by a DNS name (`host`)."""
 
     name: Name
     """Its name in HAProxy's configuration and on the statistics page."""
-    address: IPv4Address
+    address: IPv4Address | None = None
     """Its address, as the load balancers reach it."""
+    host: Annotated[str, StringConstraints(max_length=253, pattern=rf"^{_DNS_NAME}$")] | None = None
+    """Its DNS name instead, such as an RDS endpoint. HAProxy asks the load balancer's name servers for it every second,
+    and new sessions follow it. Needs `within` or `securityGroup`."""
+    within: tuple[IPv4Network, ...] = ()
+    """Of a `host`: the ranges that its addresses are in, such as those of the subnets of an RDS subnet group. The
+    firewall lets the load balancers out to them."""
+    security_group: Annotated[str, StringConstraints(pattern=r"^sg-[0-9a-f]+$")] | None = None
+    """Of a `host`: the security group of its machines (`sg-...`), to which the firewall lets the load balancers out. It
+    has to let their group in, which is the stack's output `securityGroupIds.lb`."""
     port: Port = 3306
     """Its port."""
+
+    @model_validator(mode="after")
+    def _can_be_found(self) -> Self:
+        if (self.address is None) == (self.host is None):
+            raise ValueError("address, host: give one of them, its address or its DNS name")
+        ways_out = bool(self.within or self.security_group)
+        if self.host and not ways_out:
+            raise ValueError(
+                f"host {self.host}: has no address yet for the firewall's rule; give within, the ranges that its "
+                "addresses are in, or securityGroup"
+            )
+        if self.address and ways_out:
+            raise ValueError("within, securityGroup: only of a host; the firewall's rule is for the address")
+        if any(cidr.prefixlen == 0 for cidr in self.within):
+            raise ValueError("within: 0.0.0.0/0 would let the load balancers out to everybody; name the ranges")
+        return self
 
 
 class HealthPort(Section):
@@ -391,9 +431,8 @@ class DatabaseUser(Section):
     What is removed here is revoked, as is any other right on a whole schema. Default: none."""
 
 
-_LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 #: A DNS name; its first part may be `*`.
-HostName = Annotated[str, StringConstraints(max_length=253, pattern=rf"^(\*\.)?{_LABEL}(\.{_LABEL})*$")]
+HostName = Annotated[str, StringConstraints(max_length=253, pattern=rf"^(\*\.)?{_DNS_NAME}$")]
 
 
 class Tls(Section):

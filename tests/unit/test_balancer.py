@@ -333,6 +333,31 @@ def test_external_servers_say_who_may_write_and_who_may_be_read(single: bool) ->
         ]
 
 
+def test_a_name_is_asked_for_and_what_is_known_stays() -> None:
+    """What comes of it is in tests/rendering/test_names.py."""
+
+    def change(raw: dict[str, Any]) -> None:
+        checked_elsewhere(singleWriter=True)(raw)
+        raw["database"]["external"][1] = {"name": "db2", "host": "db.example.com", "within": ["10.0.0.0/24"]}
+
+    text = haproxy_cfg(change)
+    machine = section(text, "resolvers machine")
+    assert "parse-resolv-conf" in machine
+    assert {"hold timeout 20d", "hold refused 20d", "hold other 20d"} < set(machine)
+    assert "server-state-file /run/haproxy/servers" in section(text, "global")
+    for backend in ("mysqlservers", "mysqlreaders-db1", "mysqlreaders-db2"):
+        lines = section(text, f"backend {backend}")
+        assert "load-server-state-from-file global" in lines
+        assert "default-server resolvers machine resolve-prefer ipv4 init-addr last,none" in lines
+        assert [line.split()[2] for line in lines if line.startswith("server ")] == [
+            "10.0.0.1:3306",
+            "db.example.com:3306",
+        ]
+    assert not {"resolvers", "server-state-file", "load-server-state-from-file"} & set(
+        haproxy_cfg(checked_elsewhere(singleWriter=True)).split()
+    )
+
+
 def test_without_a_user_only_the_health_port_is_asked() -> None:
     def change(raw: dict[str, Any]) -> None:
         checked_elsewhere()(raw)

@@ -89,6 +89,10 @@ def elsewhere(mysql: dict[str, Any], **database: Any) -> Change:
     return change
 
 
+def external_server(**keys: Any) -> Change:
+    return elsewhere({}, external=[{"name": "db", **keys}])
+
+
 def two_endpoints(raw: dict[str, Any]) -> None:
     raw["network"]["ec2Endpoint"] = True
     raw["vip"]["ec2Endpoint"] = "https://vpce.example"
@@ -220,6 +224,19 @@ def test_the_example_is_accepted() -> None:
             elsewhere({}, externalWriterCheck={"port": 9200, "path": '/"\r\nGET'}),
             ["database.externalWriterCheck.path"],
         ),
+        (external_server(host="db.example.com"), ["database.external[0]", "host db.example.com", "give within"]),
+        (external_server(), ["database.external[0]", "address, host: give one"]),
+        (
+            external_server(host="db.example.com", address="10.0.0.1", within=["10.0.0.0/24"]),
+            ["database.external[0]", "address, host: give one"],
+        ),
+        (
+            external_server(address="10.0.0.1", within=["10.0.0.0/24"]),
+            ["database.external[0]", "within, securityGroup: only of a host"],
+        ),
+        (external_server(host="db.example.com", within=["0.0.0.0/0"]), ["database.external[0]", "within: 0.0.0.0/0"]),
+        (external_server(host="db_1.example.com", within=["10.0.0.0/24"]), ["database.external[0].host"]),
+        (external_server(host="db.example.com", securityGroup="default"), ["database.external[0].securityGroup"]),
         (put("database/externalWriterCheck", {"port": 9200}), ["database.externalWriterCheck: there are no"]),
         (put("database/externalReaderCheck", {"port": 9200}), ["database.externalReaderCheck: there are no"]),
         (put("database/galera", {"suspectTimeout": 5}), ["database.galera", "suspectTimeout"]),

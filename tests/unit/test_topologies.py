@@ -78,6 +78,34 @@ def test_balancers_reach_the_ports_that_say_who_may_write(run_program: Run) -> N
     ]
 
 
+def test_balancers_reach_where_the_addresses_of_a_name_may_be(run_program: Run) -> None:
+    """Two of them in one place make one rule."""
+    group, own = "sg-0123456789abcdef0", "10.0.8.7/32"
+
+    def change(raw: dict[str, Any]) -> None:
+        example.external_databases(raw)
+        within = ["10.0.8.0/24", own]
+        raw["database"] = {
+            "external": [
+                {"name": "a", "host": "a.example.com", "within": within},
+                {"name": "b", "host": "b.example.com", "within": within, "securityGroup": group},
+                {"name": "c", "host": "c.example.com", "securityGroup": group, "port": 3307},
+                {"name": "d", "address": "10.0.8.7"},
+            ],
+            "externalWriterCheck": {"port": 9200},
+        }
+
+    recorded = run_program(example.settings(change))
+    assert sorted(rules(recorded, EGRESS, "lb"), key=str) == [
+        ("112", None, "firewall-lb-id"),
+        *(("tcp", port, place) for port, place in ((3306, "10.0.8.0/24"), (3306, own), (3306, group))),
+        ("tcp", 3307, group),
+        *(("tcp", 9200, place) for place in ("10.0.8.0/24", own, group)),
+    ]
+    # The other half is its owner's.
+    assert group not in {r.inputs["securityGroupId"] for r in recorded.of_type(INGRESS)}
+
+
 def test_more_balancers_than_two(run_program: Run) -> None:
     raw = example.settings(example.four_balancers)
     settings = Settings.parse(raw)
