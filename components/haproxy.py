@@ -63,6 +63,7 @@ def configuration(
     ``mysql_silence`` and ``mycat_silence``: seconds that a client and a server of each may be silent.
     """
     external_mycat = mycat is not None and bool(mycat.external)
+    names = any(server.host for server in database.external)
     check_user = database.external_check_user if database.external else MYSQL_CHECK_USER
     return render(
         "haproxy/haproxy.cfg.j2",
@@ -78,8 +79,8 @@ def configuration(
         balancers=[machine for machine in machines if Role.LB in machine.roles],
         peers_port=HAPROXY_PEERS_PORT,
         mysql_servers=database.external or _servers(machines, Role.MYSQL, MYSQL_PORT),
-        names=any(server.host for server in database.external),
-        server_state=HAPROXY_SERVER_STATE,
+        names=names,
+        server_state=HAPROXY_SERVER_STATE if names or database.external_writer_check else None,
         mysql_health=database.external_writer_check if database.external else _OWN_DATABASES,
         mysql_reader_health=database.external_reader_check,
         mysql_check_user=check_user,

@@ -8,11 +8,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-from stackctl.reports import Balancer, Database, Holding, Machine, Mycat, Server
+from stackctl.reports import NO_ADDRESS, Balancer, Database, Holding, Machine, Mycat, Server
 
 LOOK_FIRST = "docs/failover.md#what-to-look-at-first"
 VIP = "docs/failover.md#when-the-vip-moves-and-when-it-does-not"
 DATABASES = "docs/failover.md#databases"
+_NAME_SERVERS = "see whether its name is right (database.external), and whether the balancers' name servers answer"
 HELD_UP = "docs/failover.md#when-one-database-holds-up-the-writes-of-all"
 REACHED = "docs/stacks.md#when-a-machine-cannot-be-reached"
 MYCAT = "docs/mycat.md#on-the-machine"
@@ -291,7 +292,7 @@ def _of_servers(machines: Sequence[Machine]) -> Iterator[tuple[Weight, Problem]]
             if server.state not in {"UP", "UNCHECKED"}:
                 by_server[server.backend, server.name, server.state, server.reason].append(balancer)
     for (backend, name, state, reason), balancers in by_server.items():
-        aside = state != "DOWN"
+        aside = state != "DOWN" and reason != NO_ADDRESS
         if not aside and any(machine.name == name and _explains(machine, backend) for machine in machines):
             continue
         what = f"{backend}/{name} is {state} for {', '.join(balancers)}" + (f" ({reason})" if reason else "")
@@ -301,7 +302,7 @@ def _of_servers(machines: Sequence[Machine]) -> Iterator[tuple[Weight, Problem]]
             Problem(
                 name if any(machine.name == name for machine in machines) else None,
                 what,
-                do if aside else "see what that server says of itself",
+                do if aside else _NAME_SERVERS if reason == NO_ADDRESS else "see what that server says of itself",
                 LOOK_FIRST,
             ),
         )

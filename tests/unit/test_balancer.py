@@ -353,9 +353,12 @@ def test_a_name_is_asked_for_and_what_is_known_stays() -> None:
             "10.0.0.1:3306",
             "db.example.com:3306",
         ]
-    assert not {"resolvers", "server-state-file", "load-server-state-from-file"} & set(
-        haproxy_cfg(checked_elsewhere(singleWriter=True)).split()
-    )
+    text = haproxy_cfg(checked_elsewhere(singleWriter=True))
+    assert "resolvers" not in text
+    # Also of who may write.
+    assert "load-server-state-from-file global" in section(text, "backend mysqlservers")
+    for without in (haproxy_cfg(), haproxy_cfg(example.external_databases)):
+        assert not {"resolvers", "server-state-file", "load-server-state-from-file"} & set(without.split())
 
 
 def test_without_a_user_only_the_health_port_is_asked() -> None:
