@@ -35,17 +35,20 @@ Sessions = list["pymysql.Connection[Any]"]
 
 
 class HealthPort(ThreadingHTTPServer):
-    """Of one database: what it answers a GET of each path with. 200 where nothing else is said."""
+    """Of one database: what it answers a GET of each path with, and after how many seconds. 200 where nothing else is
+    said."""
 
     def __init__(self, address: str, port: int) -> None:
         super().__init__((address, port), _Health)
         self.says: dict[str, int] = {}
+        self.seconds = 0.0
 
 
 class _Health(BaseHTTPRequestHandler):
     server: HealthPort
 
     def do_GET(self) -> None:
+        time.sleep(self.server.seconds)
         self.send_response(self.server.says.get(self.path, 200))
         self.send_header("Content-Type", "text/html")
         self.end_headers()
@@ -118,7 +121,7 @@ class Balancer:
                 "check": check,
             },
             "statistics": {"port": free_port()},
-            "timeouts": {"check": 0.3},
+            "timeouts": {"check": 1 if external else 0.3},
         }
 
     def start(self) -> None:
@@ -411,6 +414,8 @@ def test_sessions_are_where_an_external_server_says_that_it_may_write(make: Make
 def test_a_process_that_was_just_started_sends_nobody_to_a_replica(make: Make, servers: Servers) -> None:
     """HAProxy takes every server for one that works until its first check."""
     servers.make_writer("db3")
+    for health in servers.health.values():
+        health.seconds = 0.5
     balancer = make(external=True)
     sessions = balancer.sessions()
     assert where(sessions) == {"db3"}
