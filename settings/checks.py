@@ -145,6 +145,37 @@ def _connections(settings: "Settings") -> Iterator[str]:
     )
 
 
+def _external_checks(settings: "Settings") -> Iterator[str]:
+    database, mysql = settings.database, settings.haproxy.mysql
+    given = {"Writer": database.external_writer_check, "Reader": database.external_reader_check}
+    keys = [f"database.external{whose}Check" for whose, check in given.items() if check]
+    if not database.external:
+        for key in keys:
+            yield f"{key}: there are no database.external, and the stack knows its own databases; leave it out"
+        return
+    if database.external_reader_check and not mysql.read_port:
+        yield "database.externalReaderCheck: nobody would be sent there; set haproxy.mysql.readPort, or leave it out"
+    if keys and database.external_check_user and len({server.port for server in database.external}) > 1:
+        yield (
+            f"database.external: with {keys[0]} and externalCheckUser the servers need the same port; set "
+            "externalCheckUser: null"
+        )
+    if not mysql.single_writer:
+        return
+    if not database.external_writer_check:
+        yield (
+            "haproxy.mysql.singleWriter: the check of database.external is a login, which does not know who may write: "
+            "when the writer fails, writes would go to a replica. Set database.externalWriterCheck, a port and a path "
+            "that answers 200 on the server that may write; or leave singleWriter out, and in database.external name "
+            "servers only of which each may write"
+        )
+    elif mysql.single_writer_failback:
+        yield (
+            "haproxy.mysql.singleWriterFailback: database.externalWriterCheck says who writes, and HAProxy goes "
+            "back to nobody; leave it out"
+        )
+
+
 def _single_writer(settings: "Settings") -> Iterator[str]:
     mysql = settings.haproxy.mysql
     if mysql.single_writer_failback and not mysql.single_writer:
@@ -265,6 +296,7 @@ _CHECKS: tuple[Callable[["Settings"], Iterator[str]], ...] = (
     _access,
     _database,
     _tls,
+    _external_checks,
     _single_writer,
     _shares,
     _mycat,
