@@ -158,6 +158,14 @@ def _single_writer(settings: "Settings") -> Iterator[str]:
         )
 
 
+def _proxy_protocol(settings: "Settings") -> Iterator[str]:
+    if settings.haproxy.mysql.proxy_protocol and settings.database.external:
+        yield (
+            "haproxy.mysql.proxyProtocol: the databases are external ones, of which nobody here knows whether they take "
+            "the PROXY protocol from the load balancers; leave it out"
+        )
+
+
 def _shares(settings: "Settings") -> Iterator[str]:
     databases = settings.database.external or settings.of_role(Role.MYSQL)
     mycats = (settings.mycat.external if settings.mycat else ()) or settings.of_role(Role.MYCAT)
@@ -232,6 +240,7 @@ def _extra(settings: "Settings") -> Iterator[str]:
         settings.haproxy.extra,
         single_writer=settings.haproxy.mysql.single_writer,
         read_port=settings.haproxy.mysql.read_port is not None,
+        proxy_protocol=settings.haproxy.mysql.proxy_protocol,
         mycat=settings.mycat is not None,
         http_backends=settings.http.backends if settings.http else None,
     )
@@ -266,6 +275,7 @@ _CHECKS: tuple[Callable[["Settings"], Iterator[str]], ...] = (
     _database,
     _tls,
     _single_writer,
+    _proxy_protocol,
     _shares,
     _mycat,
     _connections,
