@@ -1,6 +1,7 @@
 """Databases that see who asks: a real HAProxy, as it is rendered, before a real MariaDB; switched on and off."""
 
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -105,18 +106,23 @@ class Balancer:
 
         settings = Settings.parse(example.settings(change))
         text = MACHINE.sub("", cluster.haproxy_cfg(settings, settings.machines[0], "secret"))
-        text = text.replace("/run/haproxy/", f"{self.folder}/")
+        # No port of all addresses, of which one may be the port of a client's connection.
+        text = re.sub(r"bind \*:\d+", f"bind {VIP}:8888", text).replace("/run/haproxy/", f"{self.folder}/")
         text = text.replace("/etc/haproxy/errorfiles", f"{self.prefix}/errorfiles")
         (self.folder / "haproxy.cfg").write_text(text)
 
     def reload(self) -> None:
         old = [str(process.pid) for process in self.processes if process.poll() is None]
         soft = ["-x", str(self.folder / "admin.sock"), "-sf", *old] if old else []
-        argv = [*BOUND, str(self.prefix / "sbin/haproxy"), "-db", "-q", "-f", str(self.folder / "haproxy.cfg"), *soft]
-        self.processes.append(subprocess.Popen(argv, stdin=subprocess.DEVNULL))
-        mine = f"Pid: {self.processes[-1].pid}\n"
-        wait_until((self.folder / "admin.sock").exists, "HAProxy to run", 20)
-        wait_until(lambda: mine in self._ask("show info"), "HAProxy to take its file", 20)
+        argv = [*BOUND, str(self.prefix / "sbin/haproxy"), "-db", "-f", str(self.folder / "haproxy.cfg"), *soft]
+        running = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
+        self.processes.append(running)
+
+        def answers() -> bool:
+            assert running.poll() is None, "HAProxy has ended"
+            return f"Pid: {running.pid}\n" in self._ask("show info")
+
+        wait_until(answers, "HAProxy to run", 20)
         up = "mysqlservers,node3,"
         wait_until(
             lambda: any(
@@ -241,6 +247,19 @@ def test_every_way_to_a_database_says_who_asks(balancer: Balancer, database: Bel
     # Who comes directly, as Mycat does, has no need of it; also from a machine that is a load balancer as well.
     for address in (CLIENT, LOOPBACK):
         assert seen(host=ADDRESS, bind_address=address) == address
+
+
+def test_it_is_no_way_around_a_requirement_of_tls(balancer: Balancer, database: Believer) -> None:
+    database.believe(LOOPBACK)
+    balancer.write(proxy_protocol=True)
+    balancer.reload()
+    database.root("SET GLOBAL require_secure_transport = ON")
+    try:
+        with pytest.raises(pymysql.Error, match="1045"):
+            seen()
+        assert seen(ssl={"check_hostname": False}) == CLIENT
+    finally:
+        database.root("SET GLOBAL require_secure_transport = OFF")
 
 
 def test_a_user_may_be_for_one_client_only(balancer: Balancer, database: Believer) -> None:
