@@ -183,9 +183,7 @@ class Database(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self, depends_on=before),
         )
 
-    def believe(
-        self, balancers: Sequence[IPv4Address], after: Sequence[pulumi.Resource] = ()
-    ) -> list[pulumi.Resource]:
+    def believe(self, balancers: Sequence[IPv4Address], after: Sequence[pulumi.Resource] = ()) -> list[pulumi.Resource]:
         """Take from these load balancers, and from nobody else, who asks (PROXY protocol); no database restarts."""
         return [
             machine.run(

@@ -161,8 +161,8 @@ def _single_writer(settings: "Settings") -> Iterator[str]:
 def _proxy_protocol(settings: "Settings") -> Iterator[str]:
     if settings.haproxy.mysql.proxy_protocol and settings.database.external:
         yield (
-            "haproxy.mysql.proxyProtocol: the databases are external ones, of which nobody here knows whether they take "
-            "the PROXY protocol from the load balancers; leave it out"
+            "haproxy.mysql.proxyProtocol: the databases are external ones, and whether those take the PROXY protocol "
+            "from the load balancers is not known here; leave it out"
         )
 
 

@@ -235,7 +235,7 @@ _WRITER: Owned = dict.fromkeys(
 )
 
 #: Of what leads to the databases, if they believe a load balancer, known by its address, who asks.
-_NAMED: Owned = {"source": "with haproxy.mysql.proxyProtocol the databases know the load balancers by their own addresses"}
+_NAMED: Owned = {"source": "with haproxy.mysql.proxyProtocol the load balancers are known by their own addresses"}
 
 _HAPROXY_SECTIONS = re.compile(
     "acme|backend|cache|crt-store|defaults|dynamic-update|fcgi-app|frontend|global|http-errors|listen|log-forward|"

@@ -33,7 +33,6 @@ CLIENT = "127.0.0.9"
 PROGRAM = Path(__file__).parents[2] / "files/mariadb/proxy-networks"
 WHO = "SELECT SUBSTRING_INDEX(host, ':', 1), USER() FROM information_schema.processlist WHERE id = CONNECTION_ID()"
 NETWORKS = "SELECT @@GLOBAL.proxy_protocol_networks"
-Session = pymysql.Connection  # type: ignore[type-arg]
 
 
 @dataclass
