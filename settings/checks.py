@@ -189,6 +189,14 @@ def _single_writer(settings: "Settings") -> Iterator[str]:
         )
 
 
+def _proxy_protocol(settings: "Settings") -> Iterator[str]:
+    if settings.haproxy.mysql.proxy_protocol and settings.database.external:
+        yield (
+            "haproxy.mysql.proxyProtocol: the databases are external ones, and whether those take the PROXY protocol "
+            "from the load balancers is not known here; leave it out"
+        )
+
+
 def _shares(settings: "Settings") -> Iterator[str]:
     databases = settings.database.external or settings.of_role(Role.MYSQL)
     mycats = (settings.mycat.external if settings.mycat else ()) or settings.of_role(Role.MYCAT)
@@ -263,6 +271,7 @@ def _extra(settings: "Settings") -> Iterator[str]:
         settings.haproxy.extra,
         single_writer=settings.haproxy.mysql.single_writer,
         read_port=settings.haproxy.mysql.read_port is not None,
+        proxy_protocol=settings.haproxy.mysql.proxy_protocol,
         mycat=settings.mycat is not None,
         http_backends=settings.http.backends if settings.http else None,
     )
@@ -298,6 +307,7 @@ _CHECKS: tuple[Callable[["Settings"], Iterator[str]], ...] = (
     _tls,
     _external_checks,
     _single_writer,
+    _proxy_protocol,
     _shares,
     _mycat,
     _connections,

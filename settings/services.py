@@ -145,6 +145,10 @@ class MysqlFrontend(Frontend):
     read_balance: Balance = "leastconn"
     """How HAProxy chooses a database for a session of the read port. `leastconn` evens out long sessions, and
     databases that return."""
+    proxy_protocol: bool = False
+    """Tell the databases the address of the client (PROXY protocol), so that `SHOW PROCESSLIST`, their logs and
+    `'user'@'address'` see it instead of a load balancer's. For machines of role `mysql`; on or off by a reload of
+    HAProxy, without a restart of a database (docs/databases.md)."""
 
 
 class MycatFrontend(Frontend):

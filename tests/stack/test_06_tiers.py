@@ -112,6 +112,13 @@ def test_a_client_knows_each_database_behind_the_vip_by_the_stacks_authority(
         assert shell(region, tiers, node, "stat -c '%a %U:%G' /etc/mysql/mycat-ha-tls.pem") == "640 root:mysql"
 
 
+def test_each_database_behind_the_vip_sees_who_asks(region: Region, tiers: Stack) -> None:
+    sql = "SELECT @@wsrep_node_name, SUBSTRING_INDEX(USER(), '@', -1), SUBSTRING_INDEX(host, ':', 1)"
+    sql += " FROM information_schema.processlist WHERE id = CONNECTION_ID()"
+    said = {mariadb(region, login(tiers, "mysql"), sql, CLIENT) for _ in range(9)}
+    assert said == {f"{node['name']}\t{NET}.41\t{NET}.41" for node in tiers.of_role("mysql")}
+
+
 # -- the recipe's keepalived ------------------------------------------------------------------------------------
 
 

@@ -446,6 +446,25 @@ def test_reads_go_to_all_databases_by_the_checks_of_the_others() -> None:
     assert "mysqlread" not in haproxy_cfg()
 
 
+@pytest.mark.parametrize("single_writer", [False, True])
+def test_the_databases_are_told_who_asks_if_that_is_wanted(single_writer: bool) -> None:
+    """And Mycat, which does not know how, is not."""
+
+    def change(raw: dict[str, Any]) -> None:
+        example.with_mycat(raw)
+        raw["haproxy"]["mysql"] = {"proxyProtocol": True, "readPort": 3308, "singleWriter": single_writer}
+
+    text = haproxy_cfg(change)
+    told = set()
+    for name in re.findall(r"^backend (\S+)", text, re.MULTILINE):
+        (servers,) = (line for line in section(text, f"backend {name} ") if line.startswith("default-server "))
+        if servers.endswith(" send-proxy-v2"):
+            told.add(name)
+    readers = [f"mysqlreaders-node{i}" for i in (1, 2, 3)] if single_writer else ["mysqlreaders"]
+    assert told == {"mysqlservers", *readers}
+    assert "send-proxy" not in haproxy_cfg(example.with_mycat)
+
+
 @pytest.mark.parametrize("failback", [False, True])
 def test_the_writer_is_the_last_resort_of_reads(failback: bool) -> None:
     text = haproxy_cfg(reads(singleWriter=True, singleWriterFailback=failback))

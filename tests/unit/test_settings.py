@@ -165,6 +165,11 @@ def test_the_example_is_accepted() -> None:
             ],
             ["database.galera.maxConnections: 850", "400 of haproxy.mysql.readPort in 1 backends", "set 850"],
         ),
+        (put("haproxy/mysql", {"proxyProtocol": "maybe"}), ["haproxy.mysql.proxyProtocol", "maybe"]),
+        (
+            beside(example.external_databases, put("haproxy/mysql", {"proxyProtocol": True})),
+            ["haproxy.mysql.proxyProtocol: the databases are external ones"],
+        ),
         (put("haproxy/sha256", "1234"), ["haproxy.sha256", "1234"]),
         (put("haproxy/timeouts", {"connect": -1}), ["haproxy.timeouts.connect"]),
         (put("haproxy/colour", "red"), ["haproxy.colour", "unknown key"]),
