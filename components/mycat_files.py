@@ -58,6 +58,10 @@ def _server(settings: Settings, mycat: Mycat, machine: MachineSettings) -> str:
             "sqlExecuteTimeout": str(settings.sql_execute_timeout()),
             # 10 s would hide a dead database for as long; together with maxRetryCount in schema.xml.
             "dataNodeHeartbeatPeriod": "2000",
+            "enableWriteQueueFlowControl": "true",
+            "writeQueueStopThreshold": "40",
+            "writeQueueRecoverThreshold": "10",
+            "processorCheckPeriod": "50",
             "bufferPoolPageSize": str(BUFFER_MIB * 1024 * 1024),
             "bufferPoolPageNumber": str(mycat.direct_memory_mib // 2 // BUFFER_MIB),
         },
@@ -111,8 +115,9 @@ def _schema(settings: Settings, mycat: Mycat) -> str:
         "user": mycat.database_user,
         "password": settings.secrets["mycatDatabase"].get_secret_value(),
     }
-    for host in mycat.data_hosts:
-        _data_host(root, host, addresses, login)
+    sessions = settings.mycat_sessions()
+    for host, connections in zip(mycat.data_hosts, settings.data_hosts(), strict=True):
+        _data_host(root, host, connections.pool(sessions), addresses, login)
     return _text(root)
 
 
@@ -127,12 +132,14 @@ def _table(table: Table) -> dict[str, str]:
     return attributes
 
 
-def _data_host(root: ET.Element, host: DataHost, addresses: Mapping[str, str], login: Mapping[str, str]) -> None:
+def _data_host(
+    root: ET.Element, host: DataHost, pool: int, addresses: Mapping[str, str], login: Mapping[str, str]
+) -> None:
     element = ET.SubElement(
         root,
         "dataHost",
         name=host.name,
-        maxCon=str(host.max_connections),
+        maxCon=str(pool),
         minCon=str(host.min_connections),
         balance=str(host.balance),
         writeType="0",

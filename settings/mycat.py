@@ -254,8 +254,11 @@ class DataHost(Section):
     switch_type: Literal[-1, 1, 2, 3] = 1
     """What moves writes to the next write host: -1 nothing, 1 a failure of this one, 2 the state of its replication, 3
     the state of its cluster."""
-    max_connections: Annotated[int, Field(ge=1, le=100_000)] = 100
-    """Connections to each server from each Mycat at most."""
+    max_connections: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """Connections to each server from each Mycat at most (`maxCon`). Mycat refuses a statement for which there is none
+    (error 1184), and if that is its own check of the server, it takes the server for dead and ends all sessions. So the
+    sessions of `haproxy.mycat.serverMaxConnections` must find one for each data node here, and a tenth more. Default:
+    just that."""
     min_connections: Annotated[int, Field(ge=1, le=10_000)] = 2
     """Connections to each server that each Mycat keeps open."""
     heartbeat: Annotated[Text, Field(min_length=1)] = "select user()"
@@ -263,7 +266,7 @@ class DataHost(Section):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if self.min_connections > self.max_connections:
+        if self.max_connections is not None and self.min_connections > self.max_connections:
             raise ValueError("minConnections is greater than maxConnections")
         return self
 
