@@ -298,10 +298,13 @@ class Mycat(Section):
     archive: str | None = None
     """Path of the archive on the machine that runs `pulumi up`, which uploads it. Default: `url` is downloaded."""
 
-    heap_mib: Annotated[int, Field(ge=64, le=1_048_576)] = 256
-    """Java's heap, in MiB. With `directMemoryMib` the default fits into 2 GiB beside a database and a balancer."""
+    heap_mib: Annotated[int, Field(ge=64, le=1_048_576)] | None = None
+    """Java's heap, in MiB. It must hold every result that Mycat sorts or groups itself; if it does not, Mycat ends with
+    all sessions (docs/mycat.md). Default: an eighth of the machine's memory, 256 at least, which with `directMemoryMib`
+    fits into 2 GiB beside a database and a balancer."""
     direct_memory_mib: Annotated[int, Field(ge=32, le=1_048_576)] = 128
-    """Memory outside of the heap, in MiB; one half of it is for network buffers."""
+    """Memory outside of the heap, in MiB; one half of it is for network buffers, which all sessions share: Mycat stops
+    reading from a database when a client leaves more than its part unread."""
     sql_execute_timeout: Annotated[int, Field(ge=1, le=3600)] | None = None
     """Seconds after which Mycat ends a statement; also how long it refuses a second change of data nodes after one. It
     has to be less than HAProxy's (`haproxy.mycat.timeouts`). Default: Mycat's own 300, or five less than HAProxy's if
