@@ -62,8 +62,8 @@ def _server(settings: Settings, mycat: Mycat, machine: MachineSettings) -> str:
             "sqlExecuteTimeout": str(settings.sql_execute_timeout()),
             # 10 s would hide a dead database for as long; together with maxRetryCount in schema.xml.
             "dataNodeHeartbeatPeriod": "2000",
-            # A client that does not read what it has asked for: Mycat stops reading from the databases when more buffers
-            # than these are waiting, if it knows the first key (from 1.6.7.6 on). It only looks once a period.
+            # A client that does not read what it has asked for: Mycat stops reading from the databases when more
+            # buffers than these are waiting, if it knows the first key (from 1.6.7.6 on). It only looks once a period.
             "enableWriteQueueFlowControl": "true",
             "writeQueueStopThreshold": str(waiting),
             "writeQueueRecoverThreshold": str(waiting // 4),

@@ -297,7 +297,8 @@ class Galera(Section):
     max_connections: Annotated[int, Field(ge=10, le=MOST_CONNECTIONS)] | None = None
     """`max_connections` of each server; a sum that is not enough is refused. Default: what may come, and 500 at least:
     `haproxy.mysql.serverMaxConnections`, from each machine with Mycat `maxConnections` of every data host that leads
-    to the server (by default what `haproxy.mycat.serverMaxConnections` sessions need), with `haproxy.mysql.readPort` what comes from there, and 50 for administrators and what goes wrong.
+    to the server (by default what `haproxy.mycat.serverMaxConnections` sessions need), with `haproxy.mysql.readPort`
+    what comes from there, and 50 for administrators and what goes wrong.
     The health responder and one session of root get in beyond that."""
     durability: Durability = Durability.FULL
     """`full`: an acknowledged commit is on the disk of the node that took it, and survives that all nodes lose their

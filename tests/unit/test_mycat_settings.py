@@ -74,9 +74,7 @@ def sessions(number: int) -> Change:
 
 def data_nodes(number: int) -> list[dict[str, str]]:
     """The example's and more, on its three data hosts in turn."""
-    return [
-        {"name": f"dn{i}", "dataHost": f"dh{(i - 1) % 3 + 1}", "database": f"app{i}"} for i in range(1, number + 1)
-    ]
+    return [{"name": f"dn{i}", "dataHost": f"dh{(i - 1) % 3 + 1}", "database": f"app{i}"} for i in range(1, number + 1)]
 
 
 def on_one_host(raw: dict[str, Any]) -> None:
@@ -84,6 +82,14 @@ def on_one_host(raw: dict[str, Any]) -> None:
     del raw["mycat"]["dataHosts"][1:]
     for node in raw["mycat"]["dataNodes"]:
         node["dataHost"] = "dh1"
+
+
+def on_one_host_with(connections: int) -> Change:
+    def change(raw: dict[str, Any]) -> None:
+        on_one_host(raw)
+        raw["mycat"]["dataHosts"][0]["maxConnections"] = connections
+
+    return change
 
 
 def function(value: dict[str, Any]) -> Change:
@@ -202,7 +208,7 @@ def test_a_short_one_is_enough() -> None:
             ],
         ),
         (
-            lambda raw: (on_one_host(raw), put("mycat/dataHosts/0/maxConnections", 4)(raw)),
+            on_one_host_with(4),
             ["mycat.dataHosts[0].maxConnections: 4 is too few; set 5 or more"],
         ),
         (put("mycat/functions/0/count", 0), ["mycat.functions[0].count"]),
@@ -329,7 +335,7 @@ def test_databases_have_room_for_all_that_may_come(change: Change, connections: 
         (sessions(250), 250),
         (on_one_host, 400),
         (put("mycat/dataHosts/0/maxConnections", 100), 91),
-        (lambda raw: (on_one_host(raw), put("mycat/dataHosts/0/maxConnections", 100)(raw)), 30),
+        (on_one_host_with(100), 30),
         (put("database/galera/maxConnections", 1000), 83),
         (lambda raw: raw["mycat"].update(dataNodes=data_nodes(20)), 91),
         (external, 400),
