@@ -135,8 +135,8 @@ def _sessions(settings: "Settings") -> Iterator[str]:
         most = next(fewer for fewer in range(sessions, 0, -1) if host.serves(fewer))
         yield (
             f"haproxy.mycat.serverMaxConnections: {sessions} sessions of a Mycat need {host.needs(sessions)} "
-            f"connections (one for each of {max(1, host.nodes)} data nodes, and a tenth more), and {host.key} allows {host.most}; "
-            f"set {most} or less, leave it out, or raise the other"
+            f"connections (one for each of {max(1, host.nodes)} data nodes, and a tenth more), and {host.key} allows "
+            f"{host.most}; set {most} or less, leave it out, or raise the other"
         )
 
 
