@@ -307,6 +307,7 @@ def haproxy_cfg(settings: Settings, node: MachineSettings, statistics_password: 
         haproxy=settings.haproxy,
         mysql_silence=settings.silence(settings.haproxy.mysql),
         mycat_silence=settings.silence(settings.haproxy.mycat),
+        mycat_sessions=settings.mycat_sessions(),
         statistics_password=statistics_password,
         machines=settings.machines,
         database=settings.database,

@@ -52,6 +52,7 @@ def configuration(
     haproxy: services.Haproxy,
     mysql_silence: tuple[float, float],
     mycat_silence: tuple[float, float],
+    mycat_sessions: int,
     statistics_password: str,
     machines: Sequence[MachineSettings],
     database: services.Database,
@@ -60,7 +61,8 @@ def configuration(
 ) -> str:
     """haproxy.cfg of the load balancer named ``node``; it holds the statistics password.
 
-    ``mysql_silence`` and ``mycat_silence``: seconds that a client and a server of each may be silent.
+    ``mysql_silence`` and ``mycat_silence``: seconds that a client and a server of each may be silent;
+    ``mycat_sessions``: that a Mycat gets at the same time.
     """
     external_mycat = mycat is not None and bool(mycat.external)
     names = any(server.host for server in database.external)
@@ -72,6 +74,7 @@ def configuration(
         haproxy=haproxy,
         mysql_silence=mysql_silence,
         mycat_silence=mycat_silence,
+        mycat_sessions=mycat_sessions,
         max_connections=haproxy.max_connections or _all_frontends(haproxy, mycat, http),
         own_connections=OWN_CONNECTIONS,
         statistics_password=statistics_password,

@@ -120,6 +120,26 @@ def _mycat_without_tls(settings: "Settings") -> Iterator[str]:
         yield f"database.tls.required: {key} leads Mycat to {led_to[0]}, and it speaks no TLS; leave one of them out"
 
 
+def _sessions(settings: "Settings") -> Iterator[str]:
+    """Mycat has a connection to the databases for whatever HAProxy lets in: a pool that is empty looks like a dead
+    database to it."""
+    if list(_mycat(settings)):  # its own files may be unreadable
+        return
+    sessions = settings.mycat_sessions()
+    for host in settings.data_hosts():
+        if host.serves(sessions):
+            continue
+        if not host.serves(1):
+            yield f"{host.key}: {host.most} is too few; set {host.needs(1)} or more"
+            continue
+        most = next(fewer for fewer in range(sessions, 0, -1) if host.serves(fewer))
+        yield (
+            f"haproxy.mycat.serverMaxConnections: {sessions} sessions of a Mycat need {host.needs(sessions)} "
+            f"connections (one for each of {max(1, host.nodes)} data nodes, and a tenth more), and {host.key} allows "
+            f"{host.most}; set {most} or less, leave it out, or raise the other"
+        )
+
+
 def _connections(settings: "Settings") -> Iterator[str]:
     """The limits of HAProxy and of Mycat have to fit under the databases' own."""
     if settings.database.external or list(_mycat(settings)):  # Mycat's own files may be unreadable
@@ -133,7 +153,9 @@ def _connections(settings: "Settings") -> Iterator[str]:
         parts.append(f"{count * mysql.server_max_connections} of haproxy.mysql.readPort in {count} backends")
     if from_mycat := settings.most_from_mycat():
         where = (
-            "maxCon in mycat.files" if settings.mycat and settings.mycat.files else "maxConnections of mycat.dataHosts"
+            "maxCon in mycat.files"
+            if settings.mycat and settings.mycat.files
+            else "maxConnections of mycat.dataHosts; by default what haproxy.mycat.serverMaxConnections needs"
         )
         count = len(settings.of_role(Role.MYCAT))
         parts.append(f"{from_mycat} of {count} Mycats with {from_mycat // count} each ({where})")
@@ -310,6 +332,7 @@ _CHECKS: tuple[Callable[["Settings"], Iterator[str]], ...] = (
     _proxy_protocol,
     _shares,
     _mycat,
+    _sessions,
     _connections,
     _ports,
     _http,

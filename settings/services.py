@@ -158,6 +158,11 @@ class MycatFrontend(Frontend):
     """The port on the VIP, if the stack has Mycat. The default is the recipe's."""
     check: Check = Check(inter=2, fastinter=0.5, rise=2, fall=3)
     """Health checks of the Mycats. The defaults are the recipe's, with faster ones once a check has failed."""
+    server_max_connections: Annotated[int, Field(ge=1)] = 400
+    """Sessions that one Mycat gets at the same time; further ones wait for as long as `haproxy.timeouts.queue` says.
+    Mycat has to have connections for them (`mycat.dataHosts`), and the databases for those. Default: 400, or as many as
+    `mycat.dataHosts[].maxConnections` and `database.galera.maxConnections` serve if that is less, and 2000 connections
+    from a Mycat to a server where they are not set."""
 
 
 class Statistics(Section):
@@ -346,7 +351,8 @@ class Galera(Section):
     max_connections: Annotated[int, Field(ge=10, le=MOST_CONNECTIONS)] | None = None
     """`max_connections` of each server; a sum that is not enough is refused. Default: what may come, and 500 at least:
     `haproxy.mysql.serverMaxConnections`, from each machine with Mycat `maxConnections` of every data host that leads
-    to the server, with `haproxy.mysql.readPort` what comes from there, and 50 for administrators and what goes wrong.
+    to the server (by default what `haproxy.mycat.serverMaxConnections` sessions need), with `haproxy.mysql.readPort`
+    what comes from there, and 50 for administrators and what goes wrong.
     The health responder and one session of root get in beyond that."""
     durability: Durability = Durability.FULL
     """`full`: an acknowledged commit is on the disk of the node that took it, and survives that all nodes lose their
