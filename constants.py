@@ -16,6 +16,8 @@ SERVICE_HEALTH_PORT = 48700
 HAPROXY_HEALTH_PORT = 8889
 #: Where HAProxy tells the other load balancers which database is the single writer, on its machine's own address.
 HAPROXY_PEERS_PORT = 8890
+#: What HAProxy knows of its servers, during a reload.
+HAPROXY_SERVER_STATE = "/run/haproxy/servers"
 
 #: Programs that run on the machines.
 LIBRARY = "/usr/local/lib/mycat-ha"

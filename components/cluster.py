@@ -79,12 +79,17 @@ class Cluster(pulumi.ComponentResource):
         self.reached = self._reached()
 
         ready: list[pulumi.Resource] = []
+        proxy_protocol = settings.haproxy.mysql.proxy_protocol
         if databases := settings.of_role(Role.MYSQL):
             tier = self._database(f"{name}-database", databases)
             ready = [*tier.ready]
+            # A database refuses what it does not believe: before the first load balancer says who asks ...
+            if proxy_protocol:
+                ready += tier.believe([balancer.address for balancer in balancers])
+        there = ready
         for node in databases:
             if Role.MYCAT not in node.roles:
-                ready.append(self._health(node, after=tier.ready).listening)
+                ready = [*ready, self._health(node, after=there).listening]
         before = ready
         for node in settings.of_role(Role.MYCAT):
             mycat = self._mycat(node, after=before)
@@ -92,6 +97,9 @@ class Cluster(pulumi.ComponentResource):
             ready = [*ready, *before]
         for balancer in balancers:
             ready = [self._load_balancer(balancer, args.network, virtual_ip, after=ready).running]
+        # ... until none does any more. Not always: what a load balancer passes on without a word is the client's.
+        if databases and not proxy_protocol:
+            tier.believe([], after=ready)
         self.register_outputs({})
 
     def _endpoint(self, args: ClusterArgs) -> list[pulumi.Resource]:
@@ -301,6 +309,7 @@ def haproxy_cfg(settings: Settings, node: MachineSettings, statistics_password: 
         haproxy=settings.haproxy,
         mysql_silence=settings.silence(settings.haproxy.mysql),
         mycat_silence=settings.silence(settings.haproxy.mycat),
+        mycat_sessions=settings.mycat_sessions(),
         statistics_password=statistics_password,
         machines=settings.machines,
         database=settings.database,

@@ -72,6 +72,7 @@ class Database(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: DatabaseArgs, opts: pulumi.ResourceOptions | None = None):
         super().__init__("mycat-ha:database:Database", name, {}, opts)
+        self._machines = args.machines
         addresses = {machine.name: machine.address for machine in args.machines}
         self.synced: list[pulumi.Resource] = []
         installed = {machine.name: self._installed(machine) for machine in args.machines}
@@ -164,6 +165,7 @@ class Database(pulumi.ComponentResource):
                 opts=after_install,
             ),
             machine.program(f"{machine.name}-mariadb-note-version", "mariadb/note-version", opts=after_install),
+            machine.program(f"{machine.name}-mariadb-proxy-networks", "mariadb/proxy-networks", opts=after_install),
             machine.file(
                 f"{machine.name}-mariadb-watch",
                 f"/etc/systemd/system/{WATCH}.service",
@@ -234,6 +236,17 @@ class Database(pulumi.ComponentResource):
             timeout="1440m",
             opts=pulumi.ResourceOptions(parent=self, depends_on=before),
         )
+
+    def believe(self, balancers: Sequence[IPv4Address], after: Sequence[pulumi.Resource] = ()) -> list[pulumi.Resource]:
+        """Take from these load balancers, and from nobody else, who asks (PROXY protocol); no database restarts."""
+        return [
+            machine.run(
+                f"{machine.name}-mariadb-believe",
+                " ".join([f"{LIBRARY}/proxy-networks", *map(str, balancers)]),
+                opts=pulumi.ResourceOptions(parent=self, depends_on=[*self.synced, *after]),
+            )
+            for machine in self._machines
+        ]
 
     def _users(self, args: DatabaseArgs) -> remote.Command:
         """On one node: Galera replicates users and rights."""

@@ -10,7 +10,7 @@ from constants import HAPROXY_PEERS_PORT, MYCAT_PORT, MYSQL_PORT, SERVICE_HEALTH
 from settings import MachineSettings, Role
 from settings.http import Http
 from settings.mycat import Mycat
-from settings.services import ExternalServer, Haproxy, Mail
+from settings.services import Database, Haproxy, Mail
 from settings.topology import Access, Bastion
 
 #: Galera's ports: group communication, incremental state transfer, state snapshot transfer.
@@ -24,7 +24,7 @@ class FirewallArgs:
     machines: Sequence[MachineSettings]
     access: Access
     haproxy: Haproxy
-    external_databases: Sequence[ExternalServer]
+    database: Database
     mycat: Mycat | None
     #: Address and port of each database server behind the machines of role mycat.
     mycat_databases: Sequence[tuple[str, int]]
@@ -120,10 +120,7 @@ class Firewall(pulumi.ComponentResource):
             mysql = self._groups[Role.MYSQL]
             self._between(lb, mysql, "mysql", "MySQL from load balancers", port=MYSQL_PORT)
             self._between(lb, mysql, "health", "Database health checks from load balancers", port=SERVICE_HEALTH_PORT)
-        for server in args.external_databases:
-            self._to_range(
-                lb, f"{server.name}", f"External database {server.name}", server.port, f"{server.address}/32"
-            )
+        self._external_database_rules(args.database)
         if args.mycat:
             check_port = args.mycat.external_check_port
             for mycat in args.mycat.external:
@@ -137,6 +134,23 @@ class Firewall(pulumi.ComponentResource):
             self._to_range(lb, "smtp", "Notification mail", args.mail.smtp_port, f"{args.mail.smtp_server}/32")
         if args.http:
             self._http_rules(args.http, args.access)
+
+    def _external_database_rules(self, database: Database) -> None:
+        lb = self._groups[Role.LB]
+        checks = {check.port for check in (database.external_writer_check, database.external_reader_check) if check}
+        own, others = set(), set()
+        for server in database.external:
+            if server.address:
+                self._to_range(lb, server.name, f"External database {server.name}", server.port, f"{server.address}/32")
+                own.add((f"{server.address}/32", server.port))
+                others |= {(f"{server.address}/32", port) for port in checks}
+            ports = {server.port, *checks}
+            others |= {(str(cidr), port) for cidr in server.within for port in ports}
+            if server.security_group:
+                others |= {(server.security_group, port) for port in ports}
+        # Several may be in one place; EC2 refuses the same rule twice.
+        for place, port in sorted(others - own):
+            self._to_range(lb, "databases", "External databases and their health checks", port, place)
 
     def _http_rules(self, http: Http, access: Access) -> None:
         lb = self._groups[Role.LB]
@@ -193,15 +207,18 @@ class Firewall(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self),
         )
 
-    def _to_range(self, group: aws.ec2.SecurityGroup, rule: str, description: str, port: int, cidr: str) -> None:
+    def _to_range(self, group: aws.ec2.SecurityGroup, rule: str, description: str, port: int, place: str) -> None:
+        """``place``: a range, or the id of a security group that is not the stack's."""
+        is_group = place.startswith("sg-")
         aws.vpc.SecurityGroupEgressRule(
-            f"{self._name}-to-{rule}-{port}-{cidr}",
+            f"{self._name}-to-{rule}-{port}-{place}",
             security_group_id=group.id,
             description=description,
             ip_protocol="tcp",
             from_port=port,
             to_port=port,
-            cidr_ipv4=cidr,
+            cidr_ipv4=None if is_group else place,
+            referenced_security_group_id=place if is_group else None,
             opts=pulumi.ResourceOptions(parent=self),
         )
 

@@ -16,6 +16,7 @@ from components.template import render, verbatim
 from constants import (
     HAPROXY_HEALTH_PORT,
     HAPROXY_PEERS_PORT,
+    HAPROXY_SERVER_STATE,
     LIBRARY,
     MYCAT_PORT,
     MYSQL_CHECK_USER,
@@ -29,6 +30,8 @@ from settings.mycat import Mycat
 RELOAD = f"{LIBRARY}/reload-haproxy"
 #: Debian packages that the build needs.
 PACKAGES = ("build-essential", "pkg-config", "libssl-dev", "libpcre2-dev", "liblua5.4-dev", "zlib1g-dev")
+#: Where each machine of role mysql says whether clients may come: is the node synced, is it leaving service?
+_OWN_DATABASES = services.HealthPort(port=SERVICE_HEALTH_PORT, path="/mysql")
 #: Connections of each frontend that is not for the service's clients: statistics, health checks.
 OWN_CONNECTIONS = 40
 
@@ -49,6 +52,7 @@ def configuration(
     haproxy: services.Haproxy,
     mysql_silence: tuple[float, float],
     mycat_silence: tuple[float, float],
+    mycat_sessions: int,
     statistics_password: str,
     machines: Sequence[MachineSettings],
     database: services.Database,
@@ -57,9 +61,12 @@ def configuration(
 ) -> str:
     """haproxy.cfg of the load balancer named ``node``; it holds the statistics password.
 
-    ``mysql_silence`` and ``mycat_silence``: seconds that a client and a server of each may be silent.
+    ``mysql_silence`` and ``mycat_silence``: seconds that a client and a server of each may be silent;
+    ``mycat_sessions``: that a Mycat gets at the same time.
     """
     external_mycat = mycat is not None and bool(mycat.external)
+    names = any(server.host for server in database.external)
+    check_user = database.external_check_user if database.external else MYSQL_CHECK_USER
     return render(
         "haproxy/haproxy.cfg.j2",
         node=node,
@@ -67,6 +74,7 @@ def configuration(
         haproxy=haproxy,
         mysql_silence=mysql_silence,
         mycat_silence=mycat_silence,
+        mycat_sessions=mycat_sessions,
         max_connections=haproxy.max_connections or _all_frontends(haproxy, mycat, http),
         own_connections=OWN_CONNECTIONS,
         statistics_password=statistics_password,
@@ -74,9 +82,13 @@ def configuration(
         balancers=[machine for machine in machines if Role.LB in machine.roles],
         peers_port=HAPROXY_PEERS_PORT,
         mysql_servers=database.external or _servers(machines, Role.MYSQL, MYSQL_PORT),
-        mysql_check_port=None if database.external else SERVICE_HEALTH_PORT,
-        mysql_check_user=database.external_check_user,
-        mysql_check_login=_login(MYSQL_CHECK_USER),
+        names=names,
+        server_state=HAPROXY_SERVER_STATE if names or database.external_writer_check else None,
+        mysql_health=database.external_writer_check if database.external else _OWN_DATABASES,
+        mysql_reader_health=database.external_reader_check,
+        mysql_check_user=check_user,
+        mysql_check_login=_login(check_user) if check_user else None,
+        mysql_patience=_patience(haproxy) if database.external else 1,
         mycat_servers=mycat.external if mycat and external_mycat else _servers(machines, Role.MYCAT, MYCAT_PORT),
         mycat_check_port=mycat.external_check_port if mycat and external_mycat else SERVICE_HEALTH_PORT,
         http=http,
@@ -91,6 +103,12 @@ def _login(user: str) -> str:
     words = struct.pack("<IIB23x", protocol_41_and_authentication, most, utf8) + user.encode() + b"\0\0"
     packets = ((1, words), (0, b"\x01"))
     return b"".join(struct.pack("<I", len(words))[:3] + bytes([number]) + words for number, words in packets).hex()
+
+
+def _patience(haproxy: services.Haproxy) -> float:
+    """Seconds after which a process that was just started has an answer from every database, or will get none: the
+    first checks are spread over the time between two."""
+    return max(1, haproxy.mysql.check.inter + haproxy.timeouts.connect + haproxy.timeouts.check)
 
 
 def notice(haproxy: services.Haproxy) -> int:

@@ -13,6 +13,8 @@ from settings.own_files import read
 
 #: Of one network buffer, in MiB; Mycat's own default. How many there are follows from the memory that it may use.
 BUFFER_MIB = 2
+#: What Mycat divides them into; its own default (bufferPoolChunkSize). A buffer that waits for a client has one.
+CHUNK_KIB = 4
 NAMESPACE = "http://io.mycat/"
 
 __all__ = ["Backends", "backends", "configuration", "map_file"]
@@ -40,6 +42,8 @@ def backends(settings: Settings) -> Backends:
 
 def _server(settings: Settings, mycat: Mycat, machine: MachineSettings) -> str:
     root = _root("server")
+    pages = mycat.direct_memory_mib // 2 // BUFFER_MIB
+    waiting = max(4, pages * BUFFER_MIB * 1024 // CHUNK_KIB // settings.mycat_sessions())
     # Without a comment: as in the server.xml of the distribution.
     _properties(
         ET.SubElement(root, "system"),
@@ -58,8 +62,14 @@ def _server(settings: Settings, mycat: Mycat, machine: MachineSettings) -> str:
             "sqlExecuteTimeout": str(settings.sql_execute_timeout()),
             # 10 s would hide a dead database for as long; together with maxRetryCount in schema.xml.
             "dataNodeHeartbeatPeriod": "2000",
+            # A client that does not read what it has asked for: Mycat stops reading from the databases when more
+            # buffers than these are waiting, if it knows the first key (from 1.6.7.6 on). It only looks once a period.
+            "enableWriteQueueFlowControl": "true",
+            "writeQueueStopThreshold": str(waiting),
+            "writeQueueRecoverThreshold": str(waiting // 4),
+            "processorCheckPeriod": "50",
             "bufferPoolPageSize": str(BUFFER_MIB * 1024 * 1024),
-            "bufferPoolPageNumber": str(mycat.direct_memory_mib // 2 // BUFFER_MIB),
+            "bufferPoolPageNumber": str(pages),
         },
     )
     for user in mycat.users:
@@ -111,8 +121,9 @@ def _schema(settings: Settings, mycat: Mycat) -> str:
         "user": mycat.database_user,
         "password": settings.secrets["mycatDatabase"].get_secret_value(),
     }
-    for host in mycat.data_hosts:
-        _data_host(root, host, addresses, login)
+    sessions = settings.mycat_sessions()
+    for host, connections in zip(mycat.data_hosts, settings.data_hosts(), strict=True):
+        _data_host(root, host, connections.pool(sessions), addresses, login)
     return _text(root)
 
 
@@ -127,12 +138,14 @@ def _table(table: Table) -> dict[str, str]:
     return attributes
 
 
-def _data_host(root: ET.Element, host: DataHost, addresses: Mapping[str, str], login: Mapping[str, str]) -> None:
+def _data_host(
+    root: ET.Element, host: DataHost, pool: int, addresses: Mapping[str, str], login: Mapping[str, str]
+) -> None:
     element = ET.SubElement(
         root,
         "dataHost",
         name=host.name,
-        maxCon=str(host.max_connections),
+        maxCon=str(pool),
         minCon=str(host.min_connections),
         balance=str(host.balance),
         writeType="0",

@@ -14,8 +14,20 @@ from settings.checks import problems
 from settings.errors import SettingsError, explain
 from settings.http import Http
 from settings.mycat import Mycat
-from settings.services import RESERVED_CONNECTIONS, SQL_SILENCE, Database, Frontend, Haproxy, Keepalived, Mode
+from settings.services import (
+    MOST_CONNECTIONS,
+    RESERVED_CONNECTIONS,
+    SQL_SILENCE,
+    Database,
+    Frontend,
+    Haproxy,
+    Keepalived,
+    Mode,
+)
 from settings.topology import Access, Instances, MachineSettings, Network, Role, VirtualIp
+
+#: Connections that one Mycat may open to a database server unless the settings say more; each costs the server memory.
+MOST_BY_DEFAULT = 2000
 
 __all__ = ["NAMESPACE", "MachineSettings", "Role", "Settings", "SettingsError"]
 
@@ -107,18 +119,42 @@ class Settings(Section):
         known = self.mycat.sql_execute_timeout if self.mycat else None
         return known or max(1, min(300, int(min(self.silence(self.haproxy.mycat))) - 5))
 
-    def most_from_mycat(self) -> int:
-        """Connections that all Mycats together may open to one of the databases, the one that gets most."""
+    def data_hosts(self) -> tuple[backends.DataHost, ...]:
+        """Of the stack's own Mycats."""
         if self.mycat is None or self.mycat.external:
-            return 0
-        pools = backends.pools(self.mycat, self.machines)
+            return ()
+        return backends.data_hosts(self.mycat, self.machines)
+
+    def mycat_sessions(self) -> int:
+        """Sessions that a Mycat gets at the same time: as set, else as many, up to the default, as find connections."""
+        frontend, hosts = self.haproxy.mycat, self.data_hosts()
+        if not hosts or "server_max_connections" in frontend.model_fields_set:
+            return frontend.server_max_connections
+        by_default = [host for host in hosts if host.most is None]
+        most = self.database.galera.max_connections or MOST_CONNECTIONS
+
+        def fit(sessions: int) -> bool:
+            return (
+                all(host.serves(sessions) for host in hosts)
+                and max(backends.pools(by_default, sessions).values(), default=0) <= MOST_BY_DEFAULT
+                and self._connections_that_may_come(sessions) <= most
+            )
+
+        return next(filter(fit, range(frontend.server_max_connections, 1, -1)), 1)
+
+    def most_from_mycat(self, sessions: int | None = None) -> int:
+        """Connections that all Mycats together may open to one of the databases, the one that gets most."""
+        pools = backends.pools(self.data_hosts(), sessions or self.mycat_sessions())
         own = [pools.get((str(node.address), MYSQL_PORT), 0) for node in self.of_role(Role.MYSQL)]
         return len(self.of_role(Role.MYCAT)) * max(own, default=0)
 
     def connections_that_may_come(self) -> int:
         """To each of the databases."""
-        mysql = self.haproxy.mysql
-        return mysql.server_max_connections * (1 + self.read_backends()) + self.most_from_mycat() + RESERVED_CONNECTIONS
+        return self._connections_that_may_come(self.mycat_sessions())
+
+    def _connections_that_may_come(self, sessions: int) -> int:
+        from_haproxy = self.haproxy.mysql.server_max_connections * (1 + self.read_backends())
+        return from_haproxy + self.most_from_mycat(sessions) + RESERVED_CONNECTIONS
 
     def read_backends(self) -> int:
         """How many of HAProxy's backends of the read port a database is in: with a single writer one for each writer

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address
 
 from settings.base import unprintable
-from settings.mycat import Mycat
+from settings.mycat import Mycat, Server
 from settings.topology import MachineSettings
 
 #: Of a `jdbc:` URL: host and port after `//` (MySQL, PostgreSQL) or `@` (Oracle).
@@ -47,26 +47,90 @@ def backends(mycat: Mycat, machines: Iterable[MachineSettings]) -> Backends:
     return Backends(tuple(sorted({node.database for node in mycat.data_nodes})), tuple(sorted(servers)))
 
 
-def pools(mycat: Mycat, machines: Iterable[MachineSettings]) -> dict[tuple[str, int], int]:
-    """How many connections one Mycat that is not external opens at most, by address and port of the database server.
+@dataclass(frozen=True)
+class DataHost:
+    """Servers that hold the same data, as far as connections to them go."""
+
+    #: Its key in the settings, or its place in the user's own schema.xml.
+    key: str
+    #: How many connections to one of its servers a session needs at most: one for each data node, in a transaction too.
+    nodes: int
+    #: As given; None: what the sessions need.
+    most: int | None
+    least: int
+    #: Address and port of each.
+    servers: tuple[tuple[str, int], ...]
+
+    def serves(self, sessions: int) -> bool:
+        return self.most is None or self.needs(sessions) <= self.most
+
+    def needs(self, sessions: int) -> int:
+        """Connections that serve ``sessions`` at once, whatever they do.
+
+        Mycat's check of the server needs one as well, and one that was closed is counted for a second or two more
+        (PhysicalDatasource.calcTotalCount).
+        """
+        busy = sessions * max(1, self.nodes)
+        return busy + max(2, busy // 10)
+
+    def pool(self, sessions: int) -> int:
+        """Connections to each of its servers from one Mycat that has ``sessions``."""
+        return self.most or max(self.needs(sessions), self.least)
+
+
+def data_hosts(mycat: Mycat, machines: Iterable[MachineSettings]) -> tuple[DataHost, ...]:
+    """The data hosts of a Mycat that is not external, in their order.
 
     The user's own files have to have been checked, as for ``backends``.
     """
-    found: dict[tuple[str, int], int] = {}
     if mycat.directory:
-        root = ET.fromstring((mycat.directory / "schema.xml").read_text(encoding="utf-8"))
-        for data_host in root.iter("dataHost"):
-            most = data_host.get("maxCon", "")
-            for server in (element for element in data_host.iter() if element.tag in ("writeHost", "readHost")):
-                place = _server(server.get("url", ""))
-                found[place] = found.get(place, 0) + (int(most) if most.isdecimal() else 0)
-        return found
+        return _own_data_hosts(ET.fromstring((mycat.directory / "schema.xml").read_text(encoding="utf-8")))
     addresses = {machine.name: str(machine.address) for machine in machines}
-    for host in mycat.data_hosts:
-        for write_host in host.write_hosts:
-            for each in (write_host, *write_host.read_hosts):
-                place = (addresses[each.machine] if each.machine else str(each.address), each.port)
-                found[place] = found.get(place, 0) + host.max_connections
+
+    def place(server: Server) -> tuple[str, int]:
+        return (addresses.get(server.machine, server.machine) if server.machine else str(server.address), server.port)
+
+    return tuple(
+        DataHost(
+            f"mycat.dataHosts[{i}].maxConnections",
+            sum(node.data_host == host.name for node in mycat.data_nodes),
+            host.max_connections,
+            host.min_connections,
+            tuple(place(each) for writer in host.write_hosts for each in (writer, *writer.read_hosts)),
+        )
+        for i, host in enumerate(mycat.data_hosts)
+    )
+
+
+def _own_data_hosts(root: ET.Element) -> tuple[DataHost, ...]:
+    """Those of the user's own schema.xml. A `dataNode` with several names has every database on every host."""
+    nodes: dict[str, int] = {}
+    for node in root.iter("dataNode"):
+        for host in _names(node.get("dataHost", "")):
+            nodes[host] = nodes.get(host, 0) + len(list(_names(node.get("database", ""))))
+
+    def number(data_host: ET.Element, name: str) -> int:
+        value = data_host.get(name, "")
+        return int(value) if value.isdecimal() else 0
+
+    return tuple(
+        DataHost(
+            f"maxCon of dataHost {data_host.get('name')} in mycat.files",
+            nodes.get(data_host.get("name", ""), 0),
+            number(data_host, "maxCon"),
+            number(data_host, "minCon"),
+            tuple(_server(each.get("url", "")) for each in data_host.iter() if each.tag in ("writeHost", "readHost")),
+        )
+        for data_host in root.iter("dataHost")
+    )
+
+
+def pools(hosts: Iterable[DataHost], sessions: int) -> dict[tuple[str, int], int]:
+    """How many connections a Mycat that has ``sessions`` opens at most, by address and port of the database server."""
+    found: dict[tuple[str, int], int] = {}
+    for host in hosts:
+        for server in host.servers:
+            found[server] = found.get(server, 0) + host.pool(sessions)
     return found
 
 
@@ -96,7 +160,14 @@ def parse(schema: str) -> tuple[Backends, list[str]]:
 
 
 def _databases(attribute: str) -> Iterator[str]:
-    """The names in a `database` attribute, which may be several: `a,b` and `db$0-3` (Mycat's SplitUtil)."""
+    """The names in a `database` attribute."""
+    for name in _names(attribute):
+        _check_database(name)
+        yield name
+
+
+def _names(attribute: str) -> Iterator[str]:
+    """The names in an attribute, which may be several: `a,b` and `db$0-3` (Mycat's SplitUtil)."""
     for part in attribute.split(","):
         text = part.strip()
         several = _SEVERAL.fullmatch(text)
@@ -104,12 +175,9 @@ def _databases(attribute: str) -> Iterator[str]:
             first, last = int(several[2]), int(several[3])
             if not 0 <= last - first < _MOST:
                 raise ValueError(f"database {text!r}: the range has to go up, and to {_MOST} databases at most")
-            names = [f"{several[1]}{number}" for number in range(first, last + 1)]
+            yield from (f"{several[1]}{number}" for number in range(first, last + 1))
         else:
-            names = [text]
-        for name in names:
-            _check_database(name)
-        yield from names
+            yield text
 
 
 def _check_database(name: str) -> None:

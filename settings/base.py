@@ -15,6 +15,10 @@ Url = Annotated[str, StringConstraints(pattern=r"""^https?://[^\s'"]+$""")]
 Version = Annotated[str, StringConstraints(pattern=r"^[0-9][0-9A-Za-z.+~-]*$")]
 #: Seconds, whole or not; HAProxy gets it in milliseconds.
 Seconds = Annotated[float, Field(gt=0, le=86400)]
+#: Characters of a path (RFC 3986, 3.3).
+PATH = r"[A-Za-z0-9._~!$&'()*+,;=:@%/-]"
+#: What a check asks for: a path, and what follows a `?`.
+Target = Annotated[str, StringConstraints(pattern=rf"^/(?:{PATH}|\?)*$")]
 #: A key of `mycat-ha:secrets`.
 SecretName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
 
@@ -23,6 +27,7 @@ NAMESPACE = "mycat-ha"
 
 __all__ = [
     "NAMESPACE",
+    "PATH",
     "IPv4Address",
     "IPv4Network",
     "Name",
@@ -32,6 +37,7 @@ __all__ = [
     "Section",
     "Sha256",
     "SourceArchive",
+    "Target",
     "Text",
     "Url",
     "Version",

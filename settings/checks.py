@@ -133,6 +133,26 @@ def _mycat_without_tls(settings: "Settings") -> Iterator[str]:
         yield f"database.tls.required: {key} leads Mycat to {led_to[0]}, and it speaks no TLS; leave one of them out"
 
 
+def _sessions(settings: "Settings") -> Iterator[str]:
+    """Mycat has a connection to the databases for whatever HAProxy lets in: a pool that is empty looks like a dead
+    database to it."""
+    if list(_mycat(settings)):  # its own files may be unreadable
+        return
+    sessions = settings.mycat_sessions()
+    for host in settings.data_hosts():
+        if host.serves(sessions):
+            continue
+        if not host.serves(1):
+            yield f"{host.key}: {host.most} is too few; set {host.needs(1)} or more"
+            continue
+        most = next(fewer for fewer in range(sessions, 0, -1) if host.serves(fewer))
+        yield (
+            f"haproxy.mycat.serverMaxConnections: {sessions} sessions of a Mycat need {host.needs(sessions)} "
+            f"connections (one for each of {max(1, host.nodes)} data nodes, and a tenth more), and {host.key} allows "
+            f"{host.most}; set {most} or less, leave it out, or raise the other"
+        )
+
+
 def _connections(settings: "Settings") -> Iterator[str]:
     """The limits of HAProxy and of Mycat have to fit under the databases' own."""
     if settings.database.external or list(_mycat(settings)):  # Mycat's own files may be unreadable
@@ -146,7 +166,9 @@ def _connections(settings: "Settings") -> Iterator[str]:
         parts.append(f"{count * mysql.server_max_connections} of haproxy.mysql.readPort in {count} backends")
     if from_mycat := settings.most_from_mycat():
         where = (
-            "maxCon in mycat.files" if settings.mycat and settings.mycat.files else "maxConnections of mycat.dataHosts"
+            "maxCon in mycat.files"
+            if settings.mycat and settings.mycat.files
+            else "maxConnections of mycat.dataHosts; by default what haproxy.mycat.serverMaxConnections needs"
         )
         count = len(settings.of_role(Role.MYCAT))
         parts.append(f"{from_mycat} of {count} Mycats with {from_mycat // count} each ({where})")
@@ -156,6 +178,37 @@ def _connections(settings: "Settings") -> Iterator[str]:
         f"database.galera.maxConnections: {needed} connections may come to each database "
         f"({', '.join(parts)}), and it takes {most} at most; {do}"
     )
+
+
+def _external_checks(settings: "Settings") -> Iterator[str]:
+    database, mysql = settings.database, settings.haproxy.mysql
+    given = {"Writer": database.external_writer_check, "Reader": database.external_reader_check}
+    keys = [f"database.external{whose}Check" for whose, check in given.items() if check]
+    if not database.external:
+        for key in keys:
+            yield f"{key}: there are no database.external, and the stack knows its own databases; leave it out"
+        return
+    if database.external_reader_check and not mysql.read_port:
+        yield "database.externalReaderCheck: nobody would be sent there; set haproxy.mysql.readPort, or leave it out"
+    if keys and database.external_check_user and len({server.port for server in database.external}) > 1:
+        yield (
+            f"database.external: with {keys[0]} and externalCheckUser the servers need the same port; set "
+            "externalCheckUser: null"
+        )
+    if not mysql.single_writer:
+        return
+    if not database.external_writer_check:
+        yield (
+            "haproxy.mysql.singleWriter: the check of database.external is a login, which does not know who may write: "
+            "when the writer fails, writes would go to a replica. Set database.externalWriterCheck, a port and a path "
+            "that answers 200 on the server that may write; or leave singleWriter out, and in database.external name "
+            "servers only of which each may write"
+        )
+    elif mysql.single_writer_failback:
+        yield (
+            "haproxy.mysql.singleWriterFailback: database.externalWriterCheck says who writes, and HAProxy goes "
+            "back to nobody; leave it out"
+        )
 
 
 def _single_writer(settings: "Settings") -> Iterator[str]:
@@ -168,6 +221,14 @@ def _single_writer(settings: "Settings") -> Iterator[str]:
         yield (
             "haproxy.mysql.servers: with singleWriter the order of the servers says who is the next writer; "
             "leave one of them out"
+        )
+
+
+def _proxy_protocol(settings: "Settings") -> Iterator[str]:
+    if settings.haproxy.mysql.proxy_protocol and settings.database.external:
+        yield (
+            "haproxy.mysql.proxyProtocol: the databases are external ones, and whether those take the PROXY protocol "
+            "from the load balancers is not known here; leave it out"
         )
 
 
@@ -245,6 +306,7 @@ def _extra(settings: "Settings") -> Iterator[str]:
         settings.haproxy.extra,
         single_writer=settings.haproxy.mysql.single_writer,
         read_port=settings.haproxy.mysql.read_port is not None,
+        proxy_protocol=settings.haproxy.mysql.proxy_protocol,
         mycat=settings.mycat is not None,
         http_backends=settings.http.backends if settings.http else None,
     )
@@ -279,9 +341,12 @@ _CHECKS: tuple[Callable[["Settings"], Iterator[str]], ...] = (
     _database,
     _tls,
     _galera_tls,
+    _external_checks,
     _single_writer,
+    _proxy_protocol,
     _shares,
     _mycat,
+    _sessions,
     _connections,
     _ports,
     _http,

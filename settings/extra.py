@@ -69,6 +69,7 @@ MYSQLD: Owned = {
     "tls_version": "set database.tls; it is 1.2 and 1.3 then",
     "max_connections": "set database.galera.maxConnections",
     "max_connect_errors": "health checks that hang up must not lock a load balancer out",
+    "proxy_protocol_networks": "set haproxy.mysql.proxyProtocol",
     "skip_name_resolve": "users are told apart by address",
     "tcp_keepalive_time": "a client that is gone without a word is noticed after 35 s",
     "tcp_keepalive_interval": "a client that is gone without a word is noticed after 35 s",
@@ -233,6 +234,9 @@ _WRITER: Owned = dict.fromkeys(
     "haproxy.mysql.singleWriter decides who gets a session",
 )
 
+#: Of what leads to the databases, if they believe a load balancer, known by its address, who asks.
+_NAMED: Owned = {"source": "with haproxy.mysql.proxyProtocol the load balancers are known by their own addresses"}
+
 _HAPROXY_SECTIONS = re.compile(
     "acme|backend|cache|crt-store|defaults|dynamic-update|fcgi-app|frontend|global|http-errors|listen|log-forward|"
     "log-profile|mailers|peers|program|resolvers|ring|traces|userlist"
@@ -244,19 +248,21 @@ def haproxy(
     *,
     single_writer: bool,
     read_port: bool,
+    proxy_protocol: bool,
     mycat: bool,
     http_backends: Collection[str] | None,
 ) -> Iterator[str]:
     """What is refused of ``haproxy.extra``; ``http_backends``: their names, None if there is no HTTP."""
+    named = _NAMED if proxy_protocol else {}
     owned: dict[str, Owned] = {
         "global": _GLOBAL,
-        "defaults": _DEFAULTS,
+        "defaults": {**_DEFAULTS, **named},
         "statistics": _STATISTICS,
         "mysql": _sql_frontend("mysql"),
-        "mysqlservers": {**_sql_backend("mysql"), **(_WRITER if single_writer else {})},
+        "mysqlservers": {**_sql_backend("mysql"), **(_WRITER if single_writer else {}), **named},
     }
     if read_port:
-        backend = {**_sql_backend("mysql"), "balance": "set haproxy.mysql.readBalance"}
+        backend = {**_sql_backend("mysql"), "balance": "set haproxy.mysql.readBalance", **named}
         owned |= {"mysqlread": _sql_frontend("mysql"), "mysqlreaders": backend}
     if mycat:
         owned |= {"mycat": _sql_frontend("mycat"), "mycat_servers": _sql_backend("mycat")}

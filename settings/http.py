@@ -5,17 +5,14 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from settings.base import IPv4Address, Name, Port, Section
+from settings.base import PATH, IPv4Address, Name, Port, Section, Target
 from settings.services import Balance, Check, Share, share_problems
 
-#: Characters of a path (RFC 3986, 3.3). HAProxy compares it as it was sent, percent-encoded.
-_PATH = r"[A-Za-z0-9._~!$&'()*+,;=:@%/-]"
-PathPrefix = Annotated[str, StringConstraints(pattern=rf"^/{_PATH}*$")]
-PathSuffix = Annotated[str, StringConstraints(pattern=rf"^{_PATH}+$")]
+#: HAProxy compares it as it was sent, percent-encoded.
+PathPrefix = Annotated[str, StringConstraints(pattern=rf"^/{PATH}*$")]
+PathSuffix = Annotated[str, StringConstraints(pattern=rf"^{PATH}+$")]
 #: The beginning of a host name (RFC 1123, 2.1).
 HostPrefix = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]*$")]
-#: A request target for a check.
-Target = Annotated[str, StringConstraints(pattern=rf"^/(?:{_PATH}|\?)*$")]
 #: Names that sections of haproxy.cfg have already.
 TAKEN = frozenset(
     {"global", "defaults", "health", "statistics", "mysql", "mysqlservers", "mysqlread", "mycat"}

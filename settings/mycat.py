@@ -254,8 +254,11 @@ class DataHost(Section):
     switch_type: Literal[-1, 1, 2, 3] = 1
     """What moves writes to the next write host: -1 nothing, 1 a failure of this one, 2 the state of its replication, 3
     the state of its cluster."""
-    max_connections: Annotated[int, Field(ge=1, le=100_000)] = 100
-    """Connections to each server from each Mycat at most."""
+    max_connections: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """Connections to each server from each Mycat at most (`maxCon`). Mycat refuses a statement for which there is none
+    (error 1184), and if that is its own check of the server, it takes the server for dead and ends all sessions. So the
+    sessions of `haproxy.mycat.serverMaxConnections` must find one for each data node here, and a tenth more. Default:
+    just that."""
     min_connections: Annotated[int, Field(ge=1, le=10_000)] = 2
     """Connections to each server that each Mycat keeps open."""
     heartbeat: Annotated[Text, Field(min_length=1)] = "select user()"
@@ -263,7 +266,7 @@ class DataHost(Section):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if self.min_connections > self.max_connections:
+        if self.max_connections is not None and self.min_connections > self.max_connections:
             raise ValueError("minConnections is greater than maxConnections")
         return self
 
@@ -295,10 +298,13 @@ class Mycat(Section):
     archive: str | None = None
     """Path of the archive on the machine that runs `pulumi up`, which uploads it. Default: `url` is downloaded."""
 
-    heap_mib: Annotated[int, Field(ge=64, le=1_048_576)] = 256
-    """Java's heap, in MiB. With `directMemoryMib` the default fits into 2 GiB beside a database and a balancer."""
+    heap_mib: Annotated[int, Field(ge=64, le=1_048_576)] | None = None
+    """Java's heap, in MiB. It must hold every result that Mycat sorts or groups itself; if it does not, Mycat ends with
+    all sessions (docs/mycat.md). Default: an eighth of the machine's memory, 256 at least, which with `directMemoryMib`
+    fits into 2 GiB beside a database and a balancer."""
     direct_memory_mib: Annotated[int, Field(ge=32, le=1_048_576)] = 128
-    """Memory outside of the heap, in MiB; one half of it is for network buffers."""
+    """Memory outside of the heap, in MiB; one half of it is for network buffers, which all sessions share: Mycat stops
+    reading from a database when a client leaves more than its part unread."""
     sql_execute_timeout: Annotated[int, Field(ge=1, le=3600)] | None = None
     """Seconds after which Mycat ends a statement; also how long it refuses a second change of data nodes after one. It
     has to be less than HAProxy's (`haproxy.mycat.timeouts`). Default: Mycat's own 300, or five less than HAProxy's if

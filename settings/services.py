@@ -7,7 +7,18 @@ from typing import Annotated, Literal, Self, get_args
 from pydantic import Field, StringConstraints, model_validator
 
 from constants import MYSQL_CHECK_USER
-from settings.base import IPv4Address, Name, Port, Seconds, SecretName, Section, SourceArchive, twice
+from settings.base import (
+    IPv4Address,
+    IPv4Network,
+    Name,
+    Port,
+    Seconds,
+    SecretName,
+    Section,
+    SourceArchive,
+    Target,
+    twice,
+)
 from settings.extra import Lines, Sections
 
 #: Without what keepalived.conf takes as a comment, a quote or a variable.
@@ -122,10 +133,11 @@ class MysqlFrontend(Frontend):
     single_writer: bool = False
     """Send all connections to one server, the first one at first: no certification conflicts (error 1213). When it
     fails, its sessions end, and the next one that works is the writer. The load balancers tell each other which one it
-    is, on port 8890."""
+    is, on port 8890. Before external servers it needs `database.externalWriterCheck`."""
     single_writer_failback: bool = False
     """Whether the first server becomes the writer again as soon as it works again. Then the sessions of the moment end.
-    By default the writer stays the writer until it fails itself."""
+    By default the writer stays the writer until it fails itself. Not before external servers, which say themselves who
+    may write."""
     read_port: Port | None = None
     """A second port on the VIP, for sessions that only read; 3308 is a good one. With `singleWriter` they go to the
     databases that are not the writer, and to the writer if there is no other; without it to all. Nothing there refuses
@@ -133,6 +145,10 @@ class MysqlFrontend(Frontend):
     read_balance: Balance = "leastconn"
     """How HAProxy chooses a database for a session of the read port. `leastconn` evens out long sessions, and
     databases that return."""
+    proxy_protocol: bool = False
+    """Tell the databases the address of the client (PROXY protocol), so that `SHOW PROCESSLIST`, their logs and
+    `'user'@'address'` see it instead of a load balancer's. For machines of role `mysql`; on or off by a reload of
+    HAProxy, without a restart of a database (docs/databases.md)."""
 
 
 class MycatFrontend(Frontend):
@@ -142,6 +158,11 @@ class MycatFrontend(Frontend):
     """The port on the VIP, if the stack has Mycat. The default is the recipe's."""
     check: Check = Check(inter=2, fastinter=0.5, rise=2, fall=3)
     """Health checks of the Mycats. The defaults are the recipe's, with faster ones once a check has failed."""
+    server_max_connections: Annotated[int, Field(ge=1)] = 400
+    """Sessions that one Mycat gets at the same time; further ones wait for as long as `haproxy.timeouts.queue` says.
+    Mycat has to have connections for them (`mycat.dataHosts`), and the databases for those. Default: 400, or as many as
+    `mycat.dataHosts[].maxConnections` and `database.galera.maxConnections` serve if that is less, and 2000 connections
+    from a Mycat to a server where they are not set."""
 
 
 class Statistics(Section):
@@ -239,15 +260,53 @@ class Keepalived(SourceArchive):
     stack's own lines; what contradicts those is refused (docs/stacks.md)."""
 
 
+_LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_DNS_NAME = rf"{_LABEL}(\.{_LABEL})*"
+
+
 class ExternalServer(Section):
-    """A database server that is not a machine of the stack."""
+    """A database server that is not a machine of the stack, by its address or by a DNS name (`host`)."""
 
     name: Name
     """Its name in HAProxy's configuration and on the statistics page."""
-    address: IPv4Address
+    address: IPv4Address | None = None
     """Its address, as the load balancers reach it."""
+    host: Annotated[str, StringConstraints(max_length=253, pattern=rf"^{_DNS_NAME}$")] | None = None
+    """Its DNS name instead, such as an RDS endpoint. HAProxy asks the load balancer's name servers for it every second,
+    and new sessions follow it. Needs `within` or `securityGroup`."""
+    within: tuple[IPv4Network, ...] = ()
+    """Of a `host`: the ranges that its addresses are in, such as those of the subnets of an RDS subnet group. The
+    firewall lets the load balancers out to them."""
+    security_group: Annotated[str, StringConstraints(pattern=r"^sg-[0-9a-f]+$")] | None = None
+    """Of a `host`: the security group of its machines (`sg-...`), to which the firewall lets the load balancers out. It
+    has to let their group in, which is the stack's output `securityGroupIds.lb`."""
     port: Port = 3306
     """Its port."""
+
+    @model_validator(mode="after")
+    def _can_be_found(self) -> Self:
+        if (self.address is None) == (self.host is None):
+            raise ValueError("address, host: give one of them, its address or its DNS name")
+        ways_out = bool(self.within or self.security_group)
+        if self.host and not ways_out:
+            raise ValueError(
+                f"host {self.host}: has no address yet for the firewall's rule; give within, the ranges that its "
+                "addresses are in, or securityGroup"
+            )
+        if self.address and ways_out:
+            raise ValueError("within, securityGroup: only of a host; the firewall's rule is for the address")
+        if any(cidr.prefixlen == 0 for cidr in self.within):
+            raise ValueError("within: 0.0.0.0/0 would let the load balancers out to everybody; name the ranges")
+        return self
+
+
+class HealthPort(Section):
+    """Where each external server answers whether it is fit for clients: `GET` of `path`, in plain HTTP."""
+
+    port: Port
+    """The port. clustercheck's is 9200."""
+    path: Target = "/"
+    """The path, with what follows a `?`. 200 is yes; every other answer, and none, is no."""
 
 
 class Durability(StrEnum):
@@ -299,7 +358,8 @@ class Galera(Section):
     max_connections: Annotated[int, Field(ge=10, le=MOST_CONNECTIONS)] | None = None
     """`max_connections` of each server; a sum that is not enough is refused. Default: what may come, and 500 at least:
     `haproxy.mysql.serverMaxConnections`, from each machine with Mycat `maxConnections` of every data host that leads
-    to the server, with `haproxy.mysql.readPort` what comes from there, and 50 for administrators and what goes wrong.
+    to the server (by default what `haproxy.mycat.serverMaxConnections` sessions need), with `haproxy.mysql.readPort`
+    what comes from there, and 50 for administrators and what goes wrong.
     The health responder and one session of root get in beyond that."""
     durability: Durability = Durability.FULL
     """`full`: an acknowledged commit is on the disk of the node that took it, and survives that all nodes lose their
@@ -403,9 +463,8 @@ class DatabaseUser(Section):
     """Refuse this user without TLS (`REQUIRE SSL`). Sessions that it has go on until they end. Needs `database.tls`."""
 
 
-_LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 #: A DNS name; its first part may be `*`.
-HostName = Annotated[str, StringConstraints(max_length=253, pattern=rf"^(\*\.)?{_LABEL}(\.{_LABEL})*$")]
+HostName = Annotated[str, StringConstraints(max_length=253, pattern=rf"^(\*\.)?{_DNS_NAME}$")]
 
 
 class Tls(Section):
@@ -437,8 +496,16 @@ class Database(Section):
     external: tuple[ExternalServer, ...] = ()
     """Servers that exist already, instead of machines of role `mysql`."""
     external_check_user: Identifier | None = None
-    """The user as whom HAProxy logs in, without a password, to check external servers; needed with `external`. null:
-    HAProxy only looks at their handshake, for servers whose `max_connect_errors` is out of reach."""
+    """The user as whom HAProxy logs in, without a password, to check external servers; needed with `external`, but for
+    `externalWriterCheck`, after which it logs in as well if there is a user. null: HAProxy only looks at their
+    handshake, for servers whose `max_connect_errors` is out of reach; with `externalWriterCheck` not even at that."""
+    external_writer_check: HealthPort | None = None
+    """Where an external server says that it may write; only those get the sessions of `haproxy.mysql.port`. With
+    `haproxy.mysql.singleWriter`, which needs it, the sessions of a server that no longer may are ended. Default: none,
+    a server that lets `externalCheckUser` log in is taken for one that may."""
+    external_reader_check: HealthPort | None = None
+    """Where an external server says that it may be read from, for `haproxy.mysql.readPort`. Default: as
+    `externalWriterCheck`, so that a replica that may not write is not read from either."""
     schema_: Annotated[Identifier, Field(alias="schema")] = "app"
     """The database that is created for the application."""
     user: Identifier = "app"
@@ -458,11 +525,13 @@ class Database(Section):
 
     @model_validator(mode="after")
     def _does_not_lock_itself_out(self) -> Self:
-        if self.external and "external_check_user" not in self.model_fields_set:
+        checked = self.external_writer_check or "external_check_user" in self.model_fields_set
+        if self.external and not checked:
             raise ValueError(
                 "externalCheckUser: missing; name a user without password and rights (CREATE USER haproxy@'...'), as "
-                "whom HAProxy logs in to check external servers. With null it only looks at their handshake: a server "
-                "blocks a balancer that has done that max_connect_errors times, 100 by default, and nothing else"
+                "whom HAProxy logs in to check external servers, or a port that says how they are, externalWriterCheck"
+                ". With null it only looks at their handshake: a server blocks a balancer that has done that "
+                "max_connect_errors times, 100 by default, and nothing else"
             )
         return self
 

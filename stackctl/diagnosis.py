@@ -2,13 +2,14 @@
 that is explained.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import IntEnum
 
-from stackctl.reports import Balancer, Database, Holding, Machine, Mycat
+from stackctl.reports import NO_ADDRESS, Balancer, Database, Holding, Machine, Mycat, Server
 
 LOOK_FIRST = "docs/failover.md#what-to-look-at-first"
 VIP = "docs/failover.md#when-the-vip-moves-and-when-it-does-not"
@@ -20,8 +21,7 @@ MYCAT = "docs/mycat.md#on-the-machine"
 
 #: HAProxy's names for the stack's own tiers (templates/haproxy/haproxy.cfg.j2).
 MYSQL_BACKEND, MYCAT_BACKEND = "mysqlservers", "mycat_servers"
-
-
+_NAME_SERVERS = "see whether its name is right (database.external), and whether the balancers' name servers answer"
 #: Before the end of a certificate. An `up` in each half-year never lets it come to that.
 EXPIRY_NOTICE = timedelta(days=30)
 
@@ -304,11 +304,14 @@ def _of_servers(machines: Sequence[Machine]) -> Iterator[tuple[Weight, Problem]]
                 do = "bring one of its servers back; those are listed with the reason"
                 what = f"its HAProxy has no server that works for {backend}"
                 yield Weight.NO_SERVICE, Problem(balancer, what, do, LOOK_FIRST)
+        own = {machine.name for machine in machines}
         for server in said.servers:
+            if server.backend in works and server.name not in own and _may_not_write(server):
+                continue
             if server.state not in {"UP", "UNCHECKED"}:
                 by_server[server.backend, server.name, server.state, server.reason].append(balancer)
     for (backend, name, state, reason), balancers in by_server.items():
-        aside = state != "DOWN"
+        aside = state != "DOWN" and reason != NO_ADDRESS
         if not aside and any(machine.name == name and _explains(machine, backend) for machine in machines):
             continue
         what = f"{backend}/{name} is {state} for {', '.join(balancers)}" + (f" ({reason})" if reason else "")
@@ -318,10 +321,16 @@ def _of_servers(machines: Sequence[Machine]) -> Iterator[tuple[Weight, Problem]]
             Problem(
                 name if any(machine.name == name for machine in machines) else None,
                 what,
-                do if aside else "see what that server says of itself",
+                do if aside else _NAME_SERVERS if reason == NO_ADDRESS else "see what that server says of itself",
                 LOOK_FIRST,
             ),
         )
+
+
+def _may_not_write(server: Server) -> bool:
+    """Whether a database that exists elsewhere says so, as a replica does on a port that says who may."""
+    said_no = re.match(r"Layer7 wrong status [1-5]\d\d\b", server.reason or "")
+    return server.backend == MYSQL_BACKEND and server.state == "DOWN" and bool(said_no)
 
 
 def _explains(machine: Machine, backend: str) -> bool:

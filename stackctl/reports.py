@@ -17,6 +17,9 @@ NO_CLUSTER = "00000000-0000-0000-0000-000000000000"
 _UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 #: HAProxy's word for a server that has no check.
 _UNCHECKED = "no check"
+#: And for one whose name leads to no address.
+_NAMELESS = "MAINT (resolution)"
+NO_ADDRESS = "its name leads to no address"
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,9 @@ def _server(row: Mapping[str, str], more_sessions: int) -> Server:
     status = row["status"]
     state = "UNCHECKED" if status == _UNCHECKED else status.split()[0]
     reason = None
-    if state != "UP":
+    if status == _NAMELESS:
+        reason = NO_ADDRESS
+    elif state != "UP":
         code = f" {row['check_code']}" if row.get("check_code") else ""
         reason = ": ".join(filter(None, (f"{row.get('check_desc') or ''}{code}".strip(), row.get("last_chk")))) or None
     return Server(row["pxname"], row["svname"], state, status, reason, int(row["scur"] or 0) + more_sessions)

@@ -51,7 +51,18 @@ tag_everything({})
 network = Network("network", NetworkArgs(settings.network, settings.machines, settings.vip.address))
 firewall = Firewall(
     "firewall",
-    FirewallArgs(network.vpc_id, [node], settings.access, settings.haproxy, (), None, (), None, None, True),
+    FirewallArgs(
+        network.vpc_id,
+        [node],
+        settings.access,
+        settings.haproxy,
+        settings.database,
+        None,
+        (),
+        None,
+        None,
+        ec2_endpoint=True,
+    ),
 )
 Ec2Endpoint("ec2-endpoint", Ec2EndpointArgs(network.vpc_id, network.subnet_id, firewall.ec2_endpoint.id))
 interface = Interface(node.name, InterfaceArgs(network.subnet_id, str(node.address), firewall.groups_of(node)))

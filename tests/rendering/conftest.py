@@ -33,6 +33,9 @@ for user in root:0 haproxy:990 mysql:991; do
     printf '%s:x:%s:\\n' "${{user%:*}}" "${{user#*:}}" >>/etc/group
 done
 mkdir -p /etc/haproxy /run/haproxy
+ip link set lo up
+echo 'nameserver 127.0.0.1' >/etc/resolv.conf # nobody answers
+echo 1 >/run/haproxy/servers # nothing is known of any
 install -d -m 0755 {LIBRARY}
 install -m 0755 files/keepalived/check-haproxy files/keepalived/vrrp-notify {LIBRARY}
 ip link add ens5 type veth peer name gateway

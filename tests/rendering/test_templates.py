@@ -71,6 +71,23 @@ def unchecked_external(raw: dict[str, Any]) -> None:
     raw["database"]["externalCheckUser"] = None
 
 
+def by_name(raw: dict[str, Any]) -> None:
+    """One that no name server knows, and one by its address."""
+    example.external_databases(raw)
+    name = {"name": "db1", "host": "db1.cluster-x1.eu-central-1.rds.amazonaws.invalid", "within": ["10.0.0.0/24"]}
+    raw["database"]["external"][0] = name
+
+
+def checked_by_their_health_ports(
+    raw: dict[str, Any], servers: Callable[[dict[str, Any]], Any] = example.external_databases
+) -> Any:
+    """With everything in a path that one may hold."""
+    servers(raw)
+    path = "/it's?$HOME&%20=(x)~!*+,;:@"
+    raw["database"] |= {"externalWriterCheck": {"port": 9200, "path": path}, "externalReaderCheck": {"port": 9200}}
+    raw["haproxy"]["mysql"] = {"readPort": 3308}
+
+
 def external_web_servers(raw: dict[str, Any]) -> None:
     server = {"name": "web", "address": "10.0.0.80", "port": 8080}
     raw["http"] = {"backends": {"servers": {"external": [server], "checkPath": "/health?of=all"}}}
@@ -142,6 +159,16 @@ HAPROXY = {
     "dedicated tiers": example.dedicated_tiers,
     "external servers": example.external_databases,
     "external servers without a check user": unchecked_external,
+    "external servers that say who may write": checked_by_their_health_ports,
+    "external servers by name": by_name,
+    "external servers by name with a read port": lambda raw: [
+        checked_by_their_health_ports(raw, by_name),
+        raw["haproxy"]["mysql"].update(singleWriter=True),
+    ],
+    "a single writer of external servers": lambda raw: [
+        checked_by_their_health_ports(raw),
+        raw["haproxy"]["mysql"].update(singleWriter=True),
+    ],
     "four balancers": example.four_balancers,
     "static and dynamic web servers": example.static_and_dynamic,
     "external web servers": external_web_servers,

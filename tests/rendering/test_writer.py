@@ -6,9 +6,11 @@ Sessions are held open all the time. What must never be: sessions on two servers
 import re
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +18,63 @@ import pymysql
 import pytest
 
 from components import cluster
+from constants import MYSQL_PORT, SERVICE_HEALTH_PORT
 from settings import Settings
+from stackctl import reports
 from tests import example
 from tests.fakemysql import FakeMysql
 from tests.servers import BOUND, end, free_port
 
-NAMES = ("db1", "db2", "db3")
+#: The databases' machines.
+ADDRESSES = {"db1": "127.8.8.141", "db2": "127.8.8.142", "db3": "127.8.8.143"}
+NAMES = tuple(ADDRESSES)
 PASSWORD = "secret"
 #: Lines that are about a machine, and not about SQL.
 MACHINE = re.compile(r"^    (chroot|user|group|log) .*\n|^ +bind 127\.0\.0\.1:8889\n", re.MULTILINE)
 Sessions = list["pymysql.Connection[Any]"]
 
 
+class HealthPort(ThreadingHTTPServer):
+    """Of one database: what it answers a GET of each path with, and after how many seconds. 200 where nothing else is
+    said."""
+
+    def __init__(self, address: str, port: int) -> None:
+        super().__init__((address, port), _Health)
+        self.says: dict[str, int] = {}
+        self.seconds = 0.0
+
+
+class _Health(BaseHTTPRequestHandler):
+    server: HealthPort
+
+    def do_GET(self) -> None:
+        time.sleep(self.server.seconds)
+        self.send_response(self.server.says.get(self.path, 200))
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        with suppress(ConnectionError):  # HAProxy may have heard enough
+            self.wfile.write(b'<html>\r\n\r\n<p>"Some words", for people.</p>\r\n</html>\r\n')
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
 class Servers(dict[str, FakeMysql]):
     """By name; each says its name when it is asked anything. They live through the whole test."""
 
     def __init__(self, stack: ExitStack) -> None:
-        for name in NAMES:
-            self[name] = stack.enter_context(FakeMysql(PASSWORD, self._answers(name)))
+        self.port, self.health_port = free_port(), free_port()
+        self.health: dict[str, HealthPort] = {}
+        for name, address in ADDRESSES.items():
+            self[name] = stack.enter_context(FakeMysql(PASSWORD, self._answers(name), address, self.port))
+            health = self.health[name] = stack.enter_context(HealthPort(address, self.health_port))
+            threading.Thread(target=health.serve_forever, daemon=True).start()
+            stack.callback(health.shutdown)
+
+    def make_writer(self, writer: str | None) -> None:
+        """By its own health port's word, and that of the others."""
+        for name, health in self.health.items():
+            health.says["/writer"] = 200 if name == writer else 503
 
     @staticmethod
     def _answers(name: str) -> Callable[[str], list[str]]:
@@ -43,23 +84,33 @@ class Servers(dict[str, FakeMysql]):
 class Balancer:
     """A load balancer's HAProxy with its own VIP, all on loopback; `reload` puts a new process before the old one."""
 
-    def __init__(self, folder: Path, prefix: Path, servers: Servers, number: int, failback: bool) -> None:
+    def __init__(
+        self, folder: Path, prefix: Path, servers: Servers, number: int, failback: bool, external: bool
+    ) -> None:
         self.folder, self.port, self.read_port = folder, free_port(), free_port()
         self._program = prefix / "sbin/haproxy"
         self._processes: list[subprocess.Popen[bytes]] = []
-        settings = Settings.parse(example.settings(lambda raw: self._settings(raw, servers, failback)))
+        settings = Settings.parse(example.settings(lambda raw: self._settings(raw, servers, failback, external)))
         text = cluster.haproxy_cfg(settings, settings.machines[number], "secret")
         text = MACHINE.sub("", text).replace("/run/haproxy/", f"{folder}/").replace("127.8.8.249", "127.0.0.1")
+        for fixed, port in ((MYSQL_PORT, servers.port), (SERVICE_HEALTH_PORT, servers.health_port)):
+            text = re.sub(rf"\b{fixed}\b", str(port), text)
         (folder / "haproxy.cfg").write_text(text.replace("/etc/haproxy/errorfiles", str(prefix / "errorfiles")))
 
-    def _settings(self, raw: dict[str, Any], servers: Servers, failback: bool) -> None:
+    def _settings(self, raw: dict[str, Any], servers: Servers, failback: bool, external: bool) -> None:
         raw["network"] = {"vpcCidr": "127.8.8.0/24", "subnetCidr": "127.8.8.128/25", "natSubnetCidr": "127.8.8.0/28"}
         raw["vip"]["address"] = "127.8.8.249"
         raw["machines"] = [{"name": f"lb{i}", "address": f"127.8.8.{250 + i}", "roles": ["lb"]} for i in (1, 2)]
-        raw["database"] = {
-            "external": [{"name": name, "address": "127.0.0.1", "port": one.port} for name, one in servers.items()],
-            "externalCheckUser": None,
-        }
+        databases = [{"name": name, "address": address} for name, address in ADDRESSES.items()]
+        if external:
+            raw["database"] = {
+                "external": [{**database, "port": servers.port} for database in databases],
+                "externalCheckUser": "probe",
+                "externalWriterCheck": {"port": servers.health_port, "path": "/writer"},
+                "externalReaderCheck": {"port": servers.health_port, "path": "/reader?of=all"},
+            }
+        else:
+            raw["machines"] += [{**database, "roles": ["mysql"]} for database in databases]
         check = {"inter": 0.1, "fastinter": 0.1, "downinter": 0.1, "rise": 2, "fall": 2}
         raw["haproxy"] |= {
             "mysql": {
@@ -70,7 +121,7 @@ class Balancer:
                 "check": check,
             },
             "statistics": {"port": free_port()},
-            "timeouts": {"check": 0.3},
+            "timeouts": {"check": 1 if external else 0.3},
         }
 
     def start(self) -> None:
@@ -82,7 +133,12 @@ class Balancer:
             self._processes.append(subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
         wait(self._answers, (self.folder / "log").read_text)
 
-    reload = start
+    def reload(self) -> None:
+        """As reload-haproxy does it."""
+        state = self.folder / "servers"
+        state.write_text(self.ask("show servers state"))
+        self.start()
+        state.unlink()
 
     def stop(self) -> None:
         """With all sessions."""
@@ -100,12 +156,13 @@ class Balancer:
             return b"".join(iter(lambda: channel.recv(65536), b"")).decode()
         return ""
 
-    def row(self, name: str) -> list[str]:
-        rows = [line.split(",") for line in self.ask("show stat").splitlines()]
-        return next(row for row in rows if row[:2] == ["mysqlservers", name])
+    def server(self, name: str) -> reports.Server:
+        """As `stackctl status` reads it."""
+        servers = reports.servers(self.ask("show stat"))
+        return next(server for server in servers if (server.backend, server.name) == ("mysqlservers", name))
 
     def state(self, name: str) -> str:
-        return self.row(name)[17]
+        return self.server(name).status
 
     def wait_until_settled(self) -> None:
         """It has given up to look for a process before it. One that is younger hands nothing on to the one after it."""
@@ -175,10 +232,10 @@ def make(haproxy_prefix: Path, servers: Servers, tmp_path: Path) -> Iterator[Mak
     """Makes a balancer of the pair and starts it, with every server up."""
     made: list[Balancer] = []
 
-    def one(number: int = 0, failback: bool = False) -> Balancer:
+    def one(number: int = 0, failback: bool = False, external: bool = False) -> Balancer:
         folder = tmp_path / f"lb{number + 1}"
         folder.mkdir()
-        made.append(Balancer(folder, haproxy_prefix, servers, number, failback))
+        made.append(Balancer(folder, haproxy_prefix, servers, number, failback, external))
         made[-1].start()
         return made[-1]
 
@@ -227,7 +284,7 @@ def test_without_a_session_the_writer_is_remembered(make: Make, servers: Servers
     balancer = make()
     (session,) = failed_and_back(servers, balancer, sessions=1)
     session.close()
-    wait(lambda: balancer.row("db2")[4] == "0", lambda: "it still has a session")
+    wait(lambda: not balancer.server("db2").sessions, lambda: "it still has a session")
     assert where(balancer.sessions()) == {"db2"}
 
 
@@ -318,3 +375,56 @@ def test_reads_are_where_the_writer_is_not(make: Make, servers: Servers, failbac
     fail(servers, "db2" if failback else "db1", balancer)
     wait(lambda: not alive(reads), lambda: f"{alive(reads)} sessions are still on it")
     assert where(balancer.reads()) == where(balancer.sessions()) == ({"db1"} if failback else {"db2"})
+
+
+def test_sessions_are_where_an_external_server_says_that_it_may_write(make: Make, servers: Servers) -> None:
+    """A primary with two replicas, of which another one is promoted."""
+    servers.make_writer("db1")
+    servers.health["db1"].says["/reader?of=all"] = 503
+    balancer = make(external=True)
+    for replica in ("db2", "db3"):
+        balancer.wait_for(replica, "DOWN")
+    reason = balancer.server("db2").reason
+    assert reason
+    assert reason.startswith("Layer7 wrong status 503")
+    first, reads = balancer.sessions(), balancer.reads()
+    assert (where(first), where(reads)) == ({"db1"}, {"db2", "db3"})
+
+    servers.make_writer(None)
+    balancer.wait_for("db1", "DOWN")
+    wait(lambda: not alive(first), lambda: f"{alive(first)} sessions are still on it")
+    with pytest.raises(pymysql.Error):
+        balancer.open()
+
+    servers.make_writer("db2")
+    balancer.wait_for("db2", "UP")
+    second = balancer.sessions()
+    assert where(second) == {"db2"}
+    assert where([*reads, *balancer.reads()]) == {"db2", "db3"}  # the first one does not say that it may be read
+    servers.health["db1"].says["/reader?of=all"] = 200
+    wait(lambda: where(balancer.reads()) == {"db1", "db3"}, lambda: balancer.ask("show stat"))
+    assert (alive(second), alive(reads)) == (3, 4)
+
+    # The health port is fine, and nobody gets through to the database.
+    servers["db2"].become("frozen")
+    balancer.wait_for("db2", "DOWN")
+    assert not alive(second)
+
+
+def test_a_process_that_was_just_started_sends_nobody_to_a_replica(make: Make, servers: Servers) -> None:
+    """HAProxy takes every server for one that works until its first check."""
+    servers.make_writer("db3")
+    for health in servers.health.values():
+        health.seconds = 0.5
+    balancer = make(external=True)
+    sessions = balancer.sessions()
+    assert where(sessions) == {"db3"}
+    balancer.reload()
+    assert where(balancer.sessions()) == {"db3"}
+    # The writer that is remembered, because nobody has opened a session since, may be one no more.
+    balancer.wait_until_settled()
+    servers.make_writer("db2")
+    balancer.wait_for("db2", "UP")
+    balancer.wait_for("db3", "DOWN")
+    balancer.reload()
+    assert where(balancer.sessions(1)) == {"db2"}

@@ -39,6 +39,7 @@ def _settings() -> dict[str, Any]:
         "http": example.settings(example.static_and_dynamic)["http"],
         "keepalived.mode": "seed",
         "keepalived.mail": mail,
+        "haproxy.mysql.proxyProtocol": True,
         "database.tls": {"names": [f"db.{TIERS}.example"]},
         "database.galera.tls": "required",
         "tags.mycat-ha:protected": "true",

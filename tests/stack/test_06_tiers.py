@@ -131,6 +131,13 @@ def test_databases_know_each_other_by_their_key_also_for_a_copy(region: Region, 
     assert make_whole(region, tiers, CLIENT) == []
 
 
+def test_each_database_behind_the_vip_sees_who_asks(region: Region, tiers: Stack) -> None:
+    sql = "SELECT @@wsrep_node_name, SUBSTRING_INDEX(USER(), '@', -1), SUBSTRING_INDEX(host, ':', 1)"
+    sql += " FROM information_schema.processlist WHERE id = CONNECTION_ID()"
+    said = {mariadb(region, login(tiers, "mysql"), sql, CLIENT) for _ in range(9)}
+    assert said == {f"{node['name']}\t{NET}.41\t{NET}.41" for node in tiers.of_role("mysql")}
+
+
 # -- the recipe's keepalived ------------------------------------------------------------------------------------
 
 

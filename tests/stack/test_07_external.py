@@ -142,6 +142,7 @@ def _programs(scratch: Path) -> Iterator[tuple[str, list[str], Path]]:
         database.address, database.port = address, 3306
         # A test host has this computer's resolver, which its network may not reach: each login would wait for it.
         yield name, [*database.command(), "--skip-name-resolve"], database.folder
+        yield f"{name} health", [sys.executable, str(FOLDER / "web_server.py"), name, "9200"], database.folder
     distribution = unpack(toolchain_mycat.install().path, scratch / "distribution")
     for name, address in MYCATS.items():
         (scratch / name).mkdir()
@@ -359,10 +360,12 @@ def settled(region: Region, edge: Stack) -> bool:
 def test_a_single_writer_is_one_across_fail_return_reload_and_switchover(
     region: Region, edge: Stack, external: Servers, stackctl: Stackctl
 ) -> None:
-    """The first database hangs, with its sessions on it, and goes on later. Reads go to the other one."""
+    """The first database hangs, with its sessions on it, and goes on later; the other one gives up its office, and does
+    not. Reads go to the one that does not write."""
     mysql = {"singleWriter": True, "readPort": 3308}
+    own = ["--set", f"haproxy.mysql={json.dumps(mysql)}", "--set", "database.externalWriterCheck={port: 9200}"]
     # The computer's limit of open files may be too low for all ports with the default.
-    own = ["--set", f"haproxy.mysql={json.dumps(mysql)}", "--set", "haproxy.defaultMaxConnections=1000"]
+    own += ["--set", "haproxy.defaultMaxConnections=1000"]
     stackctl("create", *create_words(EDGE, NET), *settings(), *own)
     reads = replace(at_databases(edge), port=stack_outputs(EDGE)["mysqlReadPort"])
     sessions = Sessions(region, at_databases(edge))
@@ -382,6 +385,9 @@ def test_a_single_writer_is_one_across_fail_return_reload_and_switchover(
         stackctl("switchover", EDGE, "--wait", "0")
         assert sessions("open") == [None] * 5 + ["db2"]
         assert database_of(region, reads) == "db1"
+        external["db2 health"].stop()
+        wait_until(lambda: up(region, edge, "mysqlservers") == {"db1"}, "it to say no more that it may write", 15)
+        assert sessions("open") == [None] * 6 + ["db1"]
     finally:
         external["db1"].send(signal.SIGCONT)
         sessions.close()

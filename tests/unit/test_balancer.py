@@ -68,7 +68,7 @@ HAPROXY = {
         "balance roundrobin": "balance roundrobin",
         "option tcpka": "option tcpka",
         "check port 3306": "tcp-check connect port 3306 linger",
-        "the responder on 48700": r'tcp-check send "GET /mysql HTTP/1.0\r\n\r\n"',
+        "the responder on 48700": """tcp-check send "GET "'/mysql'" HTTP/1.0\\r\\n\\r\\n\"""",
         "inter 2000ms rise 2 fall 3 weight 10 maxconn 400": "default-server check inter 500ms fastinter 250ms "
         "downinter 1000ms rise 2 fall 2 weight 10 maxconn 400 on-marked-down shutdown-sessions",
         "server mysql3": "server node3 192.168.106.253:3306 port 48700",
@@ -295,6 +295,91 @@ def test_external_servers_have_shares_by_name() -> None:
     assert servers == ["server db1 10.0.0.1:3306", "server db2 10.0.0.2:3306 weight 3 backup"]
 
 
+def checked_elsewhere(**mysql: Any) -> Change:
+    def change(raw: dict[str, Any]) -> None:
+        example.external_databases(raw)
+        raw["database"] |= {
+            "externalWriterCheck": {"port": 9200},
+            "externalReaderCheck": {"port": 9201, "path": "/replica"},
+        }
+        raw["haproxy"]["mysql"] = {"readPort": 3308, **mysql}
+
+    return change
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_external_servers_say_who_may_write_and_who_may_be_read(single: bool) -> None:
+    """What comes of it is in tests/rendering/test_writer.py."""
+    text = haproxy_cfg(checked_elsewhere(singleWriter=single))
+    writers, first = section(text, "backend mysqlservers"), section(text, "backend mysqlreaders")
+    for asked, backend in (("'/'", writers), ("'/replica'", first)):
+        checks = [line for line in backend if line.startswith("tcp-check ")]
+        assert checks[:2] == ["tcp-check connect", rf'tcp-check send "GET "{asked}" HTTP/1.0\r\n\r\n"']
+        assert checks[3] == "tcp-check connect port 3306 linger"
+        assert b"probe\0" in bytes.fromhex(checks[5].split()[-1])
+    check = "check inter 500ms fastinter 250ms downinter 1000ms rise 2 fall 2"
+    backup = ["", " backup"] if single else ["", ""]
+    assert [line for line in writers if line.startswith("server ")] == [
+        f"server db{i} 10.0.0.{i}:3306 port 9200{backup[i - 1]}" for i in (1, 2)
+    ]
+    assert [line for line in first if line.startswith("server ")] == [
+        f"server db{i} 10.0.0.{i}:3306 {check} port 9201{backup[-i]}" for i in (1, 2)
+    ]
+    if single:
+        others = section(text, "backend mysqlreaders-db2")
+        assert not [line for line in others if "tcp-check" in line]
+        assert [line for line in others if line.startswith("server ")] == [
+            f"server db{i} 10.0.0.{i}:3306 track mysqlreaders-db1/db{i}{backup[i - 1]}" for i in (1, 2)
+        ]
+
+
+def test_a_name_is_asked_for_and_what_is_known_stays() -> None:
+    """What comes of it is in tests/rendering/test_names.py."""
+
+    def change(raw: dict[str, Any]) -> None:
+        checked_elsewhere(singleWriter=True)(raw)
+        raw["database"]["external"][1] = {"name": "db2", "host": "db.example.com", "within": ["10.0.0.0/24"]}
+
+    text = haproxy_cfg(change)
+    machine = section(text, "resolvers machine")
+    assert "parse-resolv-conf" in machine
+    assert {"hold timeout 20d", "hold refused 20d", "hold other 20d"} < set(machine)
+    assert "server-state-file /run/haproxy/servers" in section(text, "global")
+    for backend in ("mysqlservers", "mysqlreaders-db1", "mysqlreaders-db2"):
+        lines = section(text, f"backend {backend}")
+        assert "load-server-state-from-file global" in lines
+        assert "default-server resolvers machine resolve-prefer ipv4 init-addr last,none" in lines
+        assert [line.split()[2] for line in lines if line.startswith("server ")] == [
+            "10.0.0.1:3306",
+            "db.example.com:3306",
+        ]
+    text = haproxy_cfg(checked_elsewhere(singleWriter=True))
+    assert "resolvers" not in text
+    # Also of who may write.
+    assert "load-server-state-from-file global" in section(text, "backend mysqlservers")
+    for without in (haproxy_cfg(), haproxy_cfg(example.external_databases)):
+        assert not {"resolvers", "server-state-file", "load-server-state-from-file"} & set(without.split())
+
+
+def test_without_a_user_only_the_health_port_is_asked() -> None:
+    def change(raw: dict[str, Any]) -> None:
+        checked_elsewhere()(raw)
+        del raw["database"]["externalCheckUser"], raw["database"]["externalReaderCheck"]
+
+    text = haproxy_cfg(change)
+    checks = [line.split()[1] for line in section(text, "backend mysqlservers") if line.startswith("tcp-check ")]
+    assert checks == ["connect", "send", "expect"]
+    assert "server db1 10.0.0.1:3306 track mysqlservers/db1" in section(text, "backend mysqlreaders")
+
+
+@pytest.mark.parametrize(
+    ("check", "seconds"), [({"inter": 0.5}, 2.5), ({"inter": 5}, 7), ({"inter": 0.05}, 2.05)], ids=str
+)
+def test_a_session_waits_until_every_external_server_was_asked(check: dict[str, float], seconds: float) -> None:
+    text = haproxy_cfg(checked_elsewhere(singleWriter=True, check=check))
+    assert f"tcp-request inspect-delay {seconds * 1000:.0f}ms" in section(text, "backend mysqlservers")
+
+
 def single_writer(failback: bool) -> Change:
     return lambda raw: raw["haproxy"].update(mysql={"singleWriter": True, "singleWriterFailback": failback})
 
@@ -359,6 +444,25 @@ def test_reads_go_to_all_databases_by_the_checks_of_the_others() -> None:
     ]
     assert "balance roundrobin" in section(haproxy_cfg(reads(readBalance="roundrobin")), "backend mysqlreaders")
     assert "mysqlread" not in haproxy_cfg()
+
+
+@pytest.mark.parametrize("single_writer", [False, True])
+def test_the_databases_are_told_who_asks_if_that_is_wanted(single_writer: bool) -> None:
+    """And Mycat, which does not know how, is not."""
+
+    def change(raw: dict[str, Any]) -> None:
+        example.with_mycat(raw)
+        raw["haproxy"]["mysql"] = {"proxyProtocol": True, "readPort": 3308, "singleWriter": single_writer}
+
+    text = haproxy_cfg(change)
+    told = set()
+    for name in re.findall(r"^backend (\S+)", text, re.MULTILINE):
+        (servers,) = (line for line in section(text, f"backend {name} ") if line.startswith("default-server "))
+        if servers.endswith(" send-proxy-v2"):
+            told.add(name)
+    readers = [f"mysqlreaders-node{i}" for i in (1, 2, 3)] if single_writer else ["mysqlreaders"]
+    assert told == {"mysqlservers", *readers}
+    assert "send-proxy" not in haproxy_cfg(example.with_mycat)
 
 
 @pytest.mark.parametrize("failback", [False, True])

@@ -100,6 +100,41 @@ def test_a_node_keeps_its_file_until_the_one_before_it_works_with_the_new_one(ru
     assert not {name for name in waits["node1-mariadb-config"] if name.endswith("-start")}
 
 
+def test_the_databases_believe_the_balancers_before_the_first_one_says_who_asks(run_program: Run) -> None:
+    """Also a database that is new: its responder, without which it gets no sessions, comes after that."""
+    raw = example.settings(example.dedicated_tiers)
+    raw["haproxy"]["mysql"] = {"proxyProtocol": True}
+    recorded = run_program(raw)
+    names = {f"db{i}-mariadb-believe" for i in (1, 2, 3)}
+    for name in names:
+        assert "/proxy-networks 192.168.106.200 192.168.106.201'" in recorded.named(name).inputs["create"]
+        assert {f"db{i}-mariadb-start" for i in (1, 2, 3)} <= recorded.depends_on[name]
+    for later in ("lb1-haproxy", "db1-health-responder", "db3-health-responder"):
+        assert names <= recorded.depends_on[later], later
+
+
+def test_the_databases_believe_nobody_only_when_no_balancer_says_who_asks_any_more(run_program: Run) -> None:
+    """Of what a balancer passes on without a word the client may have written every word."""
+    recorded = run_program()
+    for i in (1, 2, 3):
+        name = f"node{i}-mariadb-believe"
+        assert recorded.named(name).inputs["create"].endswith("/proxy-networks")
+        assert "node2-keepalived-start" in recorded.depends_on[name]
+
+
+def test_no_database_restarts_for_it(run_program: Run) -> None:
+    raw = example.settings()
+    raw["haproxy"]["mysql"] = {"proxyProtocol": True}
+    off, on = run_program(), run_program(raw)
+    changed = {
+        command.name
+        for command in on.of_type("command:remote:Command")
+        if command.inputs != off.named(command.name).inputs
+    }
+    balancers = {f"node{i}-haproxy-config-file" for i in (1, 2)}
+    assert changed == {*balancers, *(f"node{i}-mariadb-believe" for i in (1, 2, 3))}
+
+
 def test_each_user_of_the_settings_has_its_own_password_and_rights(run_program: Run) -> None:
     lines = run_program(example.settings(example.database_users)).named("node1-mariadb-users").stdin.splitlines()
     assert "CREATE DATABASE IF NOT EXISTS `my_shop` CHARACTER SET utf8mb4;" in lines

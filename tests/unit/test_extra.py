@@ -172,6 +172,7 @@ def test_a_beginning_that_mariadbd_completes_is_refused(line: str) -> None:
         ("database.extra", ["--port=1"], "one option of [mysqld]"),
         ("database.extra", ["\tport = 1"], "control characters"),
         ("database.extra", ["a=1\nport=1"], "control characters"),
+        ("database.extra", ["proxy-protocol-networks=*"], "set haproxy.mysql.proxyProtocol"),
         ("database.extra", ["max_connections = 900"], "set database.galera.maxConnections"),
         ("database.extra", ["a = b\\"], "must not end with a backslash"),
         ("haproxy.extra.globl", ["nbthread 2"], "those are global, defaults, statistics, mysql, mysqlservers, "),
@@ -216,6 +217,17 @@ def test_what_decides_about_the_writer_is_free_without_one() -> None:
         del raw["haproxy"]["mysql"]
 
     assert "\n    stick on src\n" in haproxy_cfg(settings("haproxy.extra.mysqlservers", ["stick on src"], without))
+
+
+@pytest.mark.parametrize("section", ["defaults", "mysqlservers", "mysqlreaders"])
+def test_the_databases_have_to_know_the_balancers_that_say_who_asks(section: str) -> None:
+    def proxied(raw: dict[str, Any]) -> None:
+        everything(raw)
+        raw["haproxy"]["mysql"]["proxyProtocol"] = True
+
+    place, lines = f"haproxy.extra.{section}", ["source 10.0.0.9"]
+    assert "source belongs to the stack: with haproxy.mysql.proxyProtocol" in refused(place, lines, proxied)
+    assert "\n    source 10.0.0.9\n" in haproxy_cfg(settings(place, lines))
 
 
 def test_a_section_that_the_stack_does_not_have_is_refused() -> None:

@@ -1,7 +1,9 @@
 """Mycat's XML says what the settings say, whatever is in them, in the order that its document types demand."""
 
 import re
+import subprocess
 import xml.etree.ElementTree as ET
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components import mycat_files
+from components.template import render
 from settings import Settings, backends
 from settings.base import unprintable
 from tests import example
@@ -73,6 +76,34 @@ def test_network_buffers_fit_into_the_memory() -> None:
         used = int(system["bufferPoolPageSize"]) * int(system["bufferPoolPageNumber"])
         assert used <= mib * 2**20 / 2
         assert used > 0
+
+
+def test_what_waits_for_clients_fits_into_the_network_buffers() -> None:
+    for sessions in (10, 400, 1000):
+        system = properties(
+            parsed("server.xml", put("haproxy/mycat", {"serverMaxConnections": sessions})).find("system")
+        )
+        assert system["enableWriteQueueFlowControl"] == "true"
+        most, again = int(system["writeQueueStopThreshold"]), int(system["writeQueueRecoverThreshold"])
+        assert 0 < again < most
+        buffers = int(system["bufferPoolPageSize"]) * int(system["bufferPoolPageNumber"]) // 4096
+        assert most * sessions <= buffers
+
+
+@pytest.mark.parametrize("given_mib", [None, 300])
+def test_the_heap_is_an_eighth_of_the_machine_or_as_set(tmp_path: Path, given_mib: int | None) -> None:
+    (tmp_path / "conf").mkdir()
+    for name in ("server.xml", "schema.xml", "rule.xml"):
+        (tmp_path / "conf" / name).write_text("x")
+    text = render("mycat/run.sh.j2", heap_mib=given_mib, direct_memory_mib=128)
+    started = subprocess.run(
+        ["bash", "-c", text.replace("exec /usr/bin/java", "echo"), "mycat-run", "/opt/mycat", str(tmp_path)],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    total = int(Path("/proc/meminfo").read_text().split()[1]) // 1024
+    assert f"-Xmx{given_mib or max(256, total // 8)}m " in started
 
 
 def test_schema_xml_has_its_parts_in_order_and_only_declared_attributes() -> None:

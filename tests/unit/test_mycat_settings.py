@@ -1,6 +1,7 @@
 """Mycat's settings: contradictions are refused by name, the user's own files are looked at."""
 
 import re
+import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components import mycat_files
+from components import cluster, mycat_files
 from settings import Settings, SettingsError
-from settings.backends import Backends, pools
+from settings.backends import Backends, data_hosts, pools
 from settings.mycat import Mycat
 from tests import example
 from tests.unit.test_settings import put
@@ -65,6 +66,30 @@ def external(raw: dict[str, Any]) -> Any:
     raw["mycat"] = {"external": [{"name": "m1", "address": "10.0.0.1"}, {"name": "m2", "address": "10.0.0.2"}]}
     for name in ("mycat", "mycatReport", "mycatDatabase"):
         del raw["secrets"][name]
+
+
+def sessions(number: int) -> Change:
+    return put("haproxy/mycat", {"serverMaxConnections": number})
+
+
+def data_nodes(number: int) -> list[dict[str, str]]:
+    """The example's and more, on its three data hosts in turn."""
+    return [{"name": f"dn{i}", "dataHost": f"dh{(i - 1) % 3 + 1}", "database": f"app{i}"} for i in range(1, number + 1)]
+
+
+def on_one_host(raw: dict[str, Any]) -> None:
+    """A session may need three connections of it."""
+    del raw["mycat"]["dataHosts"][1:]
+    for node in raw["mycat"]["dataNodes"]:
+        node["dataHost"] = "dh1"
+
+
+def on_one_host_with(connections: int) -> Change:
+    def change(raw: dict[str, Any]) -> None:
+        on_one_host(raw)
+        raw["mycat"]["dataHosts"][0]["maxConnections"] = connections
+
+    return change
 
 
 def function(value: dict[str, Any]) -> Change:
@@ -165,13 +190,26 @@ def test_a_short_one_is_enough() -> None:
         ),
         # its pools and the databases
         (
-            put("database/galera/maxConnections", 1000),
+            lambda raw: (put("database/galera/maxConnections", 1000)(raw), sessions(100)(raw)),
             [
-                "database.galera.maxConnections: 1050 connections may come to each database",
-                "400 of haproxy.mysql.serverMaxConnections, 600 of 2 Mycats with 300 each",
+                "database.galera.maxConnections: 1110 connections may come to each database",
+                "400 of haproxy.mysql.serverMaxConnections, 660 of 2 Mycats with 330 each",
                 "maxConnections of mycat.dataHosts",
-                "set 1050 or more",
+                "haproxy.mycat.serverMaxConnections",
+                "set 1110 or more",
             ],
+        ),
+        (
+            lambda raw: (put("mycat/dataHosts/1/maxConnections", 100)(raw), sessions(400)(raw)),
+            [
+                "haproxy.mycat.serverMaxConnections: 400 sessions of a Mycat need 440 connections",
+                "mycat.dataHosts[1].maxConnections allows 100",
+                "set 91 or less",
+            ],
+        ),
+        (
+            on_one_host_with(4),
+            ["mycat.dataHosts[0].maxConnections: 4 is too few; set 5 or more"],
         ),
         (put("mycat/functions/0/count", 0), ["mycat.functions[0].count"]),
         (function({"kind": "mod-log", "count": 3}), ["mycat.functions[0]", "mod-long, hash-int or range"]),
@@ -230,7 +268,10 @@ def test_a_short_one_is_enough() -> None:
         (put("mycat/dataHosts/0/writeHosts/1/machine", "node1"), ["mycat.dataHosts[0].writeHosts: 2 are named node1"]),
         (put("mycat/dataHosts/0/balance", 4), ["mycat.dataHosts[0].balance"]),
         (put("mycat/dataHosts/0/switchType", 0), ["mycat.dataHosts[0].switchType"]),
-        (put("mycat/dataHosts/0/minConnections", 200), ["mycat.dataHosts[0]", "minConnections"]),
+        (
+            lambda raw: raw["mycat"]["dataHosts"][0].update(minConnections=200, maxConnections=199),
+            ["mycat.dataHosts[0]", "minConnections"],
+        ),
         (put("mycat/dataHosts/0/heartbeat", ""), ["mycat.dataHosts[0].heartbeat"]),
         # external
         (put("mycat/external", [{"name": "m", "address": "10.0.0.1"}]), ["mycat: external", "version"]),
@@ -270,14 +311,15 @@ def test_a_statements_limit_lies_below_haproxys(change: Change, seconds: int) ->
 @pytest.mark.parametrize(
     ("change", "connections"),
     [
-        (lambda raw: None, 400 + 2 * 3 * 100 + 50),
-        (put("mycat/dataHosts/0/maxConnections", 250), 400 + 2 * (250 + 2 * 100) + 50),
-        (put("mycat/dataHosts/0/writeHosts", [{"address": "10.9.9.9"}]), 400 + 2 * 3 * 100 + 50 - 2 * 100),
+        (lambda raw: None, 400 + 2 * 3 * 440 + 50),
+        (sessions(50), 400 + 2 * 3 * 55 + 50),
+        (put("mycat/dataHosts/0/maxConnections", 250), 400 + 2 * 3 * 250 + 50),
+        (put("mycat/dataHosts/0/writeHosts", [{"address": "10.9.9.9"}]), 400 + 2 * 2 * 440 + 50),
         (
             lambda raw: [put(f"mycat/dataHosts/{i}/writeHosts", [{"machine": f"node{i + 1}"}])(raw) for i in range(3)],
-            400 + 2 * 100 + 50,
+            400 + 2 * 440 + 50,
         ),
-        (put("haproxy/mysql", {"serverMaxConnections": 1000}), 1000 + 600 + 50),
+        (put("haproxy/mysql", {"serverMaxConnections": 1000}), 1000 + 2 * 3 * 440 + 50),
         (put("database/galera/maxConnections", 1300), 1300),
         (external, 500),
     ],
@@ -286,12 +328,78 @@ def test_databases_have_room_for_all_that_may_come(change: Change, connections: 
     assert Settings.parse(after(change)).max_connections() == max(500, connections)
 
 
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda raw: None, 400),
+        (sessions(250), 250),
+        (on_one_host, 400),
+        (put("mycat/dataHosts/0/maxConnections", 100), 91),
+        (on_one_host_with(100), 30),
+        (put("database/galera/maxConnections", 1000), 83),
+        (lambda raw: raw["mycat"].update(dataNodes=data_nodes(20)), 91),
+        (external, 400),
+    ],
+)
+def test_a_mycat_gets_as_many_sessions_as_find_connections(change: Change, expected: int) -> None:
+    settings = Settings.parse(after(change))
+    assert settings.mycat_sessions() == expected
+    text = cluster.haproxy_cfg(settings, settings.machines[0], "secret")
+    backend = text[text.index("\nbackend mycat_servers") :]
+    assert f" maxconn {expected} " in backend
+
+
+@given(
+    st.none() | st.integers(1, 1000),
+    st.lists(st.none() | st.integers(40, 3000), min_size=3, max_size=3),
+    st.integers(3, 12),
+    st.none() | st.integers(600, 5000),
+)
+def test_no_sessions_that_are_let_in_empty_a_pool(
+    given_sessions: int | None, pools: list[int | None], nodes: int, database: int | None
+) -> None:
+    """However the settings are: either they are refused, or there is a connection for every statement and check."""
+
+    def change(raw: dict[str, Any]) -> None:
+        raw["mycat"]["dataNodes"] = data_nodes(nodes)
+        for host, most in zip(raw["mycat"]["dataHosts"], pools, strict=True):
+            host.update({} if most is None else {"maxConnections": most})
+        if given_sessions:
+            sessions(given_sessions)(raw)
+        if database:
+            put("database/galera/maxConnections", database)(raw)
+
+    try:
+        settings = Settings.parse(after(change))
+    except SettingsError:
+        assert given_sessions or database
+        return
+    most = settings.mycat_sessions()
+    hosts = ET.fromstring(mycat_files.configuration(settings, settings.machines[0])["schema.xml"])
+    total = 0
+    for host in hosts.iter("dataHost"):
+        own = sum(node.get("dataHost") == host.get("name") for node in hosts.iter("dataNode"))
+        assert int(host.get("maxCon", "")) > most * own
+        total += int(host.get("maxCon", ""))
+    assert 400 + 2 * total + 50 <= settings.max_connections()
+
+
 def test_pools_of_ones_own_files_count_too(tmp_path: Path) -> None:
     again = SCHEMA.replace("</mycat:schema>", "") + SCHEMA[SCHEMA.index("  <dataHost") :].replace("9", "70")
     (tmp_path / "schema.xml").write_text(again)
     archive = {"version": "1", "sha256": "c" * 64, "url": "https://example.com/x"}
     mycat = Mycat.model_validate({**archive, "files": str(tmp_path)})
-    assert pools(mycat, ()) == {("10.0.0.7", 3307): 79}
+    hosts = data_hosts(mycat, ())
+    assert pools(hosts, 1) == {("10.0.0.7", 3307): 79}
+    assert [(host.nodes, host.serves(7), host.serves(8)) for host in hosts] == [(1, True, False), (1, True, True)]
+
+
+def test_data_nodes_of_ones_own_files_are_counted_as_mycat_does(tmp_path: Path) -> None:
+    several = '<dataNode name="n$1-6" dataHost="host,b$1-2" database="x,y"/>'
+    (tmp_path / "schema.xml").write_text(SCHEMA.replace('<schema name="shop"', several + '<schema name="shop"'))
+    archive = {"version": "1", "sha256": "c" * 64, "url": "https://example.com/x"}
+    (host,) = data_hosts(Mycat.model_validate({**archive, "files": str(tmp_path)}), ())
+    assert host.nodes == 1 + 2
 
 
 def test_external_servers_need_nothing_else() -> None:

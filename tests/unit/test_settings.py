@@ -86,6 +86,21 @@ def beside(*changes: Change) -> Change:
     return change
 
 
+def elsewhere(mysql: dict[str, Any], **database: Any) -> Change:
+    """External databases that are checked by a login, and what is different."""
+
+    def change(raw: dict[str, Any]) -> None:
+        example.external_databases(raw)
+        raw["database"] |= database
+        raw["haproxy"]["mysql"] = mysql
+
+    return change
+
+
+def external_server(**keys: Any) -> Change:
+    return elsewhere({}, external=[{"name": "db", **keys}])
+
+
 def two_endpoints(raw: dict[str, Any]) -> None:
     raw["network"]["ec2Endpoint"] = True
     raw["vip"]["ec2Endpoint"] = "https://vpce.example"
@@ -150,6 +165,11 @@ def test_the_example_is_accepted() -> None:
             ],
             ["database.galera.maxConnections: 850", "400 of haproxy.mysql.readPort in 1 backends", "set 850"],
         ),
+        (put("haproxy/mysql", {"proxyProtocol": "maybe"}), ["haproxy.mysql.proxyProtocol", "maybe"]),
+        (
+            beside(example.external_databases, put("haproxy/mysql", {"proxyProtocol": True})),
+            ["haproxy.mysql.proxyProtocol: the databases are external ones"],
+        ),
         (put("haproxy/sha256", "1234"), ["haproxy.sha256", "1234"]),
         (put("haproxy/timeouts", {"connect": -1}), ["haproxy.timeouts.connect"]),
         (put("haproxy/colour", "red"), ["haproxy.colour", "unknown key"]),
@@ -183,7 +203,55 @@ def test_the_example_is_accepted() -> None:
         (put("network", {**ADOPTED, "attachments": attached("10.9.0.0/16")}), ["network", "attachments", "subnetId"]),
         (put("secrets/database", ""), ["secrets.database", "missing"]),
         (put("database", {**EXTERNAL, "externalCheckUser": None}), ["database.external", "role mysql"]),
-        (put("database", EXTERNAL), ["database", "externalCheckUser", "missing", "max_connect_errors"]),
+        (
+            put("database", EXTERNAL),
+            ["database", "externalCheckUser", "missing", "externalWriterCheck", "max_connect_errors"],
+        ),
+        (
+            elsewhere({"singleWriter": True}),
+            ["haproxy.mysql.singleWriter: ", "replica", "Set database.externalWriterCheck", "leave singleWriter out"],
+        ),
+        (
+            elsewhere({"singleWriter": True, "readPort": 3308}, externalReaderCheck={"port": 9200}),
+            ["haproxy.mysql.singleWriter: ", "Set database.externalWriterCheck"],
+        ),
+        (
+            elsewhere({"singleWriter": True, "singleWriterFailback": True}, externalWriterCheck={"port": 9200}),
+            ["haproxy.mysql.singleWriterFailback: database.externalWriterCheck", "leave it out"],
+        ),
+        (
+            elsewhere({}, externalReaderCheck={"port": 9200}),
+            ["database.externalReaderCheck: ", "haproxy.mysql.readPort"],
+        ),
+        (
+            elsewhere(
+                {},
+                external=[{"name": "a", "address": "10.0.0.1"}, {"name": "b", "address": "10.0.0.1", "port": 3307}],
+                externalWriterCheck={"port": 9200},
+            ),
+            ["database.external: with database.externalWriterCheck", "same port", "externalCheckUser: null"],
+        ),
+        (elsewhere({}, externalWriterCheck={"port": 0}), ["database.externalWriterCheck.port"]),
+        (elsewhere({}, externalWriterCheck={"path": "/"}), ["database.externalWriterCheck.port", "required"]),
+        (
+            elsewhere({}, externalWriterCheck={"port": 9200, "path": '/"\r\nGET'}),
+            ["database.externalWriterCheck.path"],
+        ),
+        (external_server(host="db.example.com"), ["database.external[0]", "host db.example.com", "give within"]),
+        (external_server(), ["database.external[0]", "address, host: give one"]),
+        (
+            external_server(host="db.example.com", address="10.0.0.1", within=["10.0.0.0/24"]),
+            ["database.external[0]", "address, host: give one"],
+        ),
+        (
+            external_server(address="10.0.0.1", within=["10.0.0.0/24"]),
+            ["database.external[0]", "within, securityGroup: only of a host"],
+        ),
+        (external_server(host="db.example.com", within=["0.0.0.0/0"]), ["database.external[0]", "within: 0.0.0.0/0"]),
+        (external_server(host="db_1.example.com", within=["10.0.0.0/24"]), ["database.external[0].host"]),
+        (external_server(host="db.example.com", securityGroup="default"), ["database.external[0].securityGroup"]),
+        (put("database/externalWriterCheck", {"port": 9200}), ["database.externalWriterCheck: there are no"]),
+        (put("database/externalReaderCheck", {"port": 9200}), ["database.externalReaderCheck: there are no"]),
         (put("database/galera", {"suspectTimeout": 5}), ["database.galera", "suspectTimeout"]),
         (put("database/galera", {"durability": "lax"}), ["database.galera.durability", "'full' or 'relaxed'"]),
         (put("database/galera", {"wsrepSyncWait": 16}), ["database.galera.wsrepSyncWait", "15"]),

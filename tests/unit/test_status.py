@@ -467,6 +467,24 @@ def test_no_server_works_is_worse_than_one_that_is_down(played: Played) -> None:
     ]
 
 
+def test_a_server_whose_name_leads_nowhere(played: Played) -> None:
+    played.change("node2", "lb", statistics=statistics(server("db1"), server("db2", "MAINT (resolution)")))
+    one = found()
+    assert words(one) == ["all: mysqlservers/db2 is MAINT for node2 (its name leads to no address)"]
+    assert "name servers" in one.problems[0].do
+
+
+def test_a_replica_elsewhere_is_no_problem_as_long_as_another_database_may_write(played: Played) -> None:
+    replica = server("db2", "DOWN", **DOWN)
+    played.change("node2", "lb", statistics=statistics(server("db1"), replica))
+    assert found().whole
+    unreachable = server("db2", "DOWN", check_status="L4CON", check_desc="Layer4 connection problem")
+    played.change("node2", "lb", statistics=statistics(server("db1"), unreachable))
+    assert words(found()) == ["all: mysqlservers/db2 is DOWN for node2 (Layer4 connection problem)"]
+    played.change("node2", "lb", statistics=statistics(server("db1"), server("db2", "DOWN", "mysqlreaders", **DOWN)))
+    assert len(found().problems) == 2
+
+
 # -- databases ----------------------------------------------------------------------------------------------------
 
 

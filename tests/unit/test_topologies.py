@@ -55,6 +55,57 @@ def test_external_databases_are_the_only_ones_that_balancers_reach(run_program: 
     assert "option mysql-check user probe\n" in text
 
 
+def test_balancers_reach_the_ports_that_say_who_may_write(run_program: Run) -> None:
+    def change(raw: dict[str, Any]) -> None:
+        example.external_databases(raw)
+        raw["database"]["external"].append({"name": "db3", "address": "10.0.0.2", "port": 3307})
+        raw["database"] |= {
+            "externalCheckUser": None,
+            "externalWriterCheck": {"port": 9200},
+            "externalReaderCheck": {"port": 3307, "path": "/reader"},
+        }
+        raw["haproxy"]["mysql"] = {"readPort": 3308}
+
+    recorded = run_program(example.settings(change))
+    made = [r for r in recorded.of_type(EGRESS) if "10.0.0." in str(r.inputs.get("cidrIpv4"))]
+    assert sorted((r.inputs["cidrIpv4"], r.inputs["fromPort"]) for r in made) == [
+        ("10.0.0.1/32", 3306),
+        ("10.0.0.1/32", 3307),
+        ("10.0.0.1/32", 9200),
+        ("10.0.0.2/32", 3306),
+        ("10.0.0.2/32", 3307),
+        ("10.0.0.2/32", 9200),
+    ]
+
+
+def test_balancers_reach_where_the_addresses_of_a_name_may_be(run_program: Run) -> None:
+    """Two of them in one place make one rule."""
+    group, own = "sg-0123456789abcdef0", "10.0.8.7/32"
+
+    def change(raw: dict[str, Any]) -> None:
+        example.external_databases(raw)
+        within = ["10.0.8.0/24", own]
+        raw["database"] = {
+            "external": [
+                {"name": "a", "host": "a.example.com", "within": within},
+                {"name": "b", "host": "b.example.com", "within": within, "securityGroup": group},
+                {"name": "c", "host": "c.example.com", "securityGroup": group, "port": 3307},
+                {"name": "d", "address": "10.0.8.7"},
+            ],
+            "externalWriterCheck": {"port": 9200},
+        }
+
+    recorded = run_program(example.settings(change))
+    assert sorted(rules(recorded, EGRESS, "lb"), key=str) == [
+        ("112", None, "firewall-lb-id"),
+        *(("tcp", port, place) for port, place in ((3306, "10.0.8.0/24"), (3306, own), (3306, group))),
+        ("tcp", 3307, group),
+        *(("tcp", 9200, place) for place in ("10.0.8.0/24", own, group)),
+    ]
+    # The other half is its owner's.
+    assert group not in {r.inputs["securityGroupId"] for r in recorded.of_type(INGRESS)}
+
+
 def test_more_balancers_than_two(run_program: Run) -> None:
     raw = example.settings(example.four_balancers)
     settings = Settings.parse(raw)
