@@ -4,12 +4,13 @@ What they are set to serve is the same for all: the logins `USERS`, the schemas 
 """
 
 import os
+import random
 import shutil
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,11 @@ def end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def free_port() -> int:
-    with socket.create_server((LOOPBACK, 0)) as listener:
-        return int(listener.getsockname()[1])
+    """Below what the kernel gives to clients (ip_local_port_range), one of which could be quicker than its server."""
+    while True:
+        port = random.randrange(20_000, 32_768)
+        with suppress(OSError), socket.create_server(("", port)):
+            return port
 
 
 def connect(port: int, user: str, password: str, schema: str | None = None) -> "pymysql.Connection[Any]":
@@ -138,7 +142,10 @@ def install_database(folder: Path) -> Path:
         shutil.chown(folder, ANYBODY)
     install = ["mariadb-install-db", "--no-defaults", f"--datadir={folder / 'data'}", "--skip-test-db"]
     install += ["--auth-root-authentication-method=normal", "--lower-case-table-names=1"]
-    subprocess.run([*install, *([f"--user={ANYBODY}"] if as_root else [])], check=True, capture_output=True)
+    install += [f"--user={ANYBODY}"] if as_root else []
+    done = subprocess.run(install, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(install)}: exit status {done.returncode}\n{done.stdout}")
     server = Database(folder)
     server.start()
     try:

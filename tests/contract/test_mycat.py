@@ -325,6 +325,14 @@ class TestTransactions:
             assert everywhere(database, "note") == {"app2": left}
         assert everywhere(database, "orders") == {"app1": [], "app2": [1], "app3": [2]}
 
+    def test_follow_each_other_without_autocommit(self, client: "pymysql.Connection[Any]", database: Database) -> None:
+        """What docs/mycat.md recommends: a real Mycat's BEGIN comes too late now and then."""
+        ask(client, "SET autocommit=0")
+        for number in range(300):
+            ask(client, f"INSERT INTO note (id) VALUES ({number})")
+            ask(client, "ROLLBACK")
+        assert everywhere(database, "note") == {"app2": []}
+
     def test_end_with_the_session(self, mycat: Mycat, client: "pymysql.Connection[Any]") -> None:
         gone = mycat.login("root", "r00t", "APP")
         ask(gone, "BEGIN")
