@@ -101,6 +101,8 @@ class Database:
                 f"--datadir={self.folder / 'data'}",
                 f"--socket={self.folder / 's'}",
             ),
+            # One that starts removes the temporary tables of all that have the same.
+            f"--tmpdir={self.folder}",
             *(f"--port={self.port}", f"--bind-address={self.address}", "--lower-case-table-names=1"),
             *("--innodb-buffer-pool-size=16M", "--innodb-flush-method=nosync"),
         ]
@@ -143,7 +145,8 @@ def install_database(folder: Path) -> Path:
     install = ["mariadb-install-db", "--no-defaults", f"--datadir={folder / 'data'}", "--skip-test-db"]
     install += ["--auth-root-authentication-method=normal", "--lower-case-table-names=1"]
     install += [f"--user={ANYBODY}"] if as_root else []
-    done = subprocess.run(install, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    own = {**os.environ, "TMPDIR": str(folder)}
+    done = subprocess.run(install, env=own, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(install)}: exit status {done.returncode}\n{done.stdout}")
     server = Database(folder)
