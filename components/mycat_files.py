@@ -43,7 +43,7 @@ def backends(settings: Settings) -> Backends:
 def _server(settings: Settings, mycat: Mycat, machine: MachineSettings) -> str:
     root = _root("server")
     pages = mycat.direct_memory_mib // 2 // BUFFER_MIB
-    waiting = max(4, pages * BUFFER_MIB * 1024 // CHUNK_KIB // settings.mycat_sessions())
+    waiting = max(4, pages * BUFFER_MIB * 1024 // CHUNK_KIB // settings.haproxy.mycat.server_max_connections)
     # Without a comment: as in the server.xml of the distribution.
     _properties(
         ET.SubElement(root, "system"),

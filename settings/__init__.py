@@ -1,6 +1,7 @@
 """The stack's settings: read from Pulumi's configuration, typed, and checked before any resource is registered."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Self
 
 import pulumi
@@ -26,8 +27,10 @@ from settings.services import (
 )
 from settings.topology import Access, Instances, MachineSettings, Network, Role, VirtualIp
 
-#: Connections that one Mycat may open to a database server unless the settings say more; each costs the server memory.
-MOST_BY_DEFAULT = 2000
+#: Connections of one Mycat to each server of a data host, if the settings say neither how many sessions there may be,
+#: nor how many connections: for 400 sessions with one each. It does not follow the number of data nodes, for which the
+#: databases would have to be restarted, with another max_connections.
+POOL = 440
 
 __all__ = ["NAMESPACE", "MachineSettings", "Role", "Settings", "SettingsError"]
 
@@ -123,22 +126,20 @@ class Settings(Section):
         """Of the stack's own Mycats."""
         if self.mycat is None or self.mycat.external:
             return ()
-        return backends.data_hosts(self.mycat, self.machines)
+        hosts = backends.data_hosts(self.mycat, self.machines)
+        if self.database.galera.max_connections or "server_max_connections" in self.haproxy.mycat.model_fields_set:
+            return hosts
+        return tuple(replace(host, most=max(POOL, host.least)) if host.most is None else host for host in hosts)
 
     def mycat_sessions(self) -> int:
         """Sessions that a Mycat gets at the same time: as set, else as many, up to the default, as find connections."""
         frontend, hosts = self.haproxy.mycat, self.data_hosts()
         if not hosts or "server_max_connections" in frontend.model_fields_set:
             return frontend.server_max_connections
-        by_default = [host for host in hosts if host.most is None]
         most = self.database.galera.max_connections or MOST_CONNECTIONS
 
         def fit(sessions: int) -> bool:
-            return (
-                all(host.serves(sessions) for host in hosts)
-                and max(backends.pools(by_default, sessions).values(), default=0) <= MOST_BY_DEFAULT
-                and self._connections_that_may_come(sessions) <= most
-            )
+            return all(host.serves(sessions) for host in hosts) and self._connections_that_may_come(sessions) <= most
 
         return next(filter(fit, range(frontend.server_max_connections, 1, -1)), 1)
 

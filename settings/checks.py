@@ -168,7 +168,7 @@ def _connections(settings: "Settings") -> Iterator[str]:
         where = (
             "maxCon in mycat.files"
             if settings.mycat and settings.mycat.files
-            else "maxConnections of mycat.dataHosts; by default what haproxy.mycat.serverMaxConnections needs"
+            else "maxConnections of mycat.dataHosts; else what haproxy.mycat.serverMaxConnections needs, or 440"
         )
         count = len(settings.of_role(Role.MYCAT))
         parts.append(f"{from_mycat} of {count} Mycats with {from_mycat // count} each ({where})")

@@ -258,7 +258,7 @@ class DataHost(Section):
     """Connections to each server from each Mycat at most (`maxCon`). Mycat refuses a statement for which there is none
     (error 1184), and if that is its own check of the server, it takes the server for dead and ends all sessions. So the
     sessions of `haproxy.mycat.serverMaxConnections` must find one for each data node here, and a tenth more. Default:
-    just that."""
+    just that, or 440 if those are not set."""
     min_connections: Annotated[int, Field(ge=1, le=10_000)] = 2
     """Connections to each server that each Mycat keeps open."""
     heartbeat: Annotated[Text, Field(min_length=1)] = "select user()"

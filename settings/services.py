@@ -161,8 +161,8 @@ class MycatFrontend(Frontend):
     server_max_connections: Annotated[int, Field(ge=1)] = 400
     """Sessions that one Mycat gets at the same time; further ones wait for as long as `haproxy.timeouts.queue` says.
     Mycat has to have connections for them (`mycat.dataHosts`), and the databases for those. Default: 400, or as many as
-    `mycat.dataHosts[].maxConnections` and `database.galera.maxConnections` serve if that is less, and 2000 connections
-    from a Mycat to a server where they are not set."""
+    `mycat.dataHosts[].maxConnections` and `database.galera.maxConnections` serve if that is less. If it is set, a new
+    data node may need another `max_connections`, for which the databases are restarted, one after the other."""
 
 
 class Statistics(Section):
@@ -358,7 +358,7 @@ class Galera(Section):
     max_connections: Annotated[int, Field(ge=10, le=MOST_CONNECTIONS)] | None = None
     """`max_connections` of each server; a sum that is not enough is refused. Default: what may come, and 500 at least:
     `haproxy.mysql.serverMaxConnections`, from each machine with Mycat `maxConnections` of every data host that leads
-    to the server (by default what `haproxy.mycat.serverMaxConnections` sessions need), with `haproxy.mysql.readPort`
+    to the server (440 by default), with `haproxy.mysql.readPort`
     what comes from there, and 50 for administrators and what goes wrong.
     The health responder and one session of root get in beyond that."""
     durability: Durability = Durability.FULL

@@ -313,7 +313,8 @@ def test_a_statements_limit_lies_below_haproxys(change: Change, seconds: int) ->
     [
         (lambda raw: None, 400 + 2 * 3 * 440 + 50),
         (sessions(50), 400 + 2 * 3 * 55 + 50),
-        (put("mycat/dataHosts/0/maxConnections", 250), 400 + 2 * 3 * 250 + 50),
+        (put("mycat/dataHosts/0/maxConnections", 250), 400 + 2 * (250 + 2 * 440) + 50),
+        (lambda raw: raw["mycat"].update(dataNodes=data_nodes(20)), 400 + 2 * 3 * 440 + 50),
         (put("mycat/dataHosts/0/writeHosts", [{"address": "10.9.9.9"}]), 400 + 2 * 2 * 440 + 50),
         (
             lambda raw: [put(f"mycat/dataHosts/{i}/writeHosts", [{"machine": f"node{i + 1}"}])(raw) for i in range(3)],
@@ -333,11 +334,11 @@ def test_databases_have_room_for_all_that_may_come(change: Change, connections: 
     [
         (lambda raw: None, 400),
         (sessions(250), 250),
-        (on_one_host, 400),
+        (on_one_host, 133),
         (put("mycat/dataHosts/0/maxConnections", 100), 91),
         (on_one_host_with(100), 30),
         (put("database/galera/maxConnections", 1000), 83),
-        (lambda raw: raw["mycat"].update(dataNodes=data_nodes(20)), 91),
+        (lambda raw: raw["mycat"].update(dataNodes=data_nodes(20)), 57),
         (external, 400),
     ],
 )
@@ -347,6 +348,15 @@ def test_a_mycat_gets_as_many_sessions_as_find_connections(change: Change, expec
     text = cluster.haproxy_cfg(settings, settings.machines[0], "secret")
     backend = text[text.index("\nbackend mycat_servers") :]
     assert f" maxconn {expected} " in backend
+
+
+def test_a_new_data_node_restarts_neither_databases_nor_mycat() -> None:
+    """It is taken by a reload of each Mycat and of HAProxy: what a restart would be needed for is as before."""
+    before, after_it = (Settings.parse(after(put("mycat/dataNodes", data_nodes(number)))) for number in (3, 4))
+    assert after_it.mycat_sessions() < before.mycat_sessions()
+    assert after_it.max_connections() == before.max_connections()
+    servers = [mycat_files.configuration(one, one.machines[0])["server.xml"] for one in (before, after_it)]
+    assert servers[0] == servers[1]
 
 
 @given(
