@@ -56,7 +56,7 @@ def identity(settings: Settings, stack: str, now: datetime | None = None) -> Ide
     if tls.certificate and tls.authority:
         return Identity(read(tls.authority), key + read(tls.certificate))
     authority_key = _rsa(settings.secrets[AUTHORITY_KEY].get_secret_value())
-    authority = _authority(authority_key, stack)
+    authority = _authority(authority_key, f"databases of {stack}", "key_cert_sign", "crl_sign")
     addresses = [settings.vip.address, *(machine.address for machine in settings.of_role(Role.MYSQL))]
     certificate = _server(authority, authority_key, _rsa(key).public_key(), addresses, tls.names, now)
     return Identity(_pem(authority), key + _pem(certificate))
@@ -72,14 +72,8 @@ def group_bundle(settings: Settings, stack: str) -> str | None:
         return None
     pem = settings.secrets[GALERA_KEY].get_secret_value().strip() + "\n"
     # A donor takes no name with spaces in it, for the joiner says this one in its request.
-    key, name = _rsa(pem), _name(f"galera-{stack}")
-    extensions: list[tuple[x509.ExtensionType, bool]] = [
-        (x509.BasicConstraints(ca=True, path_length=0), True),
-        (_usage("digital_signature", "key_encipherment", "key_cert_sign"), True),
-        (x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False),
-    ]
-    validity = (AUTHORITY_SINCE, AUTHORITY_UNTIL)
-    return pem + _pem(_signed(name, name, key.public_key(), key, validity, extensions))
+    uses = ("digital_signature", "key_encipherment", "key_cert_sign")
+    return pem + _pem(_authority(_rsa(pem), f"galera-{stack}", *uses))
 
 
 def period(now: datetime) -> tuple[datetime, datetime]:
@@ -89,11 +83,12 @@ def period(now: datetime) -> tuple[datetime, datetime]:
     return since, since.replace(year=now.year + 1)
 
 
-def _authority(key: RSAPrivateKey, stack: str) -> x509.Certificate:
-    name = _name(f"databases of {stack}")
+def _authority(key: RSAPrivateKey, common_name: str, *uses: str) -> x509.Certificate:
+    """One that has signed itself."""
+    name = _name(common_name)
     extensions: list[tuple[x509.ExtensionType, bool]] = [
         (x509.BasicConstraints(ca=True, path_length=0), True),
-        (_usage("key_cert_sign", "crl_sign"), True),
+        (_usage(*uses), True),
         (x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False),
     ]
     return _signed(name, name, key.public_key(), key, (AUTHORITY_SINCE, AUTHORITY_UNTIL), extensions)

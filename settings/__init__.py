@@ -1,6 +1,6 @@
 """The stack's settings: read from Pulumi's configuration, typed, and checked before any resource is registered."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Self
 
@@ -139,23 +139,27 @@ class Settings(Section):
         most = self.database.galera.max_connections or MOST_CONNECTIONS
 
         def fit(sessions: int) -> bool:
-            return all(host.serves(sessions) for host in hosts) and self._connections_that_may_come(sessions) <= most
+            served = all(host.serves(sessions) for host in hosts)
+            return served and self._that_may_come(self._most_from_mycat(hosts, sessions)) <= most
 
         return next(filter(fit, range(frontend.server_max_connections, 1, -1)), 1)
 
-    def most_from_mycat(self, sessions: int | None = None) -> int:
+    def most_from_mycat(self) -> int:
         """Connections that all Mycats together may open to one of the databases, the one that gets most."""
-        pools = backends.pools(self.data_hosts(), sessions or self.mycat_sessions())
+        return self._most_from_mycat(self.data_hosts(), self.mycat_sessions())
+
+    def _most_from_mycat(self, hosts: Sequence[backends.DataHost], sessions: int) -> int:
+        pools = backends.pools(hosts, sessions)
         own = [pools.get((str(node.address), MYSQL_PORT), 0) for node in self.of_role(Role.MYSQL)]
         return len(self.of_role(Role.MYCAT)) * max(own, default=0)
 
     def connections_that_may_come(self) -> int:
         """To each of the databases."""
-        return self._connections_that_may_come(self.mycat_sessions())
+        return self._that_may_come(self.most_from_mycat())
 
-    def _connections_that_may_come(self, sessions: int) -> int:
+    def _that_may_come(self, from_mycat: int) -> int:
         from_haproxy = self.haproxy.mysql.server_max_connections * (1 + self.read_backends())
-        return from_haproxy + self.most_from_mycat(sessions) + RESERVED_CONNECTIONS
+        return from_haproxy + from_mycat + RESERVED_CONNECTIONS
 
     def read_backends(self) -> int:
         """How many of HAProxy's backends of the read port a database is in: with a single writer one for each writer

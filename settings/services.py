@@ -358,9 +358,8 @@ class Galera(Section):
     max_connections: Annotated[int, Field(ge=10, le=MOST_CONNECTIONS)] | None = None
     """`max_connections` of each server; a sum that is not enough is refused. Default: what may come, and 500 at least:
     `haproxy.mysql.serverMaxConnections`, from each machine with Mycat `maxConnections` of every data host that leads
-    to the server (440 by default), with `haproxy.mysql.readPort`
-    what comes from there, and 50 for administrators and what goes wrong.
-    The health responder and one session of root get in beyond that."""
+    to the server (440 by default), with `haproxy.mysql.readPort` what comes from there, and 50 for administrators and
+    what goes wrong. The health responder and one session of root get in beyond that."""
     durability: Durability = Durability.FULL
     """`full`: an acknowledged commit is on the disk of the node that took it, and survives that all nodes lose their
     power in the same second (`innodb_flush_log_at_trx_commit` 1, `sync_binlog` 1). `relaxed`: it is written to disk
@@ -373,9 +372,9 @@ class Galera(Section):
     `haproxy.mysql.singleWriter` prefers is the last one that is asked to be donor."""
     tls: GroupTls | None = None
     """TLS between the nodes: of all that Galera sends from node to node, and of copies by `mariabackup`. They know each
-    other by `secrets.galeraTlsKey`. `required`: nothing else is taken. `preferred`: both, as a step
-    for a stack that exists: from none to `required`, or back, go by an `up` with `preferred`; anything else is refused
-    before a node changes. Each step restarts the nodes one after the other. Default: none."""
+    other by `secrets.galeraTlsKey`. `required`: nothing else is taken. `preferred`: both, as a step for a stack that
+    exists: from none to `required`, or back, go by an `up` with `preferred`; anything else is refused before a node
+    changes. Each step restarts the nodes one after the other. Default: none."""
     require_primary_key: bool = True
     """Refuse to create or alter a table that has neither a primary key nor a unique one without NULL
     (`innodb_force_primary_key`, error 1173), which Galera does not support fully. That goes for temporary tables too;
