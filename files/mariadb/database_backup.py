@@ -1,0 +1,503 @@
+#!/usr/bin/python3
+"""Backups of the databases: mariadb-backup's stream, compressed, in S3, and back.
+
+    database-backup run          make one, on the node whose turn it is (or do nothing on the others)
+    database-backup test         on the same node: restore the newest one beside the database, and have it checked
+    database-backup check        write, read, list and remove there; what is wrong with the permissions shows now
+    database-backup list         what there is, newest first, as JSON
+    database-backup fetch ID [PREFIX]   download one and prepare it, beside the database, which goes on
+    database-backup install ID   with mariadb stopped: put what `fetch` has prepared in the place of the data
+    database-backup aside        with mariadb stopped: move the data away, so that the node gets a copy of another's
+
+A backup is a folder ``PREFIX/ID`` of the bucket: ``data.xb.zst``, and ``backup.json``, which is written last: without
+it there is no backup. ``restored.json`` says how the last trial with it went. The credentials are those of the
+instance's role. Run as root; systemd's timers run the first two.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+SETTINGS = Path(os.environ.get("MYCAT_HA_BACKUP_SETTINGS", "/etc/mycat-ha/backup.json"))
+DATA = Path(os.environ.get("MYCAT_HA_DATA", "/var/lib/mysql"))
+#: Beside the data, so that what was prepared there takes their place by a rename.
+WORK = Path(os.environ.get("MYCAT_HA_RESTORE", "/var/lib/mycat-ha-restore"))
+RUN = Path(os.environ.get("MYCAT_HA_BACKUP_RUN", "/run/mycat-ha-backup"))
+LOG = Path(os.environ.get("MYCAT_HA_BACKUP_LOG", "/var/log/mycat-ha/backup.log"))
+ORDER = Path(os.environ.get("MYCAT_HA_GALERA_ORDER", "/var/lib/mycat-ha-galera/order.json"))
+
+#: Of backups and of what was moved aside.
+STAMP = "%Y-%m-%dT%H-%M-%SZ"
+STREAM, DONE, RESTORED = "data.xb.zst", "backup.json", "restored.json"
+SYNCED_WITHIN = 600.0  # seconds that a node which is catching up has, before a backup
+STARTS_WITHIN = 300.0  # seconds that a mariadbd has to start with what was restored
+#: Bytes of a part of an upload. S3 takes 10,000 parts (S3 User Guide, "Amazon S3 multipart upload limits").
+PART, PARTS = 16 << 20, 9000
+#: What was begun and not completed is removed after this time.
+TORN = timedelta(days=2)
+#: Room that a copy needs, in proportion to the size of the data that were copied.
+ROOM = 1.2
+
+
+class FailedError(Exception):
+    """What went wrong, and what it means."""
+
+
+def settings() -> dict[str, Any]:
+    return dict(json.loads(SETTINGS.read_text()))
+
+
+class Bucket:
+    """The backups of one prefix."""
+
+    def __init__(self, config: dict[str, Any], prefix: str = "") -> None:
+        import boto3  # takes a second
+        from botocore.config import Config
+
+        self._name, self._prefix = config["bucket"], (prefix or config["prefix"]).strip("/")
+        self._encryption = {}
+        if config["kmsKey"]:
+            self._encryption = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": config["kmsKey"]}
+        self._s3 = boto3.client(
+            "s3",
+            region_name=config["region"],
+            endpoint_url=config["endpoint"] or None,
+            config=Config(
+                connect_timeout=5,
+                read_timeout=60,
+                retries={"total_max_attempts": 6, "mode": "standard"},
+                # A bucket's name is no part of another endpoint's certificate.
+                s3={"addressing_style": "path" if config["endpoint"] else "auto"},
+            ),
+        )
+
+    def place(self, key: str) -> str:
+        return f"s3://{self._name}/{self._prefix}/{key}"
+
+    def ids(self) -> list[str]:
+        """Of all that was begun, newest first."""
+        pages = self._s3.get_paginator("list_objects_v2").paginate(
+            Bucket=self._name, Prefix=f"{self._prefix}/", Delimiter="/"
+        )
+        folders = (folder["Prefix"] for page in pages for folder in page.get("CommonPrefixes", ()))
+        names = (folder.removeprefix(f"{self._prefix}/").rstrip("/") for folder in folders)
+        return sorted((name for name in names if begun(name)), reverse=True)
+
+    def read(self, key: str) -> dict[str, Any] | None:
+        """A JSON document; None if there is none."""
+        try:
+            return dict(json.loads(self._s3.get_object(Bucket=self._name, Key=f"{self._prefix}/{key}")["Body"].read()))
+        except self._s3.exceptions.NoSuchKey:
+            return None
+
+    def write(self, key: str, document: dict[str, Any]) -> None:
+        body = json.dumps(document, indent=2).encode()
+        self._s3.put_object(Bucket=self._name, Key=f"{self._prefix}/{key}", Body=body, **self._encryption)
+
+    def upload(self, key: str, stream: Any, most: int) -> int:
+        """The number of bytes, of ``most`` at the most, that came out of ``stream``."""
+        from boto3.s3.transfer import TransferConfig
+
+        transfer = TransferConfig(multipart_chunksize=max(PART, most // PARTS), max_concurrency=2)
+        path = f"{self._prefix}/{key}"
+        self._s3.upload_fileobj(stream, self._name, path, ExtraArgs=self._encryption, Config=transfer)
+        return int(self._s3.head_object(Bucket=self._name, Key=path)["ContentLength"])
+
+    def download(self, key: str, stream: Any) -> None:
+        from boto3.s3.transfer import TransferConfig
+
+        transfer = TransferConfig(multipart_chunksize=PART, max_concurrency=2)
+        self._s3.download_fileobj(self._name, f"{self._prefix}/{key}", stream, Config=transfer)
+
+    def remove(self, identifier: str) -> None:
+        """What makes it a backup goes first."""
+        for name in (DONE, STREAM, RESTORED):
+            self._s3.delete_object(Bucket=self._name, Key=f"{self._prefix}/{identifier}/{name}")
+
+
+def begun(identifier: str) -> datetime | None:
+    """When that backup was begun; None if the name is not a backup's."""
+    with suppress(ValueError):
+        return datetime.strptime(identifier, STAMP).replace(tzinfo=UTC)
+    return None
+
+
+def stamp() -> str:
+    return datetime.now(UTC).strftime(STAMP)
+
+
+# --- The database ---
+
+
+def sql(statement: str) -> list[str]:
+    """Its rows. Raises FailedError."""
+    done = subprocess.run(
+        ["mariadb", "--batch", "--skip-column-names", "--execute", f"SET SESSION wsrep_sync_wait = 0; {statement}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise FailedError(f"mariadbd, asked on this node: {done.stderr.strip().splitlines()[-1]}")
+    return done.stdout.splitlines()
+
+
+def turn(config: dict[str, Any]) -> str:
+    """The node that makes the backup: of those that are in the cluster now the last one, as the first is the one that
+    is written to. All nodes of a cluster see the same."""
+    members = set(sql("SELECT node_name FROM mysql.wsrep_cluster_members"))
+    return next((node for node in reversed(config["nodes"]) if node in members), config["node"])
+
+
+@contextmanager
+def desynced() -> Iterator[None]:
+    """The others do not wait for this node while it is busy with a backup, and it goes on taking what they write."""
+    if sql("SELECT @@GLOBAL.wsrep_on") == ["0"]:
+        yield
+        return
+    for _ in range(int(SYNCED_WITHIN)):
+        state = "".join(sql("SHOW STATUS LIKE 'wsrep_local_state_comment'")).rpartition("\t")[2]
+        if state == "Synced":
+            break
+        time.sleep(1)
+    else:
+        raise FailedError(f"this node is not synced ({state}), so it makes no backup")
+    try:
+        sql("SET GLOBAL wsrep_desync = ON")
+        yield
+    finally:
+        sql("SET GLOBAL wsrep_desync = OFF")
+
+
+# --- Making one ---
+
+
+def run() -> None:
+    config = settings()
+    with alone():
+        if (node := turn(config)) != config["node"]:
+            print(f"{node} makes the backup")
+            return
+        bucket, identifier, since = Bucket(config), stamp(), time.monotonic()
+        size = size_of(DATA)
+        print(f"{bucket.place(identifier)}: from {config['node']}, {size >> 20} MiB of data", flush=True)
+        with desynced():
+            stored = upload(bucket, identifier, size)
+        took = round(time.monotonic() - since, 1)
+        [version] = sql("SELECT VERSION()")
+        about = {"id": identifier, "node": config["node"], "version": version, "seconds": took}
+        bucket.write(f"{identifier}/{DONE}", {**about, "bytes": stored, "dataBytes": size})
+        print(f"{bucket.place(identifier)}: complete after {took:g} s, {stored >> 20} MiB", flush=True)
+        prune(bucket, identifier, timedelta(days=config["keepDays"]))
+
+
+def upload(bucket: Bucket, identifier: str, size: int) -> int:
+    """What it has in S3, in bytes. Raises FailedError, and leaves nothing there then."""
+    scratch = RUN / "scratch"
+    shutil.rmtree(scratch, ignore_errors=True)
+    LOG.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    copy = ["mariadb-backup", "--backup", "--stream=xbstream", f"--target-dir={scratch}", "--user=root"]
+    with LOG.open("w") as log, ended() as processes:
+        source = subprocess.Popen(copy, stdout=subprocess.PIPE, stderr=log)
+        packed = subprocess.Popen(["zstd", "--quiet", "-T1"], stdin=source.stdout, stdout=subprocess.PIPE, stderr=log)
+        processes += [source, packed]
+        assert source.stdout  # zstd has it: mariadb-backup has to notice when zstd ends
+        source.stdout.close()
+        stored = bucket.upload(f"{identifier}/{STREAM}", packed.stdout, size)
+        failed = [process.args[0] for process in processes if process.wait() != 0]  # type: ignore[index]
+    shutil.rmtree(scratch, ignore_errors=True)
+    if failed:
+        bucket.remove(identifier)
+        raise FailedError(f"{' and '.join(map(str, failed))} failed; the end of {LOG}:\n{last_lines()}")
+    return stored
+
+
+def prune(bucket: Bucket, newest: str, keep: timedelta) -> None:
+    """Those that are older than ``keep``, and what was not completed; never the one that was just made."""
+    now = datetime.now(UTC)
+    for identifier in bucket.ids():
+        age = now - (begun(identifier) or now)
+        if identifier != newest and (age > keep or (age > TORN and bucket.read(f"{identifier}/{DONE}") is None)):
+            bucket.remove(identifier)
+            print(f"{bucket.place(identifier)}: removed, {age.days} days old", flush=True)
+
+
+# --- Getting one back ---
+
+
+def fetch(bucket: Bucket, identifier: str, target: Path) -> None:
+    """Into ``target``, prepared, so that a mariadbd can start with it. Raises FailedError."""
+    about = bucket.read(f"{identifier}/{DONE}")
+    if about is None:
+        raise FailedError(f"{bucket.place(identifier)}: there is no complete backup")
+    staged = target.with_name(f".{target.name}.part")
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(mode=0o700, parents=True)
+    free, needed = shutil.disk_usage(staged).free, int(about["dataBytes"] * ROOM)
+    if free < needed:
+        raise FailedError(f"{staged.parent} has {free >> 20} MiB left, and the backup needs {needed >> 20} MiB")
+    LOG.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with LOG.open("w") as log, ended() as processes:
+        unpack = subprocess.Popen(
+            ["zstd", "--quiet", "--decompress"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log
+        )
+        extract = subprocess.Popen(["mbstream", "--extract", f"--directory={staged}"], stdin=unpack.stdout, stderr=log)
+        processes += [unpack, extract]
+        assert unpack.stdin and unpack.stdout
+        unpack.stdout.close()
+        with suppress(BrokenPipeError):  # then one of them has failed
+            bucket.download(f"{identifier}/{STREAM}", unpack.stdin)
+            unpack.stdin.close()
+        failed = [process.args[0] for process in processes if process.wait() != 0]  # type: ignore[index]
+        if not failed:
+            prepare = ["mariadb-backup", "--prepare", f"--target-dir={staged}"]
+            failed = [prepare[0]] if subprocess.run(prepare, stderr=log, check=False).returncode else []
+    if failed:
+        raise FailedError(f"{' and '.join(map(str, failed))} failed; the end of {LOG}:\n{last_lines()}")
+    for path in (staged, *staged.rglob("*")):
+        own_as_data(path)
+    staged.rename(target)
+
+
+def test() -> None:
+    """What came of it is written beside the backup. Raises FailedError if it cannot be restored."""
+    config = settings()
+    with alone():
+        if (node := turn(config)) != config["node"]:
+            print(f"{node} restores the newest backup for a trial")
+            return
+        bucket, since = Bucket(config), time.monotonic()
+        newest = next((name for name in bucket.ids() if bucket.read(f"{name}/{DONE}")), None)
+        if newest is None:
+            raise FailedError(f"{bucket.place('')}: there is no complete backup")
+        target = WORK / "trial"
+        shutil.rmtree(target, ignore_errors=True)
+        tables, problem = 0, ""
+        try:
+            fetch(bucket, newest, target)
+            tables = checked(target)
+        except FailedError as error:
+            problem = str(error)
+        finally:
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.rmtree(target.with_name(f".{target.name}.part"), ignore_errors=True)
+        took = round(time.monotonic() - since, 1)
+        about = {"at": stamp(), "node": config["node"], "seconds": took, "tables": tables, "problem": problem}
+        bucket.write(f"{newest}/{RESTORED}", about)
+        if problem:
+            raise FailedError(f"{bucket.place(newest)} cannot be restored: {problem}")
+        print(f"{bucket.place(newest)}: restored and checked, {tables} tables, after {took:g} s", flush=True)
+
+
+def checked(target: Path) -> int:
+    """How many tables there are, all of them whole: a mariadbd of its own starts there, and looks at each.
+
+    Raises FailedError.
+    """
+    # Of the user that mariadbd becomes; not below the data, whose path may be too long for a socket.
+    home = RUN / "trial"
+    home.mkdir(mode=0o700, exist_ok=True)
+    own_as_data(home)
+    socket = home / "mysqld.sock"
+    with LOG.open("a") as log, ended() as processes:
+        server = subprocess.Popen(
+            [
+                "mariadbd",
+                # What InnoDB's files need to be read, as mariadb-backup has noted it; nothing of this node's own.
+                f"--defaults-file={target}/backup-my.cnf",
+                f"--datadir={target}",
+                f"--socket={socket}",
+                f"--pid-file={home}/mysqld.pid",
+                f"--user={DATA.owner()}",
+                f"--tmpdir={home}",
+                "--skip-networking",
+                "--skip-log-bin",
+                "--innodb-buffer-pool-size=128M",
+            ],
+            stderr=log,
+        )
+        processes.append(server)
+        until = time.monotonic() + STARTS_WITHIN
+        while subprocess.run(
+            ["mariadb-admin", f"--socket={socket}", "ping"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=False,
+        ).returncode:
+            if server.poll() is not None or time.monotonic() > until:
+                raise FailedError(f"mariadbd does not start with it; the end of {LOG}:\n{last_lines()}")
+            time.sleep(0.5)
+        looked = subprocess.run(
+            ["mariadb-check", f"--socket={socket}", "--all-databases", "--check"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        lines = looked.stdout.splitlines()
+        wrong = [line for line in lines if line.lower().startswith(("error", "warning"))]
+        if looked.returncode or wrong:
+            raise FailedError(f"mariadb-check: {'; '.join(wrong) or looked.stderr.strip()}")
+        return sum(line.split()[-1] == "OK" for line in lines if line.split())
+
+
+def install(identifier: str) -> None:
+    """The data that were fetched become this node's, of a new cluster that this node is to form: whoever has been in
+    another one gets a copy of everything."""
+    stopped()
+    ready = WORK / identifier
+    if not ready.is_dir():
+        raise FailedError(f"{ready} is not there: `fetch` comes first")
+    state = ready / "grastate.dat"
+    state.write_text(
+        f"# GALERA saved state\nversion: 2.1\nuuid:    {uuid.uuid4()}\nseqno:   0\nsafe_to_bootstrap: 1\n"
+    )
+    state.chmod(0o600)
+    own_as_data(state)
+    ready.chmod(0o755)
+    os.sync()
+    aside()
+    DATA.rmdir()
+    ready.rename(DATA)
+
+
+def aside() -> None:
+    stopped()
+    # It belongs to the history that ends here.
+    ORDER.unlink(missing_ok=True)
+    if not any(DATA.iterdir()):
+        return
+    before = DATA.with_name(f"{DATA.name}.before-{stamp()}")
+    owner = DATA.stat()
+    DATA.rename(before)
+    print(f"the data of before are in {before}", flush=True)
+    DATA.mkdir(mode=0o755)
+    os.chown(DATA, owner.st_uid, owner.st_gid)
+
+
+def stopped() -> None:
+    """Raises FailedError if mariadbd runs, or is about to."""
+    asked = ["systemctl", "show", "--property=ActiveState", "--value", "mariadb"]
+    state = subprocess.run(asked, stdout=subprocess.PIPE, text=True, check=False).stdout.strip()
+    if state not in {"inactive", "failed"}:
+        raise FailedError(f"mariadb is {state}: `systemctl stop mariadb` comes first")
+
+
+# --- What there is ---
+
+
+def listed(bucket: Bucket) -> list[dict[str, Any]]:
+    found = []
+    for identifier in bucket.ids():
+        if about := bucket.read(f"{identifier}/{DONE}"):
+            found.append({**about, "restored": bucket.read(f"{identifier}/{RESTORED}")})
+    return found
+
+
+def check() -> None:
+    """Raises what S3 answers."""
+    bucket, key = Bucket(settings()), f"check-{settings()['node']}"
+    bucket.write(f"{key}/{DONE}", {"id": key})
+    if bucket.read(f"{key}/{DONE}") != {"id": key}:
+        raise FailedError(f"{bucket.place(key)}: another document is read than was written")
+    bucket.ids()
+    bucket.remove(key)
+
+
+# --- Processes ---
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """One at a time on this machine."""
+    RUN.mkdir(mode=0o755, exist_ok=True)
+    with (RUN / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+#: What this program has started and not waited for.
+RUNNING: "list[subprocess.Popen[bytes]]" = []
+
+
+@contextmanager
+def ended() -> Iterator[list["subprocess.Popen[bytes]"]]:
+    """Whatever happens, none of them is left behind."""
+    RUNNING.clear()
+    try:
+        yield RUNNING
+    finally:
+        for process in RUNNING:
+            process.terminate()
+        for process in RUNNING:
+            process.wait()
+
+
+def stop(*_: object) -> None:
+    """On a signal: undo what was begun. An upload reads to the end of its pipe first, so the other end goes now."""
+    for process in RUNNING:
+        process.terminate()
+    sys.exit("stopped")
+
+
+def own_as_data(path: Path) -> None:
+    """As mariadbd needs it."""
+    owner = DATA.stat()
+    os.chown(path, owner.st_uid, owner.st_gid)
+
+
+def last_lines() -> str:
+    return "\n".join(LOG.read_text(errors="replace").splitlines()[-5:])
+
+
+def size_of(folder: Path) -> int:
+    """In bytes on the disk; files come and go meanwhile."""
+    size = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            size += path.lstat().st_blocks * 512
+    return size
+
+
+def main(words: list[str]) -> None:
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        match words:
+            case ["run"]:
+                run()
+            case ["test"]:
+                test()
+            case ["check"]:
+                check()
+            case ["list", *prefix]:
+                print(json.dumps(listed(Bucket(settings(), *prefix))))
+            case ["fetch", identifier, *prefix]:
+                with alone():
+                    if not (WORK / identifier).is_dir():
+                        fetch(Bucket(settings(), *prefix), identifier, WORK / identifier)
+            case ["install", identifier]:
+                install(identifier)
+            case ["aside"]:
+                aside()
+            case _:
+                sys.exit(__doc__)
+    except FailedError as error:
+        sys.exit(str(error))
+    except (BotoCoreError, ClientError) as error:
+        sys.exit(f"S3, for {settings()['bucket']}: {error}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
