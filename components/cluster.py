@@ -9,6 +9,7 @@ import pulumi_aws as aws
 from pulumi_command import remote
 
 from components import certificates, haproxy, keepalived, mycat_files, reach, rolling
+from components.backup import Backup, BackupArgs, BackupRole, BackupRoleArgs
 from components.bastion import Bastion, BastionArgs
 from components.database import Database, DatabaseArgs, MycatUser
 from components.ec2_endpoint import Ec2Endpoint, Ec2EndpointArgs
@@ -75,7 +76,8 @@ class Cluster(pulumi.ComponentResource):
             self._child,
         )
         self._ec2_endpoint = self._endpoint(args)
-        self.machines = self._boot(name, args, virtual_ip)
+        backup_role = self._backup_role(f"{name}-backup", virtual_ip)
+        self.machines = self._boot(name, args, virtual_ip, backup_role)
         self.reached = self._reached()
 
         ready: list[pulumi.Resource] = []
@@ -83,6 +85,7 @@ class Cluster(pulumi.ComponentResource):
         if databases := settings.of_role(Role.MYSQL):
             tier = self._database(f"{name}-database", databases)
             ready = [*tier.ready]
+            self._backups(databases, [*tier.ready, *([backup_role] if backup_role else [])])
             # A database refuses what it does not believe: before the first load balancer says who asks ...
             if proxy_protocol:
                 ready += tier.believe([balancer.address for balancer in balancers])
@@ -110,7 +113,26 @@ class Cluster(pulumi.ComponentResource):
         network = args.network
         return [Ec2Endpoint("ec2-endpoint", Ec2EndpointArgs(network.vpc_id, network.subnet_id, group.id), self._child)]
 
-    def _boot(self, name: str, args: ClusterArgs, virtual_ip: VirtualIp) -> dict[str, Machine]:
+    def _backup_role(self, name: str, virtual_ip: VirtualIp) -> BackupRole | None:
+        databases, backup = self._settings.of_role(Role.MYSQL), self._settings.database.backup
+        if backup is None:
+            return None
+        shared = any(Role.LB in node.roles for node in databases)
+        prefix = backup.place(pulumi.get_stack())
+        role_name = virtual_ip.role_name if shared else None
+        return BackupRole(name, BackupRoleArgs(backup, prefix, role_name), self._child)
+
+    def _backups(self, nodes: Sequence[MachineSettings], after: Sequence[pulumi.Resource]) -> None:
+        backup = self._settings.database.backup
+        prefix = backup.place(pulumi.get_stack()) if backup else ""
+        names = [node.name for node in nodes]
+        for node in nodes:
+            args = BackupArgs(self.machines[node.name], backup, prefix, names, after)
+            Backup(f"{node.name}-backup", args, self._child)
+
+    def _boot(
+        self, name: str, args: ClusterArgs, virtual_ip: VirtualIp, backup_role: BackupRole | None
+    ) -> dict[str, Machine]:
         settings = self._settings
         image = settings.instances.image
         ami = aws.ec2.get_ami(
@@ -144,7 +166,7 @@ class Cluster(pulumi.ComponentResource):
                     private_key=self._secret("sshPrivateKey"),
                     proxy=proxy,
                     upgrade_hour=number % 24,
-                    instance_profile=virtual_ip.instance_profile if Role.LB in machine.roles else None,
+                    instance_profile=_profile(machine, virtual_ip, backup_role),
                     keep_running=protected,
                     # Its interface needs no protection of its own: EC2 deletes none that an instance uses.
                     holds_data=protected and Role.MYSQL in machine.roles,
@@ -299,6 +321,12 @@ class Cluster(pulumi.ComponentResource):
             "instanceId": self.machines[machine.name].instance_id,
             "eniId": self.interfaces[machine.name].id,
         }
+
+
+def _profile(machine: MachineSettings, virtual_ip: VirtualIp, backup_role: BackupRole | None) -> pulumi.Input[str] | None:
+    if Role.LB in machine.roles:
+        return virtual_ip.instance_profile
+    return backup_role.instance_profile if backup_role and Role.MYSQL in machine.roles else None
 
 
 def haproxy_cfg(settings: Settings, node: MachineSettings, statistics_password: str) -> str:

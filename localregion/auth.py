@@ -171,9 +171,9 @@ def _applies(statement: Mapping[str, Any], action: str, resource: str, context: 
     else:
         named = not any(_like(pattern.lower(), action.lower()) for pattern in _list(statement["NotAction"]))
     if "Resource" in statement:
-        meant = any(_like(pattern, resource) for pattern in _list(statement["Resource"]))
+        meant = _meant(statement["Resource"], resource, context)
     else:
-        meant = not any(_like(pattern, resource) for pattern in _list(statement["NotResource"]))
+        meant = not _meant(statement["NotResource"], resource, context)
     return (
         named
         and meant
@@ -183,6 +183,11 @@ def _applies(statement: Mapping[str, Any], action: str, resource: str, context: 
             for key, values in pairs.items()
         )
     )
+
+
+def _meant(patterns: Any, resource: str, context: Mapping[str, str]) -> bool:
+    filled = (_filled(pattern, context) for pattern in _list(patterns))
+    return any(pattern is not None and _like(pattern, resource) for pattern in filled)
 
 
 def _condition(operator: str, key: str, values: list[str], context: Mapping[str, str]) -> bool:
@@ -210,7 +215,7 @@ def _condition(operator: str, key: str, values: list[str], context: Mapping[str,
 
 
 def _filled(value: str, context: Mapping[str, str]) -> str | None:
-    """A condition's value with its policy variables; None if one of them has no value, which matches nothing.
+    """A condition's value or a resource with its policy variables; None if one of them has no value, which matches nothing.
 
     Source: IAM User Guide, "IAM policy elements: Variables and tags".
     """

@@ -12,6 +12,8 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Url = Annotated[str, StringConstraints(pattern=r"""^https?://[^\s'"]+$""")]
+#: ARN of an IAM policy.
+PolicyArn = Annotated[str, StringConstraints(pattern=r"^arn:aws[a-z-]*:iam::\d{12}:policy/[\w+=,.@/-]+$")]
 Version = Annotated[str, StringConstraints(pattern=r"^[0-9][0-9A-Za-z.+~-]*$")]
 #: Seconds, whole or not; HAProxy gets it in milliseconds.
 Seconds = Annotated[float, Field(gt=0, le=86400)]
@@ -31,6 +33,7 @@ __all__ = [
     "IPv4Address",
     "IPv4Network",
     "Name",
+    "PolicyArn",
     "Port",
     "Seconds",
     "SecretName",

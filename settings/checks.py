@@ -87,6 +87,8 @@ def _database(settings: "Settings") -> Iterator[str]:
             yield "machines: none with role mysql, and database.external is empty; port 3306 needs servers"
         elif nodes == 2:
             yield "machines: 2 with role mysql; two Galera nodes lose their quorum with either one, use three (or one)"
+    if settings.database.backup and not nodes:
+        yield "database.backup: the databases are external ones, which are backed up where they are; leave it out"
     mycat = settings.mycat
     yield from user_problems(settings.database, mycat.database_user if mycat and not mycat.external else None)
 

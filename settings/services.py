@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self, get_args
 from pydantic import Field, StringConstraints, model_validator
 
 from constants import MYSQL_CHECK_USER
+from settings.backup import Backup
 from settings.base import (
     IPv4Address,
     IPv4Network,
@@ -518,6 +519,8 @@ class Database(Section):
     tls: Tls | None = None
     """TLS between clients and the databases; `{}` is enough. Default: none. To switch it on or off restarts the nodes
     one after the other; another certificate does not."""
+    backup: Backup | None = None
+    """Backups in S3, of the machines of role `mysql`. Default: none."""
     extra: Lines = ()
     """Lines of your own for `[mysqld]` on the machines of role `mysql`, such as `max_allowed_packet = 64M`. What
     contradicts the stack's own lines is refused (docs/stacks.md). A change restarts the nodes one after the other."""

@@ -8,7 +8,7 @@ from pydantic import Field, StringConstraints, model_validator
 from pydantic.alias_generators import to_camel
 
 from constants import LONGEST_DRAIN
-from settings.base import IPv4Address, IPv4Network, Name, Port, Seconds, Section, Url
+from settings.base import IPv4Address, IPv4Network, Name, PolicyArn, Port, Seconds, Section, Url
 
 
 class Role(StrEnum):
@@ -233,9 +233,7 @@ class VirtualIp(Section):
     """The EC2 API as the load balancers reach it, for example a VPC interface endpoint. Default: with
     `network.ec2Endpoint` the region's own; without, `AWS_ENDPOINT_URL_EC2` or `AWS_ENDPOINT_URL` of the deployer, else
     the region's own."""
-    permissions_boundary: (
-        Annotated[str, StringConstraints(pattern=r"^arn:aws[a-z-]*:iam::\d{12}:policy/[\w+=,.@/-]+$")] | None
-    ) = None
+    permissions_boundary: PolicyArn | None = None
     """ARN of the IAM policy that bounds what the load balancers' role may do, whatever its own policy says; see
     `.github/policies/boundary.json`. Default: none."""
     notify: str | None = None

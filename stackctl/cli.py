@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from stackctl import backups as kept
 from stackctl import changes, life, listing, recovery, rendering, status_tables, sweep, teststack
 from stackctl import status as condition
 from stackctl import switchover as planned
@@ -160,6 +161,50 @@ def recover(
     """
     confirm = life.confirmation(yes=yes)
     raise typer.Exit(recovery.recover(life.existing(stack, region_env), given_up or (), confirm))
+
+
+From = Annotated[
+    str | None,
+    typer.Option(
+        "--from", metavar="PREFIX", help="of another stack, which database.backup.readPrefixes has to name"
+    ),
+]
+
+
+@database.command()
+def backup(stack: StackName, region_env: RegionEnv = None) -> None:
+    """Make a backup now, as the schedule does (setting database.backup)."""
+    raise typer.Exit(kept.backup(life.existing(stack, region_env)))
+
+
+@database.command()
+def backups(
+    stack: StackName,
+    prefix: From = None,
+    as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+    region_env: RegionEnv = None,
+) -> None:
+    """The backups that there are, newest first, and what came of the last trial with each."""
+    raise typer.Exit(kept.backups(life.existing(stack, region_env), prefix, as_json=as_json))
+
+
+@database.command()
+def restore(
+    stack: StackName,
+    identifier: Annotated[
+        str | None, typer.Argument(metavar="[BACKUP]", help="as `backups` shows it, if not the newest one")
+    ] = None,
+    prefix: From = None,
+    yes: Annotated[bool, typer.Option("--yes", help="without asking, do what is shown")] = False,
+    region_env: RegionEnv = None,
+) -> None:
+    """Put a backup in the place of what the databases have: all of them stop, and what was written since is gone (and
+    kept aside on the machines). The stack's users get the passwords that its settings have now.
+
+    Exit code 0: restored, and all databases are synced; 4: refused, nothing was changed; 1: failed half-way.
+    """
+    confirm = life.confirmation(yes=yes)
+    raise typer.Exit(kept.restore(life.existing(stack, region_env), identifier, prefix, confirm))
 
 
 @app.command()

@@ -4,7 +4,9 @@
     database-backup run          make one, on the node whose turn it is (or do nothing on the others)
     database-backup test         on the same node: restore the newest one beside the database, and have it checked
     database-backup check        write, read, list and remove there; what is wrong with the permissions shows now
-    database-backup list         what there is, newest first, as JSON
+    database-backup list [PREFIX]  what there is, newest first, as JSON
+    database-backup newest       the newest one, the last one that was tried, and from which age on that is wrong
+    database-backup room BYTES   whether there is room beside the data for so many
     database-backup fetch ID [PREFIX]   download one and prepare it, beside the database, which goes on
     database-backup install ID   with mariadb stopped: put what `fetch` has prepared in the place of the data
     database-backup aside        with mariadb stopped: move the data away, so that the node gets a copy of another's
@@ -42,6 +44,8 @@ STAMP = "%Y-%m-%dT%H-%M-%SZ"
 STREAM, DONE, RESTORED = "data.xb.zst", "backup.json", "restored.json"
 SYNCED_WITHIN = 600.0  # seconds that a node which is catching up has, before a backup
 STARTS_WITHIN = 300.0  # seconds that a mariadbd has to start with what was restored
+#: Seconds until a role and its policies count.
+KNOWN_WITHIN = float(os.environ.get("MYCAT_HA_KNOWN_WITHIN", "120"))
 #: Bytes of a part of an upload. S3 takes 10,000 parts (S3 User Guide, "Amazon S3 multipart upload limits").
 PART, PARTS = 16 << 20, 9000
 #: What was begun and not completed is removed after this time.
@@ -244,9 +248,7 @@ def fetch(bucket: Bucket, identifier: str, target: Path) -> None:
     staged = target.with_name(f".{target.name}.part")
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(mode=0o700, parents=True)
-    free, needed = shutil.disk_usage(staged).free, int(about["dataBytes"] * ROOM)
-    if free < needed:
-        raise FailedError(f"{staged.parent} has {free >> 20} MiB left, and the backup needs {needed >> 20} MiB")
+    room(staged.parent, about["dataBytes"])
     LOG.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     with LOG.open("w") as log, ended() as processes:
         unpack = subprocess.Popen(
@@ -404,9 +406,41 @@ def listed(bucket: Bucket) -> list[dict[str, Any]]:
     return found
 
 
+def newest() -> dict[str, Any]:
+    config = settings()
+    bucket = Bucket(config)
+    found: dict[str, Any] = {"newest": None, "tried": None, "alarmHours": config["alarmHours"]}
+    for identifier in bucket.ids():
+        found["newest"] = found["newest"] or bucket.read(f"{identifier}/{DONE}")
+        if tried := bucket.read(f"{identifier}/{RESTORED}"):
+            return {**found, "tried": {**tried, "id": identifier}}
+    return found
+
+
+def room(folder: Path, size: int) -> None:
+    """Raises FailedError if there is none for a copy of so many bytes of data."""
+    free, needed = shutil.disk_usage(folder).free, int(size * ROOM)
+    if free < needed:
+        raise FailedError(f"{folder} has {free >> 20} MiB left, and the backup needs {needed >> 20} MiB")
+
+
 def check() -> None:
-    """Raises what S3 answers."""
-    bucket, key = Bucket(settings()), f"check-{settings()['node']}"
+    """Raises what S3 answers for two minutes: a role that is new is not known everywhere at once."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    until = time.monotonic() + KNOWN_WITHIN
+    while True:
+        try:
+            return write_and_read()
+        except (BotoCoreError, ClientError):
+            if time.monotonic() > until:
+                raise
+        time.sleep(3)
+
+
+def write_and_read() -> None:
+    config = settings()
+    bucket, key = Bucket(config), f"check-{config['node']}"
     bucket.write(f"{key}/{DONE}", {"id": key})
     if bucket.read(f"{key}/{DONE}") != {"id": key}:
         raise FailedError(f"{bucket.place(key)}: another document is read than was written")
@@ -483,6 +517,10 @@ def main(words: list[str]) -> None:
                 check()
             case ["list", *prefix]:
                 print(json.dumps(listed(Bucket(settings(), *prefix))))
+            case ["newest"]:
+                print(json.dumps(newest()))
+            case ["room", size]:
+                room(DATA.parent, int(size))
             case ["fetch", identifier, *prefix]:
                 with alone():
                     if not (WORK / identifier).is_dir():

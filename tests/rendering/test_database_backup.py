@@ -83,6 +83,7 @@ class Node:
             "MYCAT_HA_RESTORE": str(self.folder / "db/restore"),
             "MYCAT_HA_BACKUP_RUN": str(self.folder / "run"),
             "MYCAT_HA_BACKUP_LOG": str(self.folder / "backup.log"),
+            "MYCAT_HA_KNOWN_WITHIN": "1",
             "MYCAT_HA_GALERA_ORDER": str(self.folder / "order.json"),
         }
         argv, pipe = [sys.executable, PROGRAM, *words], subprocess.PIPE

@@ -11,9 +11,11 @@ from typing import Any, ClassVar
 import pytest
 import yaml
 
+from components import backup
 from localregion.auth import allowed
 from resource_types import INSTANCE, RULE, STACK_TAG, TAGGED, ResourceType
 from settings import Settings, SettingsError
+from settings.backup import Backup
 from stackctl import changes
 from stackctl.cli import app
 from stackctl.protection import ALWAYS
@@ -27,6 +29,7 @@ WORKFLOWS = {path.stem: path for path in sorted((GITHUB / "workflows").glob("*.y
 ACTION = GITHUB / "actions" / "setup" / "action.yml"
 SETUP = "./.github/actions/setup"
 POLICIES = {path.stem: path for path in sorted((GITHUB / "policies").glob("*.json"))}
+KMS = "arn:aws:kms:eu-central-1:123456789012:key/1"
 #: A fork's pull request has another head repository.
 OWN_BRANCH = "github.event.pull_request.head.repo.full_name == github.repository"
 
@@ -203,13 +206,14 @@ def test_the_deployment_changes_only_what_is_its_stacks() -> None:
             continue
         bound = json.dumps([statement["Resource"], statement.get("Condition")])
         exceptions = {
-            *("CreateFromDebiansImages", "DeleteReservations", "GiveEndpointsTheApisName", "GiveItToInstances"),
+            *("CreateFromDebiansImages", "DeleteReservations", "GiveEndpointsTheApisName", "GiveThemToInstances"),
             "KeepTheStacksSecrets",
         }
         assert "${STACKS}" in bound or statement["Sid"] in exceptions, statement["Sid"]
     (passing,) = [item for item in statements("deploy") if item["Action"] == "iam:PassRole"]
     assert passing["Condition"] == {"StringEquals": {"iam:PassedToService": "ec2.${DNS_SUFFIX}"}}
-    assert passing["Resource"].endswith(":role/cluster-vip-role-*")
+    names = [arn.partition(":role/")[2] for arn in passing["Resource"]]
+    assert names == ["cluster-backup-role-*", "cluster-vip-role-*"]
 
 
 def test_the_policies_fit_into_a_role() -> None:
@@ -383,8 +387,8 @@ class TestBoundary:
 
     ENI = "arn:aws:ec2:eu-central-1:123456789012:network-interface/eni-1"
 
-    def may(self, action: str, target: str, stack: str = "test-a") -> bool:
-        context = {f"aws:PrincipalTag/{STACK_TAG}": "test-a", f"aws:ResourceTag/{STACK_TAG}": stack}
+    def may(self, action: str, target: str, stack: str = "test-a", **keys: str) -> bool:
+        context = {f"aws:PrincipalTag/{STACK_TAG}": "test-a", f"aws:ResourceTag/{STACK_TAG}": stack, **keys}
         return allowed([filled("boundary", ACCOUNT="123456789012")], action, target, context)
 
     def test_allows_what_the_programs_own_policy_allows(self, run_program: Run) -> None:
@@ -393,6 +397,20 @@ class TestBoundary:
         assert actions >= {"ec2:AssignPrivateIpAddresses"}
         for action in actions:
             assert self.may(action, self.ENI), action
+
+    def test_allows_what_backups_need_below_the_stacks_own_prefix(self) -> None:
+        document = backup.policy(Backup(bucket="backups", kmsKey=KMS), "mycat-ha/test-a", "aws")
+        s3 = {"s3:prefix": "mycat-ha/test-a/", "kms:ViaService": "s3.eu-central-1.amazonaws.com"}
+        for statement in document["Statement"]:
+            for action in listed(statement["Action"]):
+                target = statement["Resource"].replace("*", "2026/backup.json")
+                assert self.may(action, target, **s3), action
+        others = "arn:aws:s3:::backups/mycat-ha/production/2026/backup.json"
+        for action in ("s3:GetObject", "s3:PutObject", "s3:DeleteObject"):
+            assert not self.may(action, others)
+        assert not self.may("s3:ListBucket", "arn:aws:s3:::backups", **{"s3:prefix": "mycat-ha/production/"})
+        assert not self.may("s3:ListBucket", "arn:aws:s3:::backups")
+        assert not self.may("kms:Decrypt", KMS, **{"kms:ViaService": "ec2.eu-central-1.amazonaws.com"})
 
     def test_allows_nothing_else_and_no_other_stacks_interfaces(self) -> None:
         assert not self.may("ec2:AssignPrivateIpAddresses", self.ENI, stack="production")
