@@ -73,7 +73,7 @@ class Daemon:
         )
         self.keyring = imds.Keyring()
         self._served: set[str] = set()  # VPCs with a metadata service, and endpoints
-        self._tls = certificate.make(self._state, ec2.api_name(REGION))
+        self._tls = certificate.make(self._state, ec2.api_name(REGION), self.network.endpoint)
         self._effects = Effects(self._apply)
         self.finished = threading.Event()
 
@@ -93,7 +93,8 @@ class Daemon:
         self.network.up()
         self._write_credentials()
         self._effects.start()
-        serve(self.network.backbone, self.network.endpoint, self.api)
+        for tls in (None, self._tls):
+            serve(self.network.backbone, self.network.endpoint, self.api, tls)
         resolver.serve(self.network.backbone, self.network.endpoint)  # that of the hosts outside
         control = paths.control(self.name)
         serve_control(control, {verb: getattr(self, verb) for verb in VERBS})
