@@ -245,6 +245,8 @@ class Api:
             named = [f"{self._arn}:{kind}/{parameters[key]}" for key, kind in _RESOURCES.items() if key in parameters]
             resources = named or ["*"]
         needs = [(f"{service}:{action}", resource, self._context(resource)) for resource in resources]
+        if service == "ec2" and (role := self.iam.passed_role(action, request)):
+            needs.append(("iam:PassRole", role, {"iam:PassedToService": f"ec2.{partition(self.region).domain}"}))
         for need in needs:
             why = self._refusal(caller, *need)
             if why and service == "ec2":
