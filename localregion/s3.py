@@ -157,6 +157,8 @@ def check_payload(request: Request) -> None:
 
     Source: Amazon S3 API Reference, "Authenticating Requests: Using the Authorization Header".
     """
+    if "transfer-encoding" in request.headers and "x-amz-decoded-content-length" not in request.headers:
+        raise Denied(411, "MissingContentLength", "You must provide the Content-Length HTTP header.")
     claimed = request.headers.get("x-amz-content-sha256")
     if claimed is None:
         raise Denied(400, "InvalidRequest", "Missing required header for this request: x-amz-content-sha256")

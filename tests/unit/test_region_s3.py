@@ -219,7 +219,7 @@ def ask(
     *,
     caller: Credentials | None = None,
     sign: bytes = b"right",
-    send: bytes = b"right",
+    send: Any = b"right",
     headers: dict[str, str] | None = None,
     after: dict[str, str] | None = None,
 ) -> Any:
@@ -250,6 +250,10 @@ def test_a_body_that_is_not_the_signed_one_is_refused(bucket: Bucket) -> None:
     assert code(ask(bucket, headers={"Content-MD5": md5})) == (400, "BadDigest")
     assert code(ask(bucket, headers={"Content-MD5": "x"})) == (400, "InvalidDigest")
     assert bucket.keys() == []
+
+
+def test_a_body_has_its_length_before_it(bucket: Bucket) -> None:
+    assert code(ask(bucket, send=iter([b"right"]))) == (411, "MissingContentLength")
 
 
 def test_a_header_of_s3_that_is_not_signed_or_not_as_signed_is_refused(bucket: Bucket) -> None:
