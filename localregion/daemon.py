@@ -73,7 +73,6 @@ class Daemon:
         )
         self.keyring = imds.Keyring()
         self._served: set[str] = set()  # VPCs with a metadata service, and endpoints
-        self._tls = certificate.make(self._state, ec2.api_name(REGION), self.network.endpoint)
         self._effects = Effects(self._apply)
         self.finished = threading.Event()
 
@@ -90,7 +89,8 @@ class Daemon:
     def run(self) -> None:
         self.machines.down()
         self.network.down()
-        self.network.up()
+        self.network.up()  # the endpoint has its address from here on
+        self._tls = certificate.make(self._state, ec2.api_name(REGION), self.network.endpoint)
         self._write_credentials()
         self._effects.start()
         for tls in (None, self._tls):
