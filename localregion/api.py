@@ -6,7 +6,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from xml.sax.saxutils import escape
@@ -14,6 +14,7 @@ from xml.sax.saxutils import escape
 from werkzeug import Request as HttpRequest
 from werkzeug import Response
 
+from localregion import s3
 from localregion.auth import Credentials, Denied, Request, allowed, authenticate
 from localregion.ec2 import ACCOUNT, LOCK, backend
 from localregion.effects import EFFECT_DELAY_MS
@@ -41,8 +42,8 @@ _RESOURCES = {
 class ApiFaults:
     """What is wrong with the API at the moment.
 
-    Rates are probabilities. ``actions`` None means all; ``roles_only`` spares the administrator; after ``times``
-    requests that it has struck (None: no end) it is over.
+    Rates are probabilities. ``actions`` None means all; S3's are named as the API has them (UploadPart), not IAM.
+    ``roles_only`` spares the administrator; after ``times`` requests that it has struck (None: no end) it is over.
     """
 
     latency_ms: float = 0
@@ -73,6 +74,8 @@ class ApiFaults:
         if self._strikes(self.throttle_rate):
             if service == "ec2":
                 raise Denied(503, "RequestLimitExceeded", "Request limit exceeded.")
+            if service == "s3":
+                raise Denied(503, "SlowDown", "Please reduce your request rate.")
             raise Denied(400, "Throttling", "Rate exceeded")
         if self._strikes(self.error_rate):
             raise _internal_error()
@@ -114,6 +117,7 @@ class Api:
         self._answered: dict[tuple[str, str, str], tuple[dict[str, str], Response]] = {}
         for service in ("ec2", "iam", "sts", "ssm"):  # importing them takes longer than a failover
             self._moto.app_instances[service] = create_backend_app(service)
+        self._s3 = s3.S3(create_backend_app("s3"))
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         return self._answer(environ)(environ, start_response)
@@ -141,7 +145,9 @@ class Api:
 
     def _serve(self, request: Request, service: str, environ: dict[str, Any]) -> Response:
         """Raises Denied, and ConnectionError for no answer at all."""
-        caller, region, service = authenticate(request, self.keyring)
+        caller, region = authenticate(request, self.keyring, service)
+        if service == "s3":
+            return self._serve_s3(request, caller, region, environ)
         action = _action(request)
         self.calls.add((caller.role, _sdk(request), f"{service}:{action}"))
         self.faults.strike(action, service, caller)
@@ -161,6 +167,35 @@ class Api:
                 self._follow(service, action)
         if answer.status_code < 400:
             self.faults.lose(action, caller)
+        return answer
+
+    def _serve_s3(self, request: Request, caller: Credentials, region: str, environ: dict[str, Any]) -> Response:
+        """Raises Denied, and ConnectionError for no answer at all.
+
+        The region's lock is held for what IAM says only: an object can be long. The network does not follow.
+        """
+        if region != self.region:
+            message = (
+                f"The authorization header is malformed; the region '{region}' is wrong; expecting '{self.region}'"
+            )
+            raise Denied(400, "AuthorizationHeaderMalformed", message)
+        s3.check_payload(request)
+        call = s3.Call.of(request, partition(self.region).name)
+        self.calls.update((caller.role, _sdk(request), need.action) for need in call.needs)
+        self.faults.strike(call.operation, "s3", caller)
+        with self.lock:
+            refused = {need.key: why for need in call.needs if (why := self._refusal(caller, *need))}
+            may_list = self._refusal(caller, *call.listing) is None
+        if call.operation == "DeleteObjects":
+            answer = self._s3.delete_objects(request.body, environ, refused)
+        elif refused:
+            raise Denied(403, "AccessDenied", next(iter(refused.values())))
+        else:
+            answer = self._s3.answer(call.operation, request.body, environ)
+        if call.operation in ("GetObject", "HeadObject") and answer.status_code == 404 and not may_list:
+            raise Denied(403, "AccessDenied", "Access Denied")
+        if answer.status_code < 400:
+            self.faults.lose(call.operation, caller)
         return answer
 
     def _once(
@@ -204,34 +239,43 @@ class Api:
     def _authorize(self, caller: Credentials, service: str, action: str, request: Request) -> None:
         if caller.role is None:
             return
-        role = self.iam.in_force().roles.get(caller.role, Role())
-        principal = {f"aws:PrincipalTag/{key}": value for key, value in role.tags.items()}
-        # What a boundary does not allow is denied, whatever the role's own policies say.
-        bounds = {"identity-based policy": role.policies}
-        if role.boundary is not None:
-            bounds["permissions boundary"] = role.boundary
         parameters = request.parameters
         resources = ["*"]
         if service == "ec2" and not action.startswith(_READS):
             named = [f"{self._arn}:{kind}/{parameters[key]}" for key, kind in _RESOURCES.items() if key in parameters]
             resources = named or ["*"]
-        for resource in resources:
-            context = {**self._context(resource), **principal}
-            for bound, policies in bounds.items():
-                if allowed(policies, f"{service}:{action}", resource, context):
-                    continue
-                message = (
-                    f"User: {self._caller_arn(caller)} is not authorized to perform: {service}:{action} on resource: "
-                    f"{resource} because no {bound} allows the {service}:{action} action"
+        needs = [(f"{service}:{action}", resource, self._context(resource)) for resource in resources]
+        if service == "ec2" and (role := self.iam.passed_role(action, request)):
+            needs.append(("iam:PassRole", role, {"iam:PassedToService": f"ec2.{partition(self.region).domain}"}))
+        for need in needs:
+            why = self._refusal(caller, *need)
+            if why and service == "ec2":
+                raise Denied(403, "UnauthorizedOperation", f"You are not authorized to perform this operation. {why}")
+            if why:
+                raise Denied(403, "AccessDenied", why)
+
+    def _refusal(self, caller: Credentials, action: str, resource: str, context: Mapping[str, str]) -> str | None:
+        """Why the caller may not do this; None if he may. ``context``: the condition keys of the request."""
+        if caller.role is None:
+            return None
+        role = self.iam.in_force().roles.get(caller.role, Role())
+        principal = {f"aws:PrincipalTag/{key}": value for key, value in role.tags.items()}
+        context = {"aws:RequestedRegion": self.region, **context, **principal}
+        # What a boundary does not allow is denied, whatever the role's own policies say.
+        bounds = {"identity-based policy": role.policies}
+        if role.boundary is not None:
+            bounds["permissions boundary"] = role.boundary
+        for bound, policies in bounds.items():
+            if not allowed(policies, action, resource, context):
+                return (
+                    f"User: {self._caller_arn(caller)} is not authorized to perform: {action} on resource: {resource} "
+                    f"because no {bound} allows the {action} action"
                 )
-                if service == "ec2":
-                    message = f"You are not authorized to perform this operation. {message}"
-                    raise Denied(403, "UnauthorizedOperation", message)
-                raise Denied(403, "AccessDenied", message)
+        return None
 
     def _context(self, resource: str) -> dict[str, str]:
         """Condition keys of the resource (Service Authorization Reference, "Condition keys for Amazon EC2")."""
-        context = {"aws:RequestedRegion": self.region, "ec2:Region": self.region}
+        context = {"ec2:Region": self.region}
         kind, _, identifier = resource.rpartition(":")[2].partition("/")
         ec2 = backend(self.region)
         for name, value in ec2.tags.get(identifier, {}).items():
@@ -283,6 +327,8 @@ def _service(request: Request) -> str:
         return scope[1]
     if request.headers.get("x-amz-target", "").startswith("AmazonSSM."):
         return "ssm"
+    if request.path != "/":
+        return "s3"
     return _VERSIONS.get(request.parameters.get("Version", ""), "ec2")
 
 
@@ -291,6 +337,8 @@ def _internal_error() -> Denied:
 
 
 def _error(denied: Denied, service: str) -> Response:
+    if service == "s3":
+        return s3.error(denied)
     code, message = escape(denied.code), escape(denied.message)
     if service == "ssm":
         document = json.dumps({"__type": denied.code, "message": denied.message})

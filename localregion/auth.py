@@ -15,8 +15,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 from urllib.parse import parse_qsl, quote, unquote
 
-_SKEW = timedelta(minutes=5)
-
 
 class Denied(Exception):  # noqa: N818  (an answer to the caller, not a failure)
     """A request that is not served; ``code`` and ``message`` are AWS's."""
@@ -76,60 +74,104 @@ class Request:
         return dict(pairs)
 
 
-def authenticate(request: Request, known: "Keys") -> tuple[Credentials, str, str]:
-    """The caller's credentials, the region and the service. Raises Denied."""
+@dataclass(frozen=True)
+class _Refusals:
+    """What a service says to whom it does not believe: the status, the code, the message."""
+
+    unsigned: tuple[int, str, str] = (
+        403,
+        "MissingAuthenticationToken",
+        "Request is missing Authentication Token (Signature Version 4 is needed)",
+    )
+    unknown: tuple[int, str, str] = (
+        403,
+        "InvalidClientTokenId",
+        "The security token included in the request is invalid.",
+    )
+    token: tuple[int, str, str] = unknown
+    signature: tuple[int, str, str] = (
+        403,
+        "SignatureDoesNotMatch",
+        "The request signature we calculated does not match the signature you provided.",
+    )
+    undated: tuple[int, str, str] = unknown
+    skewed: tuple[int, str, str] = (400, "RequestExpired", "Request has expired.")
+    expired: tuple[int, str, str] = (403, "ExpiredToken", "The security token included in the request is expired")
+    skew: timedelta = timedelta(minutes=5)
+
+
+_INVALID = (401, "AuthFailure", "AWS was not able to validate the provided access credentials")
+#: Sources: Amazon EC2 API Reference, "Error codes"; Amazon S3 API Reference, "Error responses".
+_REFUSALS = {
+    "ec2": _Refusals(unknown=_INVALID, token=_INVALID, signature=_INVALID, undated=_INVALID, expired=_Refusals.skewed),
+    "s3": _Refusals(
+        unsigned=(403, "AccessDenied", "Access Denied"),
+        unknown=(403, "InvalidAccessKeyId", "The AWS Access Key Id you provided does not exist in our records."),
+        token=(400, "InvalidToken", "The provided token is malformed or otherwise invalid."),
+        undated=(403, "AccessDenied", "AWS authentication requires a valid Date or x-amz-date header"),
+        skewed=(
+            403,
+            "RequestTimeTooSkewed",
+            "The difference between the request time and the current time is too large.",
+        ),
+        expired=(400, "ExpiredToken", "The provided token has expired."),
+        skew=timedelta(minutes=15),
+    ),
+}
+
+
+def authenticate(request: Request, known: "Keys", service: str) -> tuple[Credentials, str]:
+    """The caller's credentials, and the region that the request is for. Raises Denied."""
+    refusals = _REFUSALS.get(service, _Refusals())
     header = request.headers.get("authorization", "")
     match = re.fullmatch(
-        r"AWS4-HMAC-SHA256\s+Credential=([^/,]+)/(\d{8})/([^/,]+)/([^/,]+)/aws4_request,\s*"
+        rf"AWS4-HMAC-SHA256\s+Credential=([^/,]+)/(\d{{8}})/([^/,]+)/{re.escape(service)}/aws4_request,\s*"
         r"SignedHeaders=([^,]+),\s*Signature=([0-9a-f]{64})",
         header.strip(),
     )
     if not match:
-        raise Denied(
-            403, "MissingAuthenticationToken", "Request is missing Authentication Token (Signature Version 4 is needed)"
-        )
-    access_key, date, region, service, signed, signature = match.groups()
+        raise Denied(*refusals.unsigned)
+    access_key, date, region, signed, signature = match.groups()
     credentials = known.get(access_key)
-    invalid = Denied(401, "AuthFailure", "AWS was not able to validate the provided access credentials")
-    if service != "ec2":
-        invalid = Denied(403, "InvalidClientTokenId", "The security token included in the request is invalid.")
-    if credentials is None or credentials.token != request.headers.get("x-amz-security-token"):
-        raise invalid
+    if credentials is None:
+        raise Denied(*refusals.unknown)
+    if credentials.token != request.headers.get("x-amz-security-token"):
+        raise Denied(*refusals.token)
     names = signed.split(";")
-    for needed in ("host", *(["x-amz-security-token"] if credentials.token else [])):
-        if needed not in names:
-            raise Denied(403, "SignatureDoesNotMatch", f"'{needed}' must be a 'SignedHeader' in the AWS Authorization.")
+    needed = ["host", *(["x-amz-security-token"] if credentials.token else [])]
+    if service == "s3":
+        needed += [name for name in request.headers if name.startswith("x-amz-")]
+    for name in needed:
+        if name not in names:
+            raise Denied(403, "SignatureDoesNotMatch", f"'{name}' must be a 'SignedHeader' in the AWS Authorization.")
     stamp = request.headers.get("x-amz-date", "")
     expected = _signature(request, credentials.secret_key, stamp, date, region, service, names)
     if not hmac.compare_digest(expected, signature):
-        if service == "ec2":
-            raise invalid
-        raise Denied(
-            403,
-            "SignatureDoesNotMatch",
-            "The request signature we calculated does not match the signature you provided.",
-        )
+        raise Denied(*refusals.signature)
     try:
         when = datetime.strptime(stamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     except ValueError:
-        raise invalid from None
+        raise Denied(*refusals.undated) from None
     now = datetime.now(UTC)
-    if abs(now - when) > _SKEW:
-        raise Denied(400, "RequestExpired", "Request has expired.")
+    if abs(now - when) > refusals.skew:
+        raise Denied(*refusals.skewed)
     if credentials.expires and now > credentials.expires:
-        if service == "ec2":
-            raise Denied(400, "RequestExpired", "Request has expired.")
-        raise Denied(403, "ExpiredToken", "The security token included in the request is expired")
-    return credentials, region, service
+        raise Denied(*refusals.expired)
+    return credentials, region
 
 
 def _signature(
     request: Request, secret: str, stamp: str, date: str, region: str, service: str, names: Iterable[str]
 ) -> str:
-    payload = hashlib.sha256(request.body).hexdigest()
-    claimed = request.headers.get("x-amz-content-sha256", payload)
-    if claimed not in {payload, "UNSIGNED-PAYLOAD"}:
-        return ""
+    if service == "s3":  # signs the path as it is, and says itself what is wrong with the body
+        path = quote(request.path, safe="/-_.~")
+        claimed = request.headers.get("x-amz-content-sha256", "")
+    else:
+        path = quote(quote(unquote(request.path or "/"), safe="/-_.~"), safe="/-_.~%")
+        payload = hashlib.sha256(request.body).hexdigest()
+        claimed = request.headers.get("x-amz-content-sha256", payload)
+        if claimed not in {payload, "UNSIGNED-PAYLOAD"}:
+            return ""
     query = "&".join(
         f"{quote(name, safe='-_.~')}={quote(value, safe='-_.~')}"
         for name, value in sorted(parse_qsl(request.query, keep_blank_values=True))
@@ -137,7 +179,7 @@ def _signature(
     canonical = "\n".join(
         [
             request.method,
-            quote(quote(unquote(request.path or "/"), safe="/-_.~"), safe="/-_.~%"),
+            path,
             query,
             *(f"{name}:{' '.join(request.headers.get(name, '').split())}" for name in names),
             "",

@@ -1,4 +1,4 @@
-"""The certificate by which the region's services answer over TLS inside a VPC, and which its machines trust.
+"""The certificate by which the region's services answer over TLS, and which its machines trust.
 
 On AWS it is Amazon's own, which every image trusts. Here the region signs one for itself, anew at each start.
 """
@@ -6,6 +6,7 @@ On AWS it is Amazon's own, which every image trusts. Here the region signs one f
 import shutil
 import ssl
 from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
 from pathlib import Path
 
 from cryptography import x509
@@ -22,8 +23,8 @@ def _path(state: Path) -> Path:
     return state / "certificate.pem"
 
 
-def make(state: Path, *names: str) -> ssl.SSLContext:
-    """Write a certificate for these host names into the region's folder; what a server answers with."""
+def make(state: Path, *names: str | IPv4Address) -> ssl.SSLContext:
+    """Write a certificate for these host names and addresses into the region's folder; what a server answers with."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "the local region")])
     now = datetime.now(UTC)
@@ -35,7 +36,7 @@ def make(state: Path, *names: str) -> ssl.SSLContext:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(hours=1))
         .not_valid_after(now + _LIFETIME)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(key, hashes.SHA256())
     )
@@ -48,6 +49,10 @@ def make(state: Path, *names: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(_path(state), private)
     return context
+
+
+def _general_name(name: str | IPv4Address) -> x509.GeneralName:
+    return x509.IPAddress(name) if isinstance(name, IPv4Address) else x509.DNSName(name)
 
 
 def trust(state: Path, image: Path, disk: Path) -> None:

@@ -166,7 +166,9 @@ def api(
     hang: bool = False,
     effect_delay_ms: float = EFFECT_DELAY_MS,
     iam_delay_ms: float = IAM_DELAY_MS,
-    action: Annotated[list[str] | None, typer.Option(help="Only these actions")] = None,
+    action: Annotated[
+        list[str] | None, typer.Option(help="Only these actions; S3's as its API names them: UploadPart")
+    ] = None,
     roles_only: bool = False,
     times: Annotated[int | None, typer.Option(help="End after so many requests that it struck")] = None,
 ) -> None:

@@ -73,7 +73,6 @@ class Daemon:
         )
         self.keyring = imds.Keyring()
         self._served: set[str] = set()  # VPCs with a metadata service, and endpoints
-        self._tls = certificate.make(self._state, ec2.api_name(REGION))
         self._effects = Effects(self._apply)
         self.finished = threading.Event()
 
@@ -90,10 +89,12 @@ class Daemon:
     def run(self) -> None:
         self.machines.down()
         self.network.down()
-        self.network.up()
+        self.network.up()  # the endpoint has its address from here on
+        self._tls = certificate.make(self._state, ec2.api_name(REGION), self.network.endpoint)
         self._write_credentials()
         self._effects.start()
-        serve(self.network.backbone, self.network.endpoint, self.api)
+        for tls in (None, self._tls):
+            serve(self.network.backbone, self.network.endpoint, self.api, tls)
         resolver.serve(self.network.backbone, self.network.endpoint)  # that of the hosts outside
         control = paths.control(self.name)
         serve_control(control, {verb: getattr(self, verb) for verb in VERBS})

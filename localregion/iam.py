@@ -32,8 +32,8 @@ class State:
     """All of it at one moment."""
 
     roles: Mapping[str, Role] = field(default_factory=dict)
-    #: By name and by ARN: whether it has a role.
-    profiles: Mapping[str, bool] = field(default_factory=dict)
+    #: By name and by ARN: the ARN of its role, None if it has none.
+    profiles: Mapping[str, str | None] = field(default_factory=dict)
 
 
 class Iam:
@@ -52,26 +52,38 @@ class Iam:
             self._states.popleft()
         return self._states[0][1]
 
+    def passed_role(self, action: str, request: Request) -> str | None:
+        """The ARN of the role that an EC2 action gives an instance, which needs iam:PassRole."""
+        profiles = self.in_force().profiles
+        return next((profiles[value] for _, value in _given(action, request) if value in profiles), None)
+
     def check_profile(self, action: str, request: Request) -> None:
         """Raises Denied if an EC2 action gives an instance a profile that does not count yet."""
-        if action not in _GIVING:
-            return
-        for key, noun in (("Name", "name"), ("Arn", "ARN")):
-            value = request.parameters.get(f"IamInstanceProfile.{key}")
-            if value is None or (has_role := self.in_force().profiles.get(value)):
+        profiles = self.in_force().profiles
+        for key, value in _given(action, request):
+            if profiles.get(value):
                 continue
-            reason = f"Invalid IAM Instance Profile {noun}"
-            if has_role is False:
+            reason = f"Invalid IAM Instance Profile {'name' if key == 'Name' else 'ARN'}"
+            if value in profiles:
                 reason = f'IAM Instance Profile "{value}" has no associated IAM Roles'
             message = f"Value ({value}) for parameter iamInstanceProfile.{key.lower()} is invalid. {reason}"
             raise Denied(400, "InvalidParameterValue", message)
 
     def _read(self) -> State:
         backend = iam(self._region)
-        profiles = {}
+        profiles: dict[str, str | None] = {}
         for profile in backend.instance_profiles.values():
-            profiles[profile.name] = profiles[profile.arn] = bool(profile.roles)
+            profiles[profile.name] = profiles[profile.arn] = next((str(role.arn) for role in profile.roles), None)
         return State({role.name: _role(role, backend) for role in backend.roles.values()}, profiles)
+
+
+def _given(action: str, request: Request) -> list[tuple[str, str]]:
+    """How the request names the profile that an EC2 action gives an instance: as Name or Arn, and the value."""
+    if action not in _GIVING:
+        return []
+    keys = ("Name", "Arn")
+    named = [(key, request.parameters.get(f"IamInstanceProfile.{key}")) for key in keys]
+    return [(key, value) for key, value in named if value is not None]
 
 
 def _role(role: Any, backend: Any) -> Role:

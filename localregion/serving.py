@@ -60,4 +60,9 @@ def _over(tls: ssl.SSLContext) -> type[_Handler]:
             self.request.settimeout(None)
             super().setup()
 
+        def finish(self) -> None:
+            """The server knows of the socket below only, and would leave this one to the garbage collector."""
+            super().finish()
+            self.request.close()
+
     return Handler

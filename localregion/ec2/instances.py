@@ -12,7 +12,7 @@ from moto.ec2.models.instances import Instance, InstanceState
 from moto.ec2.models.subnets import Subnet
 from moto.ec2.responses.general import General
 from moto.ec2.responses.instances import InstanceResponse
-from moto.ec2.utils import Base64EncodedString
+from moto.ec2.utils import Base64EncodedString, random_iam_instance_profile_association_id
 
 from localregion.ec2.account import LOCK, set_state
 from localregion.ec2.correction import Correction, refuse, whole
@@ -21,6 +21,7 @@ from localregion.ec2.interfaces import SubnetFullError
 
 _CONSOLE_BYTES = 65536  # GetConsoleOutput returns at most 64 KB
 _run = EC2Backend.run_instances
+_replace_profile = EC2Backend.replace_iam_instance_profile_association
 _respond_to_run = InstanceResponse.run_instances
 _start, _stop, _terminate = Instance.start, Instance.stop, Instance.terminate
 
@@ -131,6 +132,7 @@ def corrections(hypervisor: Hypervisor) -> list[Correction]:
 
     return [
         Correction(EC2Backend, "run_instances", run_instances),
+        Correction(EC2Backend, "replace_iam_instance_profile_association", replace_profile),
         Correction(InstanceResponse, "run_instances", respond_to_run_instances),
         # moto takes the addresses of other interfaces for free, those of terminated instances for used, and without a
         # subnet any. Without an address the instance's interface gets a free one, and with one it is checked there.
@@ -151,6 +153,15 @@ def corrections(hypervisor: Hypervisor) -> list[Correction]:
 
 def no_address(*_: Any, **_named: Any) -> None:
     return None
+
+
+def replace_profile(self: Any, *args: Any, **kwargs: Any) -> Any:
+    """By a new association; moto keeps the old one's id, and leaves the instance with the old profile."""
+    association = _replace_profile(self, *args, **kwargs)
+    association.association_id = random_iam_instance_profile_association_id()
+    profile = {"Arn": association.iam_instance_profile.arn, "Id": association.association_id}
+    self.modify_instance_attribute(association.instance_id, "iam_instance_profile", profile)
+    return association
 
 
 def respond_to_run_instances(self: Any) -> ActionResult:

@@ -1,31 +1,14 @@
-"""Every answer to a creating call is lost once: what the AWS provider makes of it, and what heal makes of that.
-
-The region is moto in this process, without a network and without machines; provider and engine are the real ones.
-"""
-
-import os
-import shutil
-from pathlib import Path
+"""Every answer to a creating call is lost once: what the AWS provider makes of it, and what heal makes of that."""
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from moto.ec2.models import amis
 
-from localregion import ec2
 from localregion.api import ApiFaults
 from localregion.auth import Credentials
-from localregion.ec2 import images
-from localregion.ec2.corrections import corrections
 from resource_types import TAGGED
 from stackctl import adoption, healing, inventory
 from stackctl.aws import connect_stack
-from stackctl.project import Stack
 from stackctl.pulumi import Pulumi
-from tests.unit.test_moto_corrections import Machines
-from tests.unit.test_region_api import REGION, Endpoint
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.unit.test_region_api import Endpoint
 
 #: One of each type that the program creates, by its own components where they need no machine.
 PROGRAM = """
@@ -113,42 +96,8 @@ def never(question: str) -> bool:
 
 
 @pytest.fixture
-def endpoint(monkeypatch: pytest.MonkeyPatch) -> Endpoint:
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for correction in corrections(Machines()):
-        monkeypatch.setattr(correction.owner, correction.attribute, correction.replacement)
-    monkeypatch.setattr(amis, "AMIS", images.amis())
-    ec2.backend(REGION).reset()
-    return Endpoint()
-
-
-@pytest.fixture
-def pulumi(tmp_path: Path, endpoint: Endpoint, aws_provider: str, monkeypatch: pytest.MonkeyPatch) -> Pulumi:
-    """The stack, of the program above."""
-    del aws_provider  # Pulumi finds it by itself
-    if shutil.which("pulumi") is None:
-        pytest.fail("no pulumi on PATH: run `python3 -m toolchain install`, and the tests with `make test`")
-    (tmp_path / "state").mkdir()
-    (tmp_path / "stacks").mkdir()
-    (tmp_path / "Pulumi.yaml").write_text("name: mycat-ha\nruntime: python\nstackConfigDir: stacks\n")
-    (tmp_path / "__main__.py").write_text(PROGRAM)
-    public = Ed25519PrivateKey.generate().public_key()
-    for name, value in {
-        "PULUMI_BACKEND_URL": (tmp_path / "state").as_uri(),
-        "PULUMI_CONFIG_PASSPHRASE": "lost",
-        "PYTHONPATH": str(ROOT),
-        "AWS_ENDPOINT_URL": endpoint.url,
-        "AWS_REGION": REGION,
-        "AWS_ACCESS_KEY_ID": endpoint.administrator.access_key,
-        "AWS_SECRET_ACCESS_KEY": endpoint.administrator.secret_key,
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "PUBLIC_KEY": public.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode(),
-    }.items():
-        monkeypatch.setenv(name, value)
-    made = Pulumi(Stack("lost", root=tmp_path, local=tmp_path / ".local"))
-    made.read("stack", "init")
-    return made
+def program() -> str:
+    return PROGRAM
 
 
 def test_every_answer_to_a_creating_call_is_lost_once(pulumi: Pulumi, endpoint: Endpoint) -> None:

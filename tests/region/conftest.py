@@ -178,6 +178,7 @@ def _build(region: Region, directory: Path) -> World:
         "Statement": [
             {"Effect": "Allow", "Action": "ec2:AssignPrivateIpAddresses", "Resource": arns},
             {"Effect": "Allow", "Action": "ec2:DescribeNetworkInterfaces", "Resource": "*"},
+            {"Effect": "Allow", "Action": "s3:PutObject", "Resource": "arn:aws:s3:::backups/mine/*"},
         ],
     }
     iam.put_role_policy(RoleName="mover", PolicyName="move", PolicyDocument=json.dumps(policy))

@@ -99,11 +99,13 @@ def test_unsigned_and_badly_signed_requests_are_refused(world: World) -> None:
     assert code(token.client("ec2", config=once).describe_instances) == "AuthFailure"
 
 
-CALL = """
+CREDENTIALS = """
 token=$(curl -s -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' http://169.254.169.254/latest/api/token)
 document=$(curl -s -H "X-aws-ec2-metadata-token: $token" \
     http://169.254.169.254/latest/meta-data/iam/security-credentials/mover)
 field() { printf '%s' "$document" | sed -n "s/.*\\"$1\\": *\\"\\([^\\"]*\\)\\".*/\\1/p"; }
+"""
+CALL = f"""{CREDENTIALS}
 curl -s --aws-sigv4 "aws:amz:REGION:ec2" --user "$(field AccessKeyId):$(field SecretAccessKey)SPOIL" \
     -H "X-Amz-Security-Token: $(field Token)" --data "Version=2016-11-15&PARAMETERS" ENDPOINT/
 """
@@ -129,6 +131,32 @@ def test_a_role_may_do_what_its_policy_allows_and_nothing_else(world: World) -> 
     assert "<Code>UnauthorizedOperation</Code>" in as_machine(world, terminate)
     assert VIP in as_machine(world, "Action=DescribeNetworkInterfaces")
     assert "<Code>AuthFailure</Code>" in as_machine(world, "Action=DescribeNetworkInterfaces", spoil="x")
+
+
+PUT = f"""{CREDENTIALS}
+curl -s --aws-sigv4 "aws:amz:REGION:s3" --user "$(field AccessKeyId):$(field SecretAccessKey)" -X PUT --data backup \
+    -H "X-Amz-Security-Token: $(field Token)" -H "X-Amz-Content-Sha256: UNSIGNED-PAYLOAD" -w '%{{http_code}}' \
+    -H 'Content-Type: application/octet-stream' ENDPOINT/backups/KEY
+"""
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_machine_puts_an_object_where_its_role_may(world: World, scheme: str) -> None:
+    """Over HTTPS with the certificate that the machine trusts."""
+    s3, status = world.session.client("s3"), world.region.status()
+    s3.create_bucket(Bucket="backups", CreateBucketConfiguration={"LocationConstraint": status["region"]})
+    endpoint = status["endpoint"].replace("http", scheme)
+    put = PUT.replace("REGION", status["region"]).replace("ENDPOINT", endpoint)
+    try:
+        assert world.shell(0, put.replace("KEY", "mine/1")) == "200"
+        assert s3.get_object(Bucket="backups", Key="mine/1")["Body"].read() == b"backup"
+        refused = world.shell(0, put.replace("KEY", "other/1"))
+        assert "<Code>AccessDenied</Code>" in refused
+        assert f"assumed-role/mover/{world.machines[0]} is not authorized to perform: s3:PutObject" in refused
+        assert [each["Key"] for each in s3.list_objects_v2(Bucket="backups")["Contents"]] == ["mine/1"]
+    finally:
+        s3.delete_object(Bucket="backups", Key="mine/1")
+        s3.delete_bucket(Bucket="backups")
 
 
 def test_role_credentials_are_renewed_before_they_expire() -> None:

@@ -17,6 +17,7 @@ from botocore.exceptions import ClientError
 from moto import mock_aws
 from moto.ec2.models import amis
 
+from localregion import ec2
 from localregion.ec2 import images
 from localregion.ec2.corrections import corrections
 from localregion.wait import wait_until
@@ -493,6 +494,21 @@ def a_new_instance_boots(account: Account) -> None:
 def an_instance_is_in_the_zone_of_its_interface(account: Account) -> None:
     instance = account.running(account.interface()["NetworkInterfaceId"])
     assert account.instance(instance)["Placement"]["AvailabilityZone"] == "eu-central-1b"
+
+
+@needs("EC2Backend.replace_iam_instance_profile_association")
+def an_instance_has_the_profile_that_replaces_its_first(account: Account) -> None:
+    first, second = (
+        ec2.iam("eu-central-1").create_instance_profile(name, "/", [], []).arn for name in ("first", "second")
+    )
+    instance = account.running()
+    made = account.ec2.associate_iam_instance_profile(InstanceId=instance, IamInstanceProfile={"Arn": first})
+    before = made["IamInstanceProfileAssociation"]["AssociationId"]
+    account.ec2.replace_iam_instance_profile_association(AssociationId=before, IamInstanceProfile={"Arn": second})
+    assert account.instance(instance)["IamInstanceProfile"]["Arn"] == second
+    (association,) = account.ec2.describe_iam_instance_profile_associations()["IamInstanceProfileAssociations"]
+    assert association["IamInstanceProfile"]["Arn"] == second
+    assert association["AssociationId"] != before
 
 
 @needs("EC2Backend.run_instances")

@@ -20,12 +20,14 @@ from botocore.exceptions import ClientError, ConnectionClosedError, HTTPClientEr
 from moto.ec2.models import EC2Backend
 from moto.iam.models import IAMBackend
 from moto.ssm.models import SimpleSystemManagerBackend
+from werkzeug.test import Client
 
 from localregion import ec2, imds
 from localregion.api import Api, ApiFaults
 from localregion.auth import Credentials
 from localregion.ec2.corrections import corrections
 from localregion.imds import Keyring
+from localregion.metadata import MetadataService
 from localregion.model import Eni
 from localregion.serving import serve_on
 from localregion.wait import wait_until
@@ -309,6 +311,85 @@ def test_a_policy_and_its_end_count_some_time_after_iam_has_them(endpoint: Endpo
         while error_of(machine.describe_network_interfaces) != then:
             assert time.monotonic() - before < 5
         assert time.monotonic() - before >= DELAY
+
+
+class Metadata:
+    """What a machine is told by its metadata service, which knows of every change at once."""
+
+    def __init__(self, endpoint: Endpoint, instance: Any) -> None:
+        account = ec2.backend(REGION)
+        service = MetadataService(REGION, endpoint.keyring, lambda: ec2.layout(account))
+        self._client = Client(service.of_vpc(instance.vpc_id))
+        self._from = {"REMOTE_ADDR": instance.nics[0].private_ip_address}
+        token = self._client.put(
+            "/latest/api/token", headers={"X-aws-ec2-metadata-token-ttl-seconds": "60"}, environ_base=self._from
+        )
+        self._headers = {"X-aws-ec2-metadata-token": token.text}
+
+    def get(self, path: str) -> tuple[int, str]:
+        answer = self._client.get(f"/latest/meta-data/{path}", headers=self._headers, environ_base=self._from)
+        return answer.status_code, answer.text
+
+
+def test_a_profile_of_a_running_instance_can_be_given_replaced_and_taken(endpoint: Endpoint) -> None:
+    """As Pulumi's provider does it, which looks at the instance afterwards; the machine gets the role's credentials."""
+    endpoint.api.faults = ApiFaults(iam_delay_ms=0)
+    iam, names = endpoint.client(1, "iam"), [uuid.uuid4().hex, uuid.uuid4().hex]
+    for name in names:
+        endpoint.role(name)
+        iam.create_instance_profile(InstanceProfileName=name)
+        iam.add_role_to_instance_profile(InstanceProfileName=name, RoleName=name)
+    instance = endpoint.run()
+    metadata = Metadata(endpoint, instance)
+    here = [{"Name": "instance-id", "Values": [instance.id]}]
+
+    def associations() -> Any:
+        return endpoint.ec2.describe_iam_instance_profile_associations(Filters=here)["IamInstanceProfileAssociations"]
+
+    def shown() -> Any:
+        described = endpoint.ec2.describe_instances(InstanceIds=[instance.id])["Reservations"][0]["Instances"][0]
+        return described.get("IamInstanceProfile", {}).get("Arn", "").rpartition("/")[2]
+
+    assert (associations(), shown(), metadata.get("iam/security-credentials/")[0]) == ([], "", 404)
+    associate = partial(endpoint.ec2.associate_iam_instance_profile, InstanceId=instance.id)
+    assert error_of(partial(associate, IamInstanceProfile={"Name": "missing"})) == "InvalidParameterValue"
+    associate(IamInstanceProfile={"Name": names[0]})
+    assert error_of(partial(associate, IamInstanceProfile={"Name": names[1]})) == "IncorrectState"
+    assert (shown(), metadata.get("iam/security-credentials/")) == (names[0], (200, names[0]))
+    replace = partial(
+        endpoint.ec2.replace_iam_instance_profile_association, AssociationId=associations()[0]["AssociationId"]
+    )
+    assert error_of(partial(replace, IamInstanceProfile={"Name": "missing"})) == "InvalidParameterValue"
+    replace(IamInstanceProfile={"Name": names[1]})
+    assert (shown(), metadata.get("iam/security-credentials/")) == (names[1], (200, names[1]))
+    assert names[1] in metadata.get("iam/info")[1]
+    given = json.loads(metadata.get(f"iam/security-credentials/{names[1]}")[1])
+    caller = Credentials(given["AccessKeyId"], given["SecretAccessKey"], given["Token"])
+    identity = endpoint.client(1, "sts", caller).get_caller_identity()
+    assert identity["Arn"].endswith(f"assumed-role/{names[1]}/{instance.id}")
+    endpoint.ec2.disassociate_iam_instance_profile(AssociationId=associations()[0]["AssociationId"])
+    assert (associations(), shown(), metadata.get("iam/security-credentials/")[0]) == ([], "", 404)
+
+
+def test_who_gives_an_instance_a_role_needs_leave_to_pass_it(endpoint: Endpoint) -> None:
+    endpoint.api.faults = ApiFaults(iam_delay_ms=0)
+    iam, name = endpoint.client(1, "iam"), uuid.uuid4().hex
+    caller = endpoint.client(1, caller=endpoint.role(name))
+    iam.create_instance_profile(InstanceProfileName=name)
+    iam.add_role_to_instance_profile(InstanceProfileName=name, RoleName=name)
+    put = partial(iam.put_role_policy, RoleName=name)
+    put(PolicyName="ec2", PolicyDocument=policy("ec2:*", "*"))
+    profile = {"IamInstanceProfile": {"Name": name}}
+    instance = endpoint.run().id
+    give = partial(caller.associate_iam_instance_profile, InstanceId=instance, **profile)
+    run = partial(caller.run_instances, ImageId=endpoint.ami, MinCount=1, MaxCount=1, SubnetId=endpoint.subnet)
+    run()
+    for call in (give, partial(run, **profile)):
+        with pytest.raises(ClientError, match=rf"UnauthorizedOperation.*iam:PassRole on resource: .*:role/{name} "):
+            call()
+    put(PolicyName="pass", PolicyDocument=policy("iam:PassRole", f"arn:aws:iam::{ec2.ACCOUNT}:role/{name}"))
+    give()
+    run(**profile)
 
 
 def test_iam_takes_three_seconds_unless_it_is_set() -> None:
