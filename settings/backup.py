@@ -15,7 +15,7 @@ Prefix = Annotated[str, StringConstraints(max_length=200, pattern=r"^[A-Za-z0-9]
 
 class Backup(Section):
     """Backups of the databases on the machines of role `mysql`, in S3 (docs/databases.md). The node that
-    `haproxy.mysql.singleWriter` prefers is the last one that makes them; the others do not wait for the one that does.
+    `haproxy.mysql.singleWriter` prefers is the last one that makes them.
     """
 
     bucket: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")]

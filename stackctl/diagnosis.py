@@ -14,6 +14,7 @@ from stackctl.reports import NO_ADDRESS, Balancer, Database, Holding, Machine, M
 LOOK_FIRST = "docs/failover.md#what-to-look-at-first"
 VIP = "docs/failover.md#when-the-vip-moves-and-when-it-does-not"
 DATABASES = "docs/failover.md#databases"
+BACKUPS = "docs/databases.md#backups"
 TLS = "docs/databases.md#tls"
 HELD_UP = "docs/failover.md#when-one-database-holds-up-the-writes-of-all"
 REACHED = "docs/stacks.md#when-a-machine-cannot-be-reached"
@@ -81,6 +82,7 @@ def status(stack: str, address: str, ec2: Holding, machines: Sequence[Machine], 
         *_of_databases(stack, machines),
         *_of_servers(machines),
         *_of_certificates(stack, machines, now),
+        *_of_backups(stack, machines, now),
     ]
     problems = tuple(problem for _, problem in sorted(weighed, key=lambda each: each[0]))
     return Status(1, stack, not problems, problems, vip, tuple(machines))
@@ -243,6 +245,31 @@ def _of_certificates(stack: str, machines: Sequence[Machine], now: datetime) -> 
                 f"`stackctl up {stack}` replaces it; one of your own needs a new file at database.tls.certificate first"
             )
             yield weight, Problem(name, f"its certificate for TLS {verb} on {end:%Y-%m-%d}", do, TLS)
+
+
+def _of_backups(stack: str, machines: Sequence[Machine], now: datetime) -> Iterator[tuple[Weight, Problem]]:
+    kept = [(machine.name, machine.backup) for machine in machines if machine.backup]
+    for name, backup in kept:
+        for verb in backup.failed:
+            do = f"`journalctl -u database-backup@{verb}` there says why"
+            what = {"run": "the last backup", "test": "the last trial of a backup"}[verb]
+            yield Weight.LOST, Problem(name, f"{what} has failed", do, BACKUPS)
+    seen = next((backup for _, backup in kept if backup.error is None), None)
+    if seen is None:
+        for name, backup in kept[:1]:
+            do = "see whether S3 answers, and what the databases' role may do there (database.backup)"
+            yield Weight.LOST, Problem(name, f"nobody can say which backups there are: {backup.error}", do, BACKUPS)
+        return
+    now_by_hand = f"`stackctl database backup {stack}` makes one now"
+    if seen.begun is None:
+        yield Weight.LOST, Problem(None, "there is no backup yet", now_by_hand, BACKUPS)
+    elif seen.alarm_hours and now - datetime.fromisoformat(seen.begun) > timedelta(hours=seen.alarm_hours):
+        what = f"the newest backup is {seen.newest}, older than {seen.alarm_hours} hours (database.backup.alarmHours)"
+        do = f"`systemctl list-timers 'database-backup@*'` on the databases; {now_by_hand}"
+        yield Weight.LOST, Problem(None, what, do, BACKUPS)
+    if seen.trial_problem:
+        what = f"the backup {seen.tried} could not be restored for a trial: {seen.trial_problem}"
+        yield Weight.LOST, Problem(None, what, f"make another one, and try that: {now_by_hand}", BACKUPS)
 
 
 # --- The databases as one ---

@@ -18,10 +18,13 @@ from typing import Any
 
 LIBRARY = Path(os.environ.get("MYCAT_HA_LIBRARY", "/usr/local/lib/mycat-ha"))
 RUN = Path(os.environ.get("MYCAT_HA_RUN", "/run/mycat-ha"))
+UNITS = Path(os.environ.get("MYCAT_HA_UNITS", "/etc/systemd/system"))
 DATA = Path(os.environ.get("MYCAT_HA_DATA", "/var/lib/mysql"))
 ADMIN_SOCKET = os.environ.get("MYCAT_HA_ADMIN_SOCKET", "/run/haproxy/admin.sock")
 #: Seconds that one step may take: what hangs must not keep the rest from being told.
 PATIENCE = 3.0
+#: And one that asks S3.
+PATIENCE_WITH_S3 = 10.0
 #: Seconds after which a database that asks the others to stop writing is looked at again: does it apply anything?
 SECOND_LOOK = float(os.environ.get("MYCAT_HA_SECOND_LOOK", "3"))
 #: Bytes of a file or an answer that are told.
@@ -38,14 +41,14 @@ STATUS = (
 )
 
 
-def output(*argv: str) -> tuple[str, str]:
+def output(*argv: str, patience: float = PATIENCE) -> tuple[str, str]:
     """What a command has printed, and what was wrong with it: empty if nothing was."""
     try:
         done = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, check=False
+            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=patience, check=False
         )
     except subprocess.TimeoutExpired:
-        return "", f"{argv[0]} has not answered within {PATIENCE:g} s"
+        return "", f"{argv[0]} has not answered within {patience:g} s"
     except OSError as error:
         return "", f"{argv[0]}: {error.strerror}"
     return done.stdout, "" if done.returncode == 0 else done.stderr.strip() or f"exit status {done.returncode}"
@@ -117,6 +120,15 @@ def database(_question: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def backup(_question: dict[str, Any]) -> dict[str, Any] | None:
+    """None if the stack keeps no backups."""
+    if not (UNITS / "database-backup@run.timer").exists():
+        return None
+    newest, problem = output(str(LIBRARY / "database-backup"), "newest", patience=PATIENCE_WITH_S3)
+    units = {verb: unit(f"database-backup@{verb}.service")["state"] for verb in ("run", "test")}
+    return {"newest": newest, "problem": problem, "units": units}
+
+
 def galera() -> tuple[str, str]:
     return output("mariadb", "--batch", "--skip-column-names", "--execute", STATUS)
 
@@ -142,7 +154,10 @@ def main() -> None:
     question = json.loads(sys.argv[1])
     with ThreadPoolExecutor() as pool:
         asked = {role: pool.submit(PARTS[role], question) for role in question["roles"] if role in PARTS}
-        print(json.dumps({role: part.result() for role, part in asked.items()}))
+        if "mysql" in asked:
+            asked["backup"] = pool.submit(backup, question)
+        said = {role: part.result() for role, part in asked.items()}
+        print(json.dumps({role: part for role, part in said.items() if part is not None}))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+#: A backup's name says when it was begun (files/mariadb/database_backup.py).
+STAMP = "%Y-%m-%dT%H-%M-%SZ"
 NO_CLUSTER = "00000000-0000-0000-0000-000000000000"
 _UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 #: HAProxy's word for a server that has no check.
@@ -97,6 +99,24 @@ class Database:
 
 
 @dataclass(frozen=True)
+class Backup:
+    """The databases' backups, as one of them sees S3."""
+
+    #: Why S3, or what is there, could not be asked.
+    error: str | None
+    #: The newest complete one, by its name, and when it was begun, as in `2026-07-01T02:30:00+00:00`.
+    newest: str | None = None
+    begun: str | None = None
+    #: From which age of the newest one on something is wrong, in hours.
+    alarm_hours: int | None = None
+    #: The last one that was restored for a trial, and why that failed; None if it did not.
+    tried: str | None = None
+    trial_problem: str | None = None
+    #: What has failed on this machine at its last run: `run`, `test`.
+    failed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Mycat:
     #: systemd's word: active, activating, inactive, failed ...
     mycat: str
@@ -115,6 +135,7 @@ class Machine:
     balancer: Balancer | None = None
     database: Database | None = None
     mycat: Mycat | None = None
+    backup: Backup | None = None
 
 
 @dataclass(frozen=True)
@@ -141,6 +162,7 @@ def machine(name: str, address: str, roles: tuple[str, ...], said: str) -> Machi
             balancer(parts["lb"]) if "lb" in parts else None,
             database(parts["mysql"]) if "mysql" in parts else None,
             mycat(parts["mycat"]) if "mycat" in parts else None,
+            backup(parts["backup"]) if "backup" in parts else None,
         )
     except (ValueError, KeyError, TypeError) as error:
         return Machine(name, address, roles, f"its answer is not understood ({type(error).__name__}: {error})")
@@ -247,6 +269,17 @@ def view(gvwstate: str | None) -> View | None:
     if not found or not re.search("^#vwend$", gvwstate or "", re.MULTILINE):
         return None
     return View(found[1].strip(), len(re.findall(rf"^member: {_UUID}\b", gvwstate or "", re.MULTILINE)))
+
+
+def backup(said: Mapping[str, Any]) -> Backup:
+    failed = tuple(verb for verb, state in said["units"].items() if state == "failed")
+    if said["problem"]:
+        return Backup(said["problem"], failed=failed)
+    found = json.loads(said["newest"])
+    newest, tried = found["newest"] or {}, found["tried"] or {}
+    name = newest.get("id")
+    begun = datetime.strptime(name, STAMP).replace(tzinfo=UTC).isoformat() if name else None
+    return Backup(None, name, begun, found["alarmHours"], tried.get("id"), tried.get("problem") or None, failed)
 
 
 def mycat(said: Mapping[str, Any]) -> Mycat:

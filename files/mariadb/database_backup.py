@@ -89,21 +89,24 @@ class Bucket:
     def place(self, key: str) -> str:
         return f"s3://{self._name}/{self._prefix}/{key}"
 
-    def ids(self) -> list[str]:
-        """Of all that was begun, newest first."""
-        pages = self._s3.get_paginator("list_objects_v2").paginate(
-            Bucket=self._name, Prefix=f"{self._prefix}/", Delimiter="/"
-        )
-        folders = (folder["Prefix"] for page in pages for folder in page.get("CommonPrefixes", ()))
-        names = (folder.removeprefix(f"{self._prefix}/").rstrip("/") for folder in folders)
-        return sorted((name for name in names if begun(name)), reverse=True)
+    def found(self) -> dict[str, set[str]]:
+        """Of all that was begun, newest first: which documents there are.
 
-    def read(self, key: str) -> dict[str, Any] | None:
-        """A JSON document; None if there is none."""
-        try:
-            return dict(json.loads(self._s3.get_object(Bucket=self._name, Key=f"{self._prefix}/{key}")["Body"].read()))
-        except self._s3.exceptions.NoSuchKey:
-            return None
+        By a list: to who may list a part of the bucket only, S3 does not say that an object is missing (GetObject,
+        "Permissions").
+        """
+        pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=self._name, Prefix=f"{self._prefix}/")
+        found: dict[str, set[str]] = {}
+        for page in pages:
+            for entry in page.get("Contents", ()):
+                identifier, _, name = entry["Key"].removeprefix(f"{self._prefix}/").partition("/")
+                if begun(identifier):
+                    found.setdefault(identifier, set()).add(name)
+        return dict(sorted(found.items(), reverse=True))
+
+    def read(self, key: str) -> dict[str, Any]:
+        """A JSON document that is there."""
+        return dict(json.loads(self._s3.get_object(Bucket=self._name, Key=f"{self._prefix}/{key}")["Body"].read()))
 
     def write(self, key: str, document: dict[str, Any]) -> None:
         body = json.dumps(document, indent=2).encode()
@@ -164,24 +167,24 @@ def turn(config: dict[str, Any]) -> str:
     return next((node for node in reversed(config["nodes"]) if node in members), config["node"])
 
 
-@contextmanager
-def desynced() -> Iterator[None]:
-    """The others do not wait for this node while it is busy with a backup, and it goes on taking what they write."""
+def wait_until_synced() -> None:
+    """It is not desynced for the backup, which would take it out of rotation: at the lowest priority for processor and
+    disk, it keeps up with the others. Raises FailedError.
+    """
     if sql("SELECT @@GLOBAL.wsrep_on") == ["0"]:
-        yield
         return
     for _ in range(int(SYNCED_WITHIN)):
         state = "".join(sql("SHOW STATUS LIKE 'wsrep_local_state_comment'")).rpartition("\t")[2]
         if state == "Synced":
-            break
+            return
         time.sleep(1)
-    else:
-        raise FailedError(f"this node is not synced ({state}), so it makes no backup")
-    try:
-        sql("SET GLOBAL wsrep_desync = ON")
-        yield
-    finally:
-        sql("SET GLOBAL wsrep_desync = OFF")
+    raise FailedError(f"this node is not synced ({state}), so it makes no backup")
+
+
+def after_clients() -> None:
+    """What serves them gets processor and disk first."""
+    os.nice(10)
+    subprocess.run(["ionice", "--class=idle", f"--pid={os.getpid()}"], check=False)
 
 
 # --- Making one ---
@@ -196,8 +199,9 @@ def run() -> None:
         bucket, identifier, since = Bucket(config), stamp(), time.monotonic()
         size = size_of(DATA)
         print(f"{bucket.place(identifier)}: from {config['node']}, {size >> 20} MiB of data", flush=True)
-        with desynced():
-            stored = upload(bucket, identifier, size)
+        wait_until_synced()
+        after_clients()
+        stored = upload(bucket, identifier, size)
         took = round(time.monotonic() - since, 1)
         [version] = sql("SELECT VERSION()")
         about = {"id": identifier, "node": config["node"], "version": version, "seconds": took}
@@ -230,9 +234,9 @@ def upload(bucket: Bucket, identifier: str, size: int) -> int:
 def prune(bucket: Bucket, newest: str, keep: timedelta) -> None:
     """Those that are older than ``keep``, and what was not completed; never the one that was just made."""
     now = datetime.now(UTC)
-    for identifier in bucket.ids():
+    for identifier, names in bucket.found().items():
         age = now - (begun(identifier) or now)
-        if identifier != newest and (age > keep or (age > TORN and bucket.read(f"{identifier}/{DONE}") is None)):
+        if identifier != newest and (age > keep or (age > TORN and DONE not in names)):
             bucket.remove(identifier)
             print(f"{bucket.place(identifier)}: removed, {age.days} days old", flush=True)
 
@@ -242,9 +246,9 @@ def prune(bucket: Bucket, newest: str, keep: timedelta) -> None:
 
 def fetch(bucket: Bucket, identifier: str, target: Path) -> None:
     """Into ``target``, prepared, so that a mariadbd can start with it. Raises FailedError."""
-    about = bucket.read(f"{identifier}/{DONE}")
-    if about is None:
+    if DONE not in bucket.found().get(identifier, ()):
         raise FailedError(f"{bucket.place(identifier)}: there is no complete backup")
+    about = bucket.read(f"{identifier}/{DONE}")
     staged = target.with_name(f".{target.name}.part")
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(mode=0o700, parents=True)
@@ -280,9 +284,10 @@ def test() -> None:
             print(f"{node} restores the newest backup for a trial")
             return
         bucket, since = Bucket(config), time.monotonic()
-        newest = next((name for name in bucket.ids() if bucket.read(f"{name}/{DONE}")), None)
+        newest = next((identifier for identifier, names in bucket.found().items() if DONE in names), None)
         if newest is None:
             raise FailedError(f"{bucket.place('')}: there is no complete backup")
+        after_clients()
         target = WORK / "trial"
         shutil.rmtree(target, ignore_errors=True)
         tables, problem = 0, ""
@@ -399,22 +404,26 @@ def stopped() -> None:
 
 
 def listed(bucket: Bucket) -> list[dict[str, Any]]:
-    found = []
-    for identifier in bucket.ids():
-        if about := bucket.read(f"{identifier}/{DONE}"):
-            found.append({**about, "restored": bucket.read(f"{identifier}/{RESTORED}")})
-    return found
+    return [
+        {
+            **bucket.read(f"{identifier}/{DONE}"),
+            "restored": bucket.read(f"{identifier}/{RESTORED}") if RESTORED in names else None,
+        }
+        for identifier, names in bucket.found().items()
+        if DONE in names
+    ]
 
 
 def newest() -> dict[str, Any]:
     config = settings()
     bucket = Bucket(config)
-    found: dict[str, Any] = {"newest": None, "tried": None, "alarmHours": config["alarmHours"]}
-    for identifier in bucket.ids():
-        found["newest"] = found["newest"] or bucket.read(f"{identifier}/{DONE}")
-        if tried := bucket.read(f"{identifier}/{RESTORED}"):
-            return {**found, "tried": {**tried, "id": identifier}}
-    return found
+    complete = {identifier: names for identifier, names in bucket.found().items() if DONE in names}
+    tried = next((identifier for identifier, names in complete.items() if RESTORED in names), None)
+    return {
+        "newest": bucket.read(f"{next(iter(complete))}/{DONE}") if complete else None,
+        "tried": {"id": tried, **bucket.read(f"{tried}/{RESTORED}")} if tried else None,
+        "alarmHours": config["alarmHours"],
+    }
 
 
 def room(folder: Path, size: int) -> None:
@@ -444,7 +453,7 @@ def write_and_read() -> None:
     bucket.write(f"{key}/{DONE}", {"id": key})
     if bucket.read(f"{key}/{DONE}") != {"id": key}:
         raise FailedError(f"{bucket.place(key)}: another document is read than was written")
-    bucket.ids()
+    bucket.found()
     bucket.remove(key)
 
 

@@ -1,6 +1,7 @@
 """Backups: made on the node whose turn it is, tried, and put in the place of what the databases have."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import boto3
@@ -9,7 +10,7 @@ import pytest
 from drills.stack import Stack
 from localregion.client import Region, RegionError, wait_until
 from tests.conftest import NAME, NET, Stackctl, create_words
-from tests.stack.clients import login, mariadb
+from tests.stack.clients import login, mariadb, servers
 
 BUCKET = "backups"
 TIMERS = ["systemctl", "list-timers", "--all", "--no-legend", "database-backup@*"]
@@ -29,14 +30,22 @@ def test_a_backup_brings_back_what_was_there_when_it_was_made(
 
     aws.client("s3").create_bucket(Bucket=BUCKET)
     mariadb(region, at, "CREATE TABLE kept (word VARCHAR(20) PRIMARY KEY)")
-    mariadb(region, at, "INSERT INTO kept VALUES ('before')")
+    mariadb(region, at, "INSERT INTO kept VALUES ('before'); CREATE TABLE during (n INT PRIMARY KEY)")
     try:
         stackctl("create", *words, "--set", f"database.backup={{bucket: {BUCKET}}}")
         for node in nodes:
             assert len(region.exec(node["instanceId"], TIMERS).stdout.splitlines()) == 2
         wait_until(listed, "the first backup", 120)
 
-        assert "complete after" in stackctl("database", "backup", stack.name)
+        with ThreadPoolExecutor() as pool:
+            making = pool.submit(stackctl, "database", "backup", stack.name)
+            written = 0
+            while not making.done():  # every database takes clients and writes meanwhile
+                mariadb(region, at, f"INSERT INTO during VALUES ({written})")
+                assert {state for state, _ in servers(region, stack, "mysqlservers").values()} == {"UP"}
+                written += 1
+            assert "complete after" in making.result()
+        assert written
         for node in nodes:  # of which one does it
             region.exec(node["instanceId"], ["systemctl", "start", "database-backup@test.service"], timeout=240)
         newest, *older = listed()
@@ -46,12 +55,10 @@ def test_a_backup_brings_back_what_was_there_when_it_was_made(
         assert newest["restored"]["tables"] > 30
 
         mariadb(region, at, "INSERT INTO kept VALUES ('since')")
-        clusters = mariadb(region, at, "SELECT @@wsrep_cluster_name")
         said = stackctl("database", "restore", stack.name, newest["id"], "--yes")
         assert f"{newest['id']} is restored, and all databases are synced" in said
         assert [rows(node) for node in nodes] == ["before"] * len(nodes)
         wait_until(lambda: stack.problems(region) == [], "the stack", 60)
-        assert mariadb(region, at, "SELECT @@wsrep_cluster_name") == clusters
         mariadb(region, at, "INSERT INTO kept VALUES ('afterwards')")
         for node in nodes:
             wait_until(lambda node=node: rows(node) == "afterwards,before", node["name"], 10)  # type: ignore[misc]

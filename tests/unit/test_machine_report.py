@@ -76,6 +76,7 @@ class Machine:
             "MYCAT_HA_DATA": str(self.folder / "data"),
             "MYCAT_HA_ADMIN_SOCKET": str(self.folder / "admin.sock"),
             "MYCAT_HA_SECOND_LOOK": "0",
+            "MYCAT_HA_UNITS": str(self.folder),
         }
         done = subprocess.run(
             [sys.executable, "-I", "-", json.dumps(question)],
@@ -232,3 +233,25 @@ def test_it_is_what_a_machine_runs_over_ssh(tmp_path: Path) -> None:
         host = Host("127.0.0.1", server.port, "root", server.private_key, server.host_public_key)
         found = asyncio.run(status.ask(settings, host, "10.0.0.9"))
     assert found == reports.Machine("web1", "10.0.0.7", ("web",), None)
+
+
+def test_a_database_says_which_backups_there_are_if_the_stack_keeps_any(machine: Machine) -> None:
+    newest = '{"newest": {"id": "2026-07-01T02-30-00Z"}, "tried": null, "alarmHours": 26}'
+    program = machine.folder / "library/database-backup"
+    program.write_text(f"#!/bin/bash\n[[ $* == newest ]] && echo '{newest}'\n")
+    program.chmod(0o755)
+    assert "backup" not in machine.report("mysql")  # it was switched off, and the program is still there
+
+    (machine.folder / "database-backup@run.timer").touch()
+    backup = reports.machine("node1", "10.0.0.1", ("mysql",), json.dumps(machine.report("mysql"))).backup
+    assert backup
+    assert (backup.error, backup.newest, backup.begun, backup.failed) == (
+        None, "2026-07-01T02-30-00Z", "2026-07-01T02:30:00+00:00", (),
+    )  # fmt: skip
+
+    program.write_text("#!/bin/bash\necho 'S3, for b: denied' >&2; exit 1\n")
+    machine.stubs.add("systemctl", "printf 'ActiveState=failed\\nMainPID=0\\n'")
+    backup = reports.machine("node1", "10.0.0.1", ("mysql",), json.dumps(machine.report("mysql"))).backup
+    assert backup
+    assert (backup.error, backup.failed) == ("S3, for b: denied", ("run", "test"))
+    assert "backup" not in machine.report("lb")

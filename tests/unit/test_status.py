@@ -545,6 +545,44 @@ def test_a_certificate_that_nobody_has_replaced(played: Played, days: int, wrong
     assert all("`stackctl up s`" in problem.do for problem in one.problems)
 
 
+@pytest.mark.parametrize(
+    ("change", "wrong"),
+    [
+        ({}, None),
+        ({"hours": 27}, "older than 26 hours"),
+        ({"newest": None}, "there is no backup yet"),
+        ({"units": {"run": "failed", "test": "inactive"}}, "node3: the last backup has failed"),
+        ({"units": {"run": "inactive", "test": "failed"}}, "node3: the last trial of a backup has failed"),
+        ({"tried": {"id": "x", "problem": "zstd failed"}}, "could not be restored for a trial: zstd failed"),
+        ({"problem": "S3, for b: denied"}, "nobody can say which backups there are: S3, for b: denied"),
+    ],
+)
+def test_backups(played: Played, change: dict[str, Any], wrong: str | None) -> None:
+    begun = datetime.now(UTC) - timedelta(hours=change.get("hours", 25))
+    told = {
+        "newest": {"id": f"{begun:%Y-%m-%dT%H-%M-%SZ}"},
+        "tried": {"id": "x", "problem": ""},
+        "alarmHours": 26,
+        **{key: value for key, value in change.items() if key in {"newest", "tried"}},
+    }
+    units = {"run": "inactive", "test": "inactive"}
+    said = {"newest": json.dumps(told), "problem": "", "units": units}
+    played.said["node3"]["backup"] = said | {key: change[key] for key in ("problem", "units") if key in change}
+    one = found()
+    assert len(one.problems) == (0 if wrong is None else 1)
+    if wrong:
+        assert wrong in words(one)[0]
+        assert one.problems[0].see == "docs/databases.md#backups"
+
+
+def test_a_database_that_sees_the_backups_is_enough(played: Played) -> None:
+    told = {"newest": {"id": f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}"}, "tried": None, "alarmHours": 26}
+    units = {"run": "inactive", "test": "inactive"}
+    played.said["node1"]["backup"] = {"newest": "", "problem": "it is down", "units": units}
+    played.said["node2"]["backup"] = {"newest": json.dumps(told), "problem": "", "units": units}
+    assert found().whole
+
+
 def test_a_node_that_catches_up_under_load_is_well(played: Played) -> None:
     played.galera("node3", wsrep_flow_control_requested="true", wsrep_local_recv_queue="31")
     later = played.said["node3"]["mysql"]["status"].replace("wsrep_last_committed\t41", "wsrep_last_committed\t42")
@@ -741,11 +779,20 @@ SHAPE = {
                 "waits": "str|null",
             },
             "mycat": {"mycat": "str", "answers": "bool", "reason": "str|null"},
+            "backup": {
+                "error": "str|null",
+                "newest": "str|null",
+                "begun": "str|null",
+                "alarm_hours": "int|null",
+                "tried": "str|null",
+                "trial_problem": "str|null",
+                "failed": ["str"],
+            },
         }
     ],
 }
 #: Objects that may be null.
-PARTS = {"balancer", "database", "mycat", "view"}
+PARTS = {"balancer", "database", "mycat", "backup", "view"}
 
 
 def fits(value: Any, shape: Any, place: str = "") -> None:
@@ -774,6 +821,8 @@ def test_the_object_for_programs_is_as_it_was(played: Played) -> None:
     played.said["node1"] = SshError("gone")
     played.stop("node3", "activating", grastate=grastate(-1), waits="waiting")
     played.interfaces = []
+    units = {"run": "failed", "test": "inactive"}
+    played.said["node2"]["backup"] = {"newest": "", "problem": "it is down", "units": units}
     one = json.loads(status.as_json(found()))
     fits(one, SHAPE)
     assert one["version"] == 1
