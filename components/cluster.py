@@ -323,7 +323,9 @@ class Cluster(pulumi.ComponentResource):
         }
 
 
-def _profile(machine: MachineSettings, virtual_ip: VirtualIp, backup_role: BackupRole | None) -> pulumi.Input[str] | None:
+def _profile(
+    machine: MachineSettings, virtual_ip: VirtualIp, backup_role: BackupRole | None
+) -> pulumi.Input[str] | None:
     if Role.LB in machine.roles:
         return virtual_ip.instance_profile
     return backup_role.instance_profile if backup_role and Role.MYSQL in machine.roles else None

@@ -257,7 +257,7 @@ def _condition(operator: str, key: str, values: list[str], context: Mapping[str,
 
 
 def _filled(value: str, context: Mapping[str, str]) -> str | None:
-    """A condition's value or a resource with its policy variables; None if one of them has no value, which matches nothing.
+    """A condition's value, or a resource, with its policy variables; None, which matches nothing, if one has no value.
 
     Source: IAM User Guide, "IAM policy elements: Variables and tags".
     """

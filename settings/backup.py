@@ -21,7 +21,8 @@ class Backup(Section):
     bucket: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")]
     """The bucket, which is made outside of the stack and outlives it."""
     prefix: Prefix | None = None
-    """What the keys begin with. Default: `mycat-ha/` and the stack's name. Of one stack only: it removes old backups."""
+    """What the keys begin with. Default: `mycat-ha/` and the stack's name. For one stack only: it removes old
+    backups."""
     schedule: Calendar = "*-*-* 02:30:00 UTC"
     """When a backup is made, as a calendar event of systemd (systemd.time(7))."""
     keep_days: Annotated[int, Field(ge=1, le=3650)] = 14

@@ -16,8 +16,8 @@ from rich.text import Text
 
 from constants import LIBRARY
 from stackctl import ssh
-from stackctl.hosts import known, settings_and_state
 from stackctl.adoption import Confirm
+from stackctl.hosts import known, settings_and_state
 from stackctl.project import StackError, output, say
 from stackctl.pulumi import Pulumi
 from stackctl.ssh import Host, SshError
@@ -36,8 +36,6 @@ UNTIL_SYNCED = (
     " systemctl is-failed --quiet mariadb && { journalctl --unit mariadb --lines 5 --output cat >&2; exit 1; };"
     " sleep 1; done"
 )
-#: Pulumi's mark of a secret in a state.
-SECRET = "4dabf18193072939515e22adb298388d"
 USERS = "-mariadb-users"
 
 
@@ -127,8 +125,8 @@ async def _restore(
             f"{error}. What was there before is in /var/lib/mysql.before-TIME on each machine; the same command begins"
             " anew"
         ) from None
-    say(f"{chosen['id']} is restored, and all databases are synced. `stackctl status` shows the stack. When nobody needs")
-    say("the data of before any more: `rm -r /var/lib/mysql.before-*` on each machine")
+    say(f"{chosen['id']} is restored, and all databases are synced")
+    say("When nobody needs the data of before any more: `rm -r /var/lib/mysql.before-*` on each machine")
 
 
 async def _start(host: Host) -> None:
@@ -185,10 +183,8 @@ def _nodes(pulumi: Pulumi) -> tuple[dict[str, Host], str | None]:
 def _users(resources: Sequence[Mapping[str, Any]]) -> str | None:
     for resource in resources:
         if resource["urn"].endswith(USERS):
-            statements = (resource.get("inputs") or {}).get("stdin")
-            if isinstance(statements, dict) and SECRET in statements:
-                statements = json.loads(statements["plaintext"])
-            return statements
+            given = (resource.get("inputs") or {}).get("stdin") or ""
+            return str(json.loads(given["plaintext"]) if isinstance(given, dict) else given) or None
     return None
 
 

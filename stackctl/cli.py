@@ -165,9 +165,7 @@ def recover(
 
 From = Annotated[
     str | None,
-    typer.Option(
-        "--from", metavar="PREFIX", help="of another stack, which database.backup.readPrefixes has to name"
-    ),
+    typer.Option("--from", metavar="PREFIX", help="of another stack, which database.backup.readPrefixes has to name"),
 ]
 
 

@@ -120,7 +120,7 @@ def database(_question: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def backup(_question: dict[str, Any]) -> dict[str, Any] | None:
+def backup() -> dict[str, Any] | None:
     """None if the stack keeps no backups."""
     if not (UNITS / "database-backup@run.timer").exists():
         return None
@@ -154,10 +154,11 @@ def main() -> None:
     question = json.loads(sys.argv[1])
     with ThreadPoolExecutor() as pool:
         asked = {role: pool.submit(PARTS[role], question) for role in question["roles"] if role in PARTS}
-        if "mysql" in asked:
-            asked["backup"] = pool.submit(backup, question)
+        kept = pool.submit(backup) if "mysql" in asked else None
         said = {role: part.result() for role, part in asked.items()}
-        print(json.dumps({role: part for role, part in said.items() if part is not None}))
+        if kept and (backups := kept.result()):
+            said["backup"] = backups
+        print(json.dumps(said))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import boto3
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
 SETTINGS = Path(os.environ.get("MYCAT_HA_BACKUP_SETTINGS", "/etc/mycat-ha/backup.json"))
 DATA = Path(os.environ.get("MYCAT_HA_DATA", "/var/lib/mysql"))
 #: Beside the data, so that what was prepared there takes their place by a rename.
@@ -66,9 +71,6 @@ class Bucket:
     """The backups of one prefix."""
 
     def __init__(self, config: dict[str, Any], prefix: str = "") -> None:
-        import boto3  # takes a second
-        from botocore.config import Config
-
         self._name, self._prefix = config["bucket"], (prefix or config["prefix"]).strip("/")
         self._encryption = {}
         if config["kmsKey"]:
@@ -114,16 +116,12 @@ class Bucket:
 
     def upload(self, key: str, stream: Any, most: int) -> int:
         """The number of bytes, of ``most`` at the most, that came out of ``stream``."""
-        from boto3.s3.transfer import TransferConfig
-
         transfer = TransferConfig(multipart_chunksize=max(PART, most // PARTS), max_concurrency=2)
         path = f"{self._prefix}/{key}"
         self._s3.upload_fileobj(stream, self._name, path, ExtraArgs=self._encryption, Config=transfer)
         return int(self._s3.head_object(Bucket=self._name, Key=path)["ContentLength"])
 
     def download(self, key: str, stream: Any) -> None:
-        from boto3.s3.transfer import TransferConfig
-
         transfer = TransferConfig(multipart_chunksize=PART, max_concurrency=2)
         self._s3.download_fileobj(self._name, f"{self._prefix}/{key}", stream, Config=transfer)
 
@@ -164,7 +162,8 @@ def turn(config: dict[str, Any]) -> str:
     """The node that makes the backup: of those that are in the cluster now the last one, as the first is the one that
     is written to. All nodes of a cluster see the same."""
     members = set(sql("SELECT node_name FROM mysql.wsrep_cluster_members"))
-    return next((node for node in reversed(config["nodes"]) if node in members), config["node"])
+    nodes = (str(node) for node in reversed(config["nodes"]))
+    return next((node for node in nodes if node in members), str(config["node"]))
 
 
 def wait_until_synced() -> None:
@@ -260,7 +259,8 @@ def fetch(bucket: Bucket, identifier: str, target: Path) -> None:
         )
         extract = subprocess.Popen(["mbstream", "--extract", f"--directory={staged}"], stdin=unpack.stdout, stderr=log)
         processes += [unpack, extract]
-        assert unpack.stdin and unpack.stdout
+        assert unpack.stdin
+        assert unpack.stdout
         unpack.stdout.close()
         with suppress(BrokenPipeError):  # then one of them has failed
             bucket.download(f"{identifier}/{STREAM}", unpack.stdin)
@@ -366,9 +366,7 @@ def install(identifier: str) -> None:
     if not ready.is_dir():
         raise FailedError(f"{ready} is not there: `fetch` comes first")
     state = ready / "grastate.dat"
-    state.write_text(
-        f"# GALERA saved state\nversion: 2.1\nuuid:    {uuid.uuid4()}\nseqno:   0\nsafe_to_bootstrap: 1\n"
-    )
+    state.write_text(f"# GALERA saved state\nversion: 2.1\nuuid:    {uuid.uuid4()}\nseqno:   0\nsafe_to_bootstrap: 1\n")
     state.chmod(0o600)
     own_as_data(state)
     ready.chmod(0o755)
@@ -435,8 +433,6 @@ def room(folder: Path, size: int) -> None:
 
 def check() -> None:
     """Raises what S3 answers for two minutes: a role that is new is not known everywhere at once."""
-    from botocore.exceptions import BotoCoreError, ClientError
-
     until = time.monotonic() + KNOWN_WITHIN
     while True:
         try:
@@ -513,8 +509,6 @@ def size_of(folder: Path) -> int:
 
 
 def main(words: list[str]) -> None:
-    from botocore.exceptions import BotoCoreError, ClientError
-
     signal.signal(signal.SIGTERM, stop)
     try:
         match words:

@@ -399,7 +399,7 @@ class TestBoundary:
             assert self.may(action, self.ENI), action
 
     def test_allows_what_backups_need_below_the_stacks_own_prefix(self) -> None:
-        document = backup.policy(Backup(bucket="backups", kmsKey=KMS), "mycat-ha/test-a", "aws")
+        document = backup.policy(Backup.model_validate({"bucket": "backups", "kmsKey": KMS}), "mycat-ha/test-a", "aws")
         s3 = {"s3:prefix": "mycat-ha/test-a/", "kms:ViaService": "s3.eu-central-1.amazonaws.com"}
         for statement in document["Statement"]:
             for action in listed(statement["Action"]):
