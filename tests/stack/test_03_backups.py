@@ -28,7 +28,8 @@ def test_a_backup_brings_back_what_was_there_when_it_was_made(
         sql = "SELECT GROUP_CONCAT(word ORDER BY word) FROM app.kept"
         return region.exec(node["instanceId"], ["mariadb", "-N", "-e", sql]).stdout.strip()
 
-    aws.client("s3").create_bucket(Bucket=BUCKET)
+    place: Any = {"LocationConstraint": aws.region_name}
+    aws.client("s3").create_bucket(Bucket=BUCKET, CreateBucketConfiguration=place)
     mariadb(region, at, "CREATE TABLE kept (word VARCHAR(20) PRIMARY KEY)")
     mariadb(region, at, "INSERT INTO kept VALUES ('before'); CREATE TABLE during (n INT PRIMARY KEY)")
     try:
