@@ -437,8 +437,9 @@ def check() -> None:
     while True:
         try:
             return write_and_read()
-        except (BotoCoreError, ClientError):
-            if time.monotonic() > until:
+        except (BotoCoreError, ClientError) as error:
+            missing = isinstance(error, ClientError) and error.response["Error"]["Code"] == "NoSuchBucket"
+            if missing or time.monotonic() > until:
                 raise
         time.sleep(3)
 
