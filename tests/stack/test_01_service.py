@@ -81,6 +81,12 @@ def test_every_database_has_the_settings_in_force(region: Region, stack: Stack) 
         assert dict(zip(expected, said.split(), strict=True)) == expected, node["name"]
 
 
+def test_a_machine_takes_many_logins_at_once(region: Region, stack: Stack) -> None:
+    for machine in stack.machines:
+        said = region.exec(machine["instanceId"], ["/usr/sbin/sshd", "-T"]).stdout
+        assert "maxstartups 200:30:400" in said.lower().splitlines()
+
+
 def test_a_session_may_wait_for_what_is_committed_elsewhere(region: Region, stack: Stack) -> None:
     assert query(region, stack, "SET SESSION wsrep_sync_wait = 1; SELECT @@wsrep_sync_wait") == "1"
 

@@ -322,8 +322,13 @@ def test_every_machine_gets_the_programs_that_other_commands_call(run_program: R
     assert LIBRARY in script
     programs, root = tmp_path / "programs", tmp_path / "root"
     programs.mkdir()
-    script = script.replace(LIBRARY, str(programs))
-    env = {**os.environ, "MYCAT_HA_ROOT": str(root)}
+    sshd, stubs = tmp_path / "sshd_config.d", Stubs(tmp_path / "bin")
+    sshd.mkdir()
+    reloads = tmp_path / "reloads"
+    stubs.add("systemctl", f'echo "$*" >>{reloads}')
+    script = script.replace(LIBRARY, str(programs)).replace("/etc/ssh/sshd_config.d", str(sshd))
+    assert "/etc/" not in script
+    env = stubs.environment(MYCAT_HA_ROOT=str(root))
     for _ in range(2):  # also over those of an earlier run
         subprocess.run(["bash", "-euo", "pipefail", "-c", script], input=tools.stdin, text=True, check=True, env=env)
     assert sorted(path.name for path in programs.iterdir()) == [
@@ -332,6 +337,9 @@ def test_every_machine_gets_the_programs_that_other_commands_call(run_program: R
     for path in programs.iterdir():
         assert stat.S_IMODE(path.stat().st_mode) == 0o755
         assert path.read_bytes() == (FILES / "machine" / path.name).read_bytes()
+    # Many commands log in at once.
+    assert (sshd / "10-mycat-ha.conf").read_text() == "MaxStartups 200:30:400\n"
+    assert reloads.read_text() == "try-reload-or-restart ssh\n"
 
 
 def test_every_template_installs_with_it(machine: Machine, tmp_path: Path) -> None:
