@@ -116,19 +116,24 @@ class Bucket:
 
     def upload(self, key: str, stream: Any, most: int) -> int:
         """The number of bytes, of ``most`` at the most, that came out of ``stream``."""
-        transfer = TransferConfig(multipart_chunksize=max(PART, most // PARTS), max_concurrency=2)
-        path = f"{self._prefix}/{key}"
-        self._s3.upload_fileobj(stream, self._name, path, ExtraArgs=self._encryption, Config=transfer)
+        path, part = f"{self._prefix}/{key}", max(PART, most // PARTS)
+        self._s3.upload_fileobj(stream, self._name, path, ExtraArgs=self._encryption, Config=transfer(part))
         return int(self._s3.head_object(Bucket=self._name, Key=path)["ContentLength"])
 
     def download(self, key: str, stream: Any) -> None:
-        transfer = TransferConfig(multipart_chunksize=PART, max_concurrency=2)
-        self._s3.download_fileobj(self._name, f"{self._prefix}/{key}", stream, Config=transfer)
+        self._s3.download_fileobj(self._name, f"{self._prefix}/{key}", stream, Config=transfer(PART))
 
     def remove(self, identifier: str) -> None:
         """What makes it a backup goes first."""
         for name in (DONE, STREAM, RESTORED):
             self._s3.delete_object(Bucket=self._name, Key=f"{self._prefix}/{identifier}/{name}")
+
+
+def transfer(part: int) -> TransferConfig:
+    """In parts of so many bytes, of which a few are in memory; ten of them are boto3's default."""
+    config = TransferConfig(multipart_chunksize=part, max_concurrency=2)
+    config.max_in_memory_upload_chunks = config.max_in_memory_download_chunks = 2
+    return config
 
 
 def begun(identifier: str) -> datetime | None:
@@ -251,29 +256,35 @@ def fetch(bucket: Bucket, identifier: str, target: Path) -> None:
     staged = target.with_name(f".{target.name}.part")
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(mode=0o700, parents=True)
-    room(staged.parent, about["dataBytes"])
+    try:
+        room(staged.parent, about["dataBytes"])
+        unpack(bucket, identifier, staged)
+        staged.rename(target)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def unpack(bucket: Bucket, identifier: str, folder: Path) -> None:
     LOG.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     with LOG.open("w") as log, ended() as processes:
-        unpack = subprocess.Popen(
-            ["zstd", "--quiet", "--decompress"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log
-        )
-        extract = subprocess.Popen(["mbstream", "--extract", f"--directory={staged}"], stdin=unpack.stdout, stderr=log)
-        processes += [unpack, extract]
-        assert unpack.stdin
-        assert unpack.stdout
-        unpack.stdout.close()
+        decompress = ["zstd", "--quiet", "--decompress"]
+        packed = subprocess.Popen(decompress, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
+        extract = subprocess.Popen(["mbstream", "--extract", f"--directory={folder}"], stdin=packed.stdout, stderr=log)
+        processes += [packed, extract]
+        assert packed.stdin
+        assert packed.stdout
+        packed.stdout.close()
         with suppress(BrokenPipeError):  # then one of them has failed
-            bucket.download(f"{identifier}/{STREAM}", unpack.stdin)
-            unpack.stdin.close()
+            bucket.download(f"{identifier}/{STREAM}", packed.stdin)
+            packed.stdin.close()
         failed = [process.args[0] for process in processes if process.wait() != 0]  # type: ignore[index]
         if not failed:
-            prepare = ["mariadb-backup", "--prepare", f"--target-dir={staged}"]
+            prepare = ["mariadb-backup", "--prepare", f"--target-dir={folder}"]
             failed = [prepare[0]] if subprocess.run(prepare, stderr=log, check=False).returncode else []
     if failed:
         raise FailedError(f"{' and '.join(map(str, failed))} failed; the end of {LOG}:\n{last_lines()}")
-    for path in (staged, *staged.rglob("*")):
+    for path in (folder, *folder.rglob("*")):
         own_as_data(path)
-    staged.rename(target)
 
 
 def test() -> None:
@@ -298,7 +309,6 @@ def test() -> None:
             problem = str(error)
         finally:
             shutil.rmtree(target, ignore_errors=True)
-            shutil.rmtree(target.with_name(f".{target.name}.part"), ignore_errors=True)
         took = round(time.monotonic() - since, 1)
         about = {"at": stamp(), "node": config["node"], "seconds": took, "tables": tables, "problem": problem}
         bucket.write(f"{newest}/{RESTORED}", about)
