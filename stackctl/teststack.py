@@ -136,7 +136,8 @@ def derive(
     ``cidr`` is the range of a VPC of its own; with ``subnet`` a part of that one, for the addresses of the origin's
     subnet.
 
-    Nothing secret is taken over: a test stack gets passwords and keys of its own.
+    Nothing secret is taken over: a test stack gets passwords and keys of its own. Nor are backups, which it could write
+    to, and remove from, the same place.
     """
     settings: dict[str, Any] = copy.deepcopy(dict(origin))
     for key in ENCRYPTION[1:]:  # the provider stays, the keys do not
@@ -164,6 +165,9 @@ def derive(
     access = moved.get(f"{NAME}:access")
     if isinstance(access, dict):
         access.pop("sshPublicKey", None)
+    database = moved.get(f"{NAME}:database")
+    if isinstance(database, dict):
+        database.pop("backup", None)
     kept = {key: value for key, value in (moved.get(f"{NAME}:tags") or {}).items() if key != MARK}
     moved[f"{NAME}:tags"] = {**kept, **tags}
     settings["config"] = moved

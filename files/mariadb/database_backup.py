@@ -159,16 +159,22 @@ def sql(statement: str) -> list[str]:
         check=False,
     )
     if done.returncode != 0:
-        raise FailedError(f"mariadbd, asked on this node: {done.stderr.strip().splitlines()[-1]}")
+        raise FailedError(f"mariadbd: {done.stderr.strip().splitlines()[-1]}")
     return done.stdout.splitlines()
 
 
-def turn(config: dict[str, Any]) -> str:
-    """The node that makes the backup: of those that are in the cluster now the last one, as the first is the one that
-    is written to. All nodes of a cluster see the same."""
-    members = set(sql("SELECT node_name FROM mysql.wsrep_cluster_members"))
-    nodes = (str(node) for node in reversed(config["nodes"]))
-    return next((node for node in nodes if node in members), str(config["node"]))
+def here(config: dict[str, Any], what: str) -> bool:
+    """Whether this node does it: of those that are in the cluster now the last one, as the first is the one that is
+    written to. All nodes of a cluster see the same."""
+    try:
+        members = set(sql("SELECT node_name FROM mysql.wsrep_cluster_members"))
+    except FailedError as error:
+        print(f"no {what} here: {error}", flush=True)
+        return False
+    node = next((node for node in reversed(config["nodes"]) if node in members), config["node"])
+    if node != config["node"]:
+        print(f"no {what} here: it is {node}'s", flush=True)
+    return bool(node == config["node"])
 
 
 def wait_until_synced() -> None:
@@ -197,8 +203,7 @@ def after_clients() -> None:
 def run() -> None:
     config = settings()
     with alone():
-        if (node := turn(config)) != config["node"]:
-            print(f"{node} makes the backup")
+        if not here(config, "backup"):
             return
         bucket, identifier, since = Bucket(config), stamp(), time.monotonic()
         size = size_of(DATA)
@@ -291,8 +296,7 @@ def test() -> None:
     """What came of it is written beside the backup. Raises FailedError if it cannot be restored."""
     config = settings()
     with alone():
-        if (node := turn(config)) != config["node"]:
-            print(f"{node} restores the newest backup for a trial")
+        if not here(config, "trial"):
             return
         bucket, since = Bucket(config), time.monotonic()
         newest = next((identifier for identifier, names in bucket.found().items() if DONE in names), None)

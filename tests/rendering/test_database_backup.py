@@ -262,10 +262,18 @@ def test_only_the_node_whose_turn_it_is_makes_one(node: Node) -> None:
     """The last of those that are in the cluster, whatever this node's own name is."""
     node.root("REPLACE INTO mysql.wsrep_cluster_members VALUES ('a', 'db1'), ('c', 'db2'), ('b', 'of a stranger')")
     node.settings(node="db1")
-    assert "db2 makes the backup" in node.succeeds("run")
+    assert node.succeeds("run") == "no backup here: it is db2's\n"
+    assert node.succeeds("test") == "no trial here: it is db2's\n"
     assert node.objects() == set()
     node.settings(node="db2")
     make(node)
+
+
+def test_a_node_whose_database_is_down_leaves_it_to_the_others(node: Node) -> None:
+    """It is not in their cluster, and its own failure is told elsewhere."""
+    node.database.stop()
+    assert "no backup here: mariadbd: ERROR 2002" in node.succeeds("run")
+    assert node.objects() == set()
 
 
 def test_what_is_not_there_or_not_stopped_is_refused(node: Node) -> None:

@@ -86,6 +86,18 @@ def test_external_databases_are_backed_up_where_they_are() -> None:
         Settings.parse(raw)
 
 
+# -- backup -------------------------------------------------------------------------------------------------------
+
+
+def test_one_of_the_nodes_makes_it(played: "Played", capfd: pytest.CaptureFixture[str]) -> None:
+    played.says = {"node1": "no backup here: it is node3's", "node2": "", "node3": "s3://b/x: complete after 3 s"}
+    assert backups.backup(cast(Pulumi, played)) == 0
+    assert "node3: s3://b/x: complete after 3 s" in capfd.readouterr().err
+    played.says["node3"] = "no backup here: mariadbd: ERROR 2002"
+    with pytest.raises(StackError, match="no database has made a backup"):
+        backups.backup(cast(Pulumi, played))
+
+
 # -- restore ------------------------------------------------------------------------------------------------------
 
 
@@ -95,6 +107,8 @@ class Played:
     def __init__(self) -> None:
         #: Machine and command, in the order in which they were begun.
         self.done: list[tuple[str, str]] = []
+        #: By machine: what it says to `run`.
+        self.says: dict[str, str] = {}
         #: Command to the words of a failure.
         self.fails: dict[tuple[str, str], str] = {}
         self.listed = [
@@ -116,6 +130,8 @@ class Played:
         for (where, part), words in self.fails.items():
             if where == name and said.startswith(part):
                 raise SshError(words)
+        if said == "run":
+            return self.says[name]
         return json.dumps(self.listed) if said.startswith("list") else ""
 
     # Pulumi's

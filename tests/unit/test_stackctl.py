@@ -337,8 +337,10 @@ class TestTestStacks:
         vip = teststack.derive(origin, target, {})["config"]["mycat-ha:vip"]
         assert vip == {"address": str(target[offset]), "other": [f"{target[offset]}/32", "3.0.11"]}
 
-    def test_take_over_nothing_secret_and_no_protection(self) -> None:
+    def test_take_over_nothing_secret_and_no_protection_or_backups(self) -> None:
         origin = source()
+        backup = {"bucket": "backups", "prefix": "production"}  # where each stack removes what is old
+        origin["config"]["mycat-ha:database"]["backup"] = backup
         origin |= {"encryptionsalt": "v1:salt", "encryptedkey": "key", "secretsprovider": "awskms://alias/x"}
         origin["config"]["mycat-ha:secrets"] = {"statistics": {"secure": "v1:x"}}
         origin["config"]["mycat-ha:access"]["sshPublicKey"] = "ssh-ed25519 AAAA"
@@ -347,6 +349,8 @@ class TestTestStacks:
         assert derived["secretsprovider"] == "awskms://alias/x"
         assert not derived.keys() & {"encryptionsalt", "encryptedkey"}
         assert "mycat-ha:secrets" not in derived["config"]
+        assert "backup" not in derived["config"]["mycat-ha:database"]
+        assert origin["config"]["mycat-ha:database"]["backup"] == backup
         assert "sshPublicKey" not in derived["config"]["mycat-ha:access"]
         assert derived["config"]["mycat-ha:tags"] == {"team": "a", **self.TAGS}
         assert origin["config"]["mycat-ha:tags"][protection.MARK] == "true"
