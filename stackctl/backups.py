@@ -7,7 +7,7 @@ import asyncio
 import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,9 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from constants import LIBRARY
-from stackctl import ssh
+from stackctl import reports, ssh
 from stackctl.adoption import Confirm
-from stackctl.hosts import known, settings_and_state
+from stackctl.hosts import of, settings_and_state
 from stackctl.project import StackError, output, say
 from stackctl.pulumi import Pulumi
 from stackctl.ssh import Host, SshError
@@ -41,8 +41,8 @@ USERS = "-mariadb-users"
 
 def backup(pulumi: Pulumi) -> int:
     """Make one now. Raises StackError."""
-    nodes = _nodes(pulumi)[0]
-    done = asyncio.run(_on_all(nodes, f"{PROGRAM} run", COPY))
+    nodes = _nodes(pulumi)
+    done = asyncio.run(ssh.run_on_all(nodes, f"{PROGRAM} run", COPY))
     lines = {name: wrong or said.strip() for name, (said, wrong) in done.items()}
     for name, words in lines.items():
         say(f"{name}: {words}")
@@ -53,7 +53,7 @@ def backup(pulumi: Pulumi) -> int:
 
 def backups(pulumi: Pulumi, prefix: str | None, *, as_json: bool) -> int:
     """Show them, newest first. Raises StackError if nobody can say."""
-    found = asyncio.run(_list(_nodes(pulumi)[0], prefix))
+    found = asyncio.run(_list(_nodes(pulumi), prefix))
     if as_json:
         sys.stdout.write(json.dumps(found, indent=2) + "\n")
         return 0
@@ -73,7 +73,7 @@ def restore(pulumi: Pulumi, identifier: str | None, prefix: str | None, confirm:
     what to do.
     """
     try:
-        nodes, users = _nodes(pulumi)
+        nodes, users = _nodes(pulumi), _users(pulumi)
         if users is None:
             raise RefusedError("the state does not have the users' passwords: `stackctl up` has to have succeeded once")
         asyncio.run(_restore(nodes, identifier, prefix, users, confirm))
@@ -92,7 +92,7 @@ async def _restore(
         raise RefusedError(f"there is no backup {identifier or ''}; `stackctl database backups` shows what there is")
     first, *others = nodes
     # One that cannot be asked may be serving clients, and would go on with data that nobody else has.
-    for name, (_, wrong) in (await _on_all(nodes, f"{PROGRAM} room {chosen['dataBytes']}", STEP)).items():
+    for name, (_, wrong) in (await ssh.run_on_all(nodes, f"{PROGRAM} room {chosen['dataBytes']}", STEP)).items():
         if wrong:
             raise RefusedError(f"{name}: {wrong}")
     say(f"{chosen['id']}, {_age(chosen['id'])} old, from {chosen['node']}, {chosen['dataBytes'] >> 20} MiB of data")
@@ -135,22 +135,9 @@ async def _start(host: Host) -> None:
 
 async def _each(nodes: Mapping[str, Host], command: str, seconds: float) -> None:
     """Raises StackError if it failed on one."""
-    done = await _on_all(nodes, command, seconds)
+    done = await ssh.run_on_all(nodes, command, seconds)
     if wrong := "; ".join(f"{name}: {error}" for name, (_, error) in done.items() if error):
         raise StackError(wrong)
-
-
-async def _on_all(nodes: Mapping[str, Host], command: str, seconds: float) -> dict[str, tuple[str, str]]:
-    """By name: what it has printed, and what went wrong."""
-
-    async def on(host: Host) -> tuple[str, str]:
-        try:
-            return await ssh.run(host, command, timeout=seconds), ""
-        except SshError as error:
-            return "", str(error)
-
-    done = await asyncio.gather(*map(on, nodes.values()))
-    return dict(zip(nodes, done, strict=True))
 
 
 async def _list(nodes: Mapping[str, Host], prefix: str | None) -> list[dict[str, Any]]:
@@ -165,22 +152,18 @@ async def _list(nodes: Mapping[str, Host], prefix: str | None) -> list[dict[str,
     raise StackError("; ".join(wrong))
 
 
-def _nodes(pulumi: Pulumi) -> tuple[dict[str, Host], str | None]:
-    """The databases' machines, and the statements that make the stack's users, as the state has them."""
+def _nodes(pulumi: Pulumi) -> dict[str, Host]:
+    """The databases' machines. Raises StackError."""
     config, resources = settings_and_state(pulumi)
     if not (config.get("database") or {}).get("backup"):
         raise StackError("the stack keeps no backups: see database.backup in docs/settings.md")
-    nodes = {}
-    for name, host in known(config, resources, "mysql").items():
-        if host is None:
-            raise StackError(f"the state has no host key of {name}: `stackctl up` has to have connected to it before")
-        nodes[name] = host
-    shown = json.loads(pulumi.read("stack", "export", "--show-secrets"))["deployment"].get("resources") or []
-    return nodes, _users(shown)
+    return of(config, resources, "mysql")
 
 
-def _users(resources: Sequence[Mapping[str, Any]]) -> str | None:
-    for resource in resources:
+def _users(pulumi: Pulumi) -> str | None:
+    """The statements that make the stack's users, passwords included, as the state has them."""
+    exported = json.loads(pulumi.read("stack", "export", "--show-secrets"))
+    for resource in exported["deployment"].get("resources") or []:
         if resource["urn"].endswith(USERS):
             given = (resource.get("inputs") or {}).get("stdin") or ""
             return str(json.loads(given["plaintext"]) if isinstance(given, dict) else given) or None
@@ -188,8 +171,7 @@ def _users(resources: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def _age(identifier: str) -> str:
-    begun = datetime.strptime(identifier, "%Y-%m-%dT%H-%M-%SZ").replace(tzinfo=UTC)
-    hours = (datetime.now(UTC) - begun).total_seconds() / 3600
+    hours = (datetime.now(UTC) - reports.begun(identifier)).total_seconds() / 3600
     return f"{hours / 24:.0f} d" if hours >= 48 else f"{hours:.1f} h"
 
 

@@ -40,6 +40,7 @@ Archives = Annotated[
         "with --region-env the toolchain's",
     ),
 ]
+Yes = Annotated[bool, typer.Option("--yes", help="without asking, do what is shown")]
 Really = Annotated[str | None, typer.Option("--really-destroy", metavar="STACK", help="destroy a protected stack")]
 
 
@@ -151,7 +152,7 @@ def recover(
             help="this machine's data are lost, or will be thrown away before it starts again (repeatable)",
         ),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="without asking, do what is shown")] = False,
+    yes: Yes = False,
     region_env: RegionEnv = None,
 ) -> None:
     """Bring databases back that are all stopped, or wait for a node that never returns: shows what each has, says what
@@ -193,7 +194,7 @@ def restore(
         str | None, typer.Argument(metavar="[BACKUP]", help="as `backups` shows it, if not the newest one")
     ] = None,
     prefix: From = None,
-    yes: Annotated[bool, typer.Option("--yes", help="without asking, do what is shown")] = False,
+    yes: Yes = False,
     region_env: RegionEnv = None,
 ) -> None:
     """Put a backup in the place of what the databases have: all of them stop, and what was written since is gone (and

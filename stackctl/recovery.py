@@ -110,20 +110,12 @@ class _Databases:
             raise RefusedError(f"{name}'s answer is not understood ({type(error).__name__}: {error})") from None
         return Node(name, address, None, said.database, told)
 
-    async def _on(self, name: str, command: str, seconds: float = STEP) -> str | None:
-        """What went wrong; None if nothing did."""
-        host = self._hosts[name]
-        assert host is not None  # it has answered before
-        try:
-            await ssh.run(host, command, timeout=seconds)
-        except SshError as error:
-            return str(error)
-        return None
-
     async def _on_all(self, names: Sequence[str], command: str, seconds: float = STEP) -> dict[str, str]:
         """What went wrong, by name."""
-        done = await asyncio.gather(*(self._on(name, command, seconds) for name in names))
-        return {name: wrong for name, wrong in zip(names, done, strict=True) if wrong}
+        # They have answered before.
+        hosts = {name: host for name in names if (host := self._hosts[name])}
+        done = await ssh.run_on_all(hosts, command, seconds)
+        return {name: wrong for name, (_, wrong) in done.items() if wrong}
 
     async def _order(self, plan: Plan, nodes: Sequence[Node]) -> None:
         """On all that take part, or on none. Each looks once more whether it may be so."""

@@ -271,6 +271,11 @@ def view(gvwstate: str | None) -> View | None:
     return View(found[1].strip(), len(re.findall(rf"^member: {_UUID}\b", gvwstate or "", re.MULTILINE)))
 
 
+def begun(name: str) -> datetime:
+    """When the backup of this name was."""
+    return datetime.strptime(name, STAMP).replace(tzinfo=UTC)
+
+
 def backup(said: Mapping[str, Any]) -> Backup:
     failed = tuple(verb for verb, state in said["units"].items() if state == "failed")
     if said["problem"]:
@@ -278,8 +283,15 @@ def backup(said: Mapping[str, Any]) -> Backup:
     found = json.loads(said["newest"])
     newest, tried = found["newest"] or {}, found["tried"] or {}
     name = newest.get("id")
-    begun = datetime.strptime(name, STAMP).replace(tzinfo=UTC).isoformat() if name else None
-    return Backup(None, name, begun, found["alarmHours"], tried.get("id"), tried.get("problem") or None, failed)
+    return Backup(
+        None,
+        name,
+        begun(name).isoformat() if name else None,
+        found["alarmHours"],
+        tried.get("id"),
+        tried.get("problem") or None,
+        failed,
+    )
 
 
 def mycat(said: Mapping[str, Any]) -> Mycat:

@@ -3,7 +3,7 @@
 import asyncio
 import math
 import shlex
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -59,6 +59,18 @@ async def run(host: Host, command: str, *, stdin: str | None = None, timeout: fl
         last = "\n".join(str(done.stderr or "").strip().splitlines()[-LAST_LINES:])
         raise SshError(f"{host}: {how}{': ' if last else ''}{last}")
     return str(done.stdout or "")
+
+
+async def run_on_all(hosts: Mapping[str, Host], command: str, timeout: float) -> dict[str, tuple[str, str]]:
+    """By the hosts' names: what it has printed, and what went wrong."""
+
+    async def on(host: Host) -> tuple[str, str]:
+        try:
+            return await run(host, command, timeout=timeout), ""
+        except SshError as error:
+            return "", str(error)
+
+    return dict(zip(hosts, await asyncio.gather(*map(on, hosts.values())), strict=True))
 
 
 def _as_root(user: str, command: str, timeout: float) -> str:

@@ -151,7 +151,7 @@ def played(monkeypatch: pytest.MonkeyPatch) -> Played:
     hosts = {name: Host(address, 22, "admin", "KEY", "ssh-ed25519 AAAA") for name, address in ADDRESSES.items()}
     monkeypatch.setattr(ssh, "run", played.run)
     monkeypatch.setattr(backups, "settings_and_state", lambda _: ({"database": {"backup": {"bucket": "b"}}}, []))
-    monkeypatch.setattr(backups, "known", lambda *_: hosts)
+    monkeypatch.setattr(backups, "of", lambda *_: hosts)
     return played
 
 
