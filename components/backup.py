@@ -10,6 +10,7 @@ import pulumi
 import pulumi_aws as aws
 
 from components.config_file import PYTHON_SYNTAX
+from components.instance_role import trust
 from components.machine import Machine
 from components.template import render, verbatim
 from constants import ETC, LIBRARY
@@ -32,34 +33,28 @@ class BackupRole(pulumi.ComponentResource):
     """A role that may keep backups below the stack's prefix, and see no other part of the bucket."""
 
     instance_profile: pulumi.Output[str]
+    backup: BackupSettings
+    #: What the keys of this stack's backups begin with.
+    prefix: str
+    #: What the role may do, as JSON.
+    policy: str
 
     def __init__(self, name: str, args: BackupRoleArgs, opts: pulumi.ResourceOptions | None = None):
         super().__init__("mycat-ha:backup:BackupRole", name, {}, opts)
         child = pulumi.ResourceOptions(parent=self)
-        partition = aws.get_partition()
-        document = json.dumps(policy(args.backup, args.prefix, partition.partition))
+        self.backup, self.prefix = args.backup, args.prefix
+        self.policy = json.dumps(policy(args.backup, args.prefix, aws.get_partition().partition))
         role = aws.iam.Role(
             f"{name}-role",
             description="Databases: keep backups in S3",
             permissions_boundary=args.backup.permissions_boundary,
-            assume_role_policy=json.dumps(
-                {
-                    "Version": "2012-10-17",
-                    "Statement": [
-                        {
-                            "Effect": "Allow",
-                            "Principal": {"Service": f"ec2.{partition.dns_suffix}"},
-                            "Action": "sts:AssumeRole",
-                        }
-                    ],
-                }
-            ),
+            assume_role_policy=trust(),
             opts=child,
         )
-        written = [aws.iam.RolePolicy(f"{name}-policy", role=role.id, policy=document, opts=child)]
+        written = [aws.iam.RolePolicy(f"{name}-policy", role=role.id, policy=self.policy, opts=child)]
         if args.shared_role is not None:
             written.append(
-                aws.iam.RolePolicy(f"{name}-shared-policy", role=args.shared_role, policy=document, opts=child)
+                aws.iam.RolePolicy(f"{name}-shared-policy", role=args.shared_role, policy=self.policy, opts=child)
             )
         profile = aws.iam.InstanceProfile(
             f"{name}-profile", role=role.name, opts=pulumi.ResourceOptions(parent=self, depends_on=written)
@@ -98,11 +93,9 @@ def policy(backup: BackupSettings, prefix: str, partition: str) -> dict[str, Any
 class BackupArgs:
     machine: Machine
     #: None: no backups; those of before stop.
-    backup: BackupSettings | None
-    prefix: str
+    role: BackupRole | None
     #: Names of all databases, in the order of the settings.
     nodes: Sequence[str]
-    #: Its role's policies among them.
     after: Sequence[pulumi.Resource]
 
 
@@ -111,7 +104,7 @@ class Backup(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: BackupArgs, opts: pulumi.ResourceOptions | None = None):
         super().__init__("mycat-ha:backup:Backup", name, {}, opts)
-        machine, backup = args.machine, args.backup
+        machine, backup = args.machine, args.role.backup if args.role else None
         calendars = {verb: getattr(backup, setting, None) for setting, verb in TIMERS.items()}
         if off := [_timer(verb) for verb, calendar in calendars.items() if not calendar]:
             machine.run(
@@ -122,8 +115,8 @@ class Backup(pulumi.ComponentResource):
                 "done\n",
                 opts=pulumi.ResourceOptions(parent=self),
             )
-        if backup:
-            ready = self._program(name, args, backup)
+        if args.role:
+            ready = self._program(name, args, args.role)
             for verb, calendar in calendars.items():
                 if calendar:
                     machine.file(
@@ -137,12 +130,12 @@ class Backup(pulumi.ComponentResource):
                     )
         self.register_outputs({})
 
-    def _program(self, name: str, args: BackupArgs, backup: BackupSettings) -> pulumi.Resource:
-        machine = args.machine
+    def _program(self, name: str, args: BackupArgs, role: BackupRole) -> pulumi.Resource:
+        machine, backup = args.machine, role.backup
         installed = machine.run(
             f"{name}-packages",
             f"{LIBRARY}/install-packages mariadb-backup python3-boto3 zstd",
-            opts=pulumi.ResourceOptions(parent=self, depends_on=list(args.after)),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[*args.after, role]),
         )
         child = pulumi.ResourceOptions(parent=self, depends_on=[installed])
         settings = json.dumps(
@@ -150,7 +143,7 @@ class Backup(pulumi.ComponentResource):
                 "node": machine.name,
                 "nodes": list(args.nodes),
                 "bucket": backup.bucket,
-                "prefix": args.prefix,
+                "prefix": role.prefix,
                 "endpoint": backup.s3_endpoint(os.environ),
                 "region": aws.get_region().region,
                 "kmsKey": backup.kms_key,
@@ -181,7 +174,7 @@ class Backup(pulumi.ComponentResource):
             f"{name}-check",
             # The first one is not waited for: of a database that has grown it takes hours.
             f"{LIBRARY}/database-backup check && systemctl --no-block start database-backup@run.service",
-            triggers=[settings, json.dumps(policy(backup, args.prefix, aws.get_partition().partition))],
+            triggers=[settings, role.policy],
             opts=pulumi.ResourceOptions(parent=self, depends_on=files),
         )
 

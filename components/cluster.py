@@ -85,7 +85,7 @@ class Cluster(pulumi.ComponentResource):
         if databases := settings.of_role(Role.MYSQL):
             tier = self._database(f"{name}-database", databases)
             ready = [*tier.ready]
-            self._backups(databases, [*tier.ready, *([backup_role] if backup_role else [])])
+            self._backups(databases, backup_role, after=tier.ready)
             # A database refuses what it does not believe: before the first load balancer says who asks ...
             if proxy_protocol:
                 ready += tier.believe([balancer.address for balancer in balancers])
@@ -122,12 +122,12 @@ class Cluster(pulumi.ComponentResource):
         role_name = virtual_ip.role_name if shared else None
         return BackupRole(name, BackupRoleArgs(backup, prefix, role_name), self._child)
 
-    def _backups(self, nodes: Sequence[MachineSettings], after: Sequence[pulumi.Resource]) -> None:
-        backup = self._settings.database.backup
-        prefix = backup.place(pulumi.get_stack()) if backup else ""
+    def _backups(
+        self, nodes: Sequence[MachineSettings], role: BackupRole | None, *, after: Sequence[pulumi.Resource]
+    ) -> None:
         names = [node.name for node in nodes]
         for node in nodes:
-            args = BackupArgs(self.machines[node.name], backup, prefix, names, after)
+            args = BackupArgs(self.machines[node.name], role, names, after)
             Backup(f"{node.name}-backup", args, self._child)
 
     def _boot(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_aws as aws
 
+from components.instance_role import trust
 from components.interface import Interface
 
 
@@ -38,17 +39,11 @@ class VirtualIp(pulumi.ComponentResource):
             description="Virtual IP of the load balancers",
             opts=child,
         )
-        ec2 = f"ec2.{aws.get_partition().dns_suffix}"
         role = aws.iam.Role(
             f"{name}-role",
             description="Load balancers: claim the virtual IP",
             permissions_boundary=args.permissions_boundary,
-            assume_role_policy=json.dumps(
-                {
-                    "Version": "2012-10-17",
-                    "Statement": [{"Effect": "Allow", "Principal": {"Service": ec2}, "Action": "sts:AssumeRole"}],
-                }
-            ),
+            assume_role_policy=trust(),
             opts=child,
         )
         policy = aws.iam.RolePolicy(

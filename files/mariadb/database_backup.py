@@ -232,11 +232,13 @@ def upload(bucket: Bucket, identifier: str, size: int) -> int:
         assert source.stdout  # zstd has it: mariadb-backup has to notice when zstd ends
         source.stdout.close()
         stored = bucket.upload(f"{identifier}/{STREAM}", packed.stdout, size)
-        failed = [process.args[0] for process in processes if process.wait() != 0]  # type: ignore[index]
-    shutil.rmtree(scratch, ignore_errors=True)
-    if failed:
-        bucket.remove(identifier)
-        raise FailedError(f"{' and '.join(map(str, failed))} failed; the end of {LOG}:\n{last_lines()}")
+        try:
+            succeeded(processes)
+        except FailedError:
+            bucket.remove(identifier)
+            raise
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
     return stored
 
 
@@ -282,12 +284,10 @@ def unpack(bucket: Bucket, identifier: str, folder: Path) -> None:
         with suppress(BrokenPipeError):  # then one of them has failed
             bucket.download(f"{identifier}/{STREAM}", packed.stdin)
             packed.stdin.close()
-        failed = [process.args[0] for process in processes if process.wait() != 0]  # type: ignore[index]
-        if not failed:
-            prepare = ["mariadb-backup", "--prepare", f"--target-dir={folder}"]
-            failed = [prepare[0]] if subprocess.run(prepare, stderr=log, check=False).returncode else []
-    if failed:
-        raise FailedError(f"{' and '.join(map(str, failed))} failed; the end of {LOG}:\n{last_lines()}")
+        succeeded(processes)
+        prepare = subprocess.Popen(["mariadb-backup", "--prepare", f"--target-dir={folder}"], stderr=log)
+        processes.append(prepare)
+        succeeded([prepare])
     for path in (folder, *folder.rglob("*")):
         own_as_data(path)
 
@@ -495,6 +495,13 @@ def ended() -> Iterator[list["subprocess.Popen[bytes]"]]:
             process.terminate()
         for process in RUNNING:
             process.wait()
+
+
+def succeeded(processes: list["subprocess.Popen[bytes]"]) -> None:
+    """Waits for them. Raises FailedError if one has failed."""
+    failed = [process.args[0] for process in processes if process.wait() != 0]  # type: ignore[index]
+    if failed:
+        raise FailedError(f"{' and '.join(map(str, failed))} failed; the end of {LOG}:\n{last_lines()}")
 
 
 def stop(*_: object) -> None:
