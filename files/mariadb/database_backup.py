@@ -225,20 +225,20 @@ def upload(bucket: Bucket, identifier: str, size: int) -> int:
     shutil.rmtree(scratch, ignore_errors=True)
     LOG.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     copy = ["mariadb-backup", "--backup", "--stream=xbstream", f"--target-dir={scratch}", "--user=root"]
-    with LOG.open("w") as log, ended() as processes:
-        source = subprocess.Popen(copy, stdout=subprocess.PIPE, stderr=log)
-        packed = subprocess.Popen(["zstd", "--quiet", "-T1"], stdin=source.stdout, stdout=subprocess.PIPE, stderr=log)
-        processes += [source, packed]
-        assert source.stdout  # zstd has it: mariadb-backup has to notice when zstd ends
-        source.stdout.close()
-        stored = bucket.upload(f"{identifier}/{STREAM}", packed.stdout, size)
-        try:
-            succeeded(processes)
-        except FailedError:
+    try:
+        with LOG.open("w") as log, ended():
+            source = start(copy, stdout=subprocess.PIPE, stderr=log)
+            packed = start(["zstd", "--quiet", "-T1"], stdin=source.stdout, stdout=subprocess.PIPE, stderr=log)
+            assert source.stdout  # zstd has it: mariadb-backup has to notice when zstd ends
+            source.stdout.close()
+            stored = bucket.upload(f"{identifier}/{STREAM}", packed.stdout, size)
+            succeeded(source, packed)
+    except BaseException:  # a stop as well
+        with suppress(BotoCoreError, ClientError):  # what went wrong before says more
             bucket.remove(identifier)
-            raise
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     return stored
 
 
@@ -273,21 +273,17 @@ def fetch(bucket: Bucket, identifier: str, target: Path) -> None:
 
 def unpack(bucket: Bucket, identifier: str, folder: Path) -> None:
     LOG.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    with LOG.open("w") as log, ended() as processes:
-        decompress = ["zstd", "--quiet", "--decompress"]
-        packed = subprocess.Popen(decompress, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
-        extract = subprocess.Popen(["mbstream", "--extract", f"--directory={folder}"], stdin=packed.stdout, stderr=log)
-        processes += [packed, extract]
+    with LOG.open("w") as log, ended():
+        packed = start(["zstd", "--quiet", "--decompress"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
+        extract = start(["mbstream", "--extract", f"--directory={folder}"], stdin=packed.stdout, stderr=log)
         assert packed.stdin
         assert packed.stdout
         packed.stdout.close()
         with suppress(BrokenPipeError):  # then one of them has failed
             bucket.download(f"{identifier}/{STREAM}", packed.stdin)
             packed.stdin.close()
-        succeeded(processes)
-        prepare = subprocess.Popen(["mariadb-backup", "--prepare", f"--target-dir={folder}"], stderr=log)
-        processes.append(prepare)
-        succeeded([prepare])
+        succeeded(packed, extract)
+        succeeded(start(["mariadb-backup", "--prepare", f"--target-dir={folder}"], stderr=log))
     for path in (folder, *folder.rglob("*")):
         own_as_data(path)
 
@@ -331,8 +327,8 @@ def checked(target: Path) -> int:
     home.mkdir(mode=0o700, exist_ok=True)
     own_as_data(home)
     socket = home / "mysqld.sock"
-    with LOG.open("a") as log, ended() as processes:
-        server = subprocess.Popen(
+    with LOG.open("a") as log, ended():
+        server = start(
             [
                 "mariadbd",
                 # What InnoDB's files need to be read, as mariadb-backup has noted it; nothing of this node's own.
@@ -348,7 +344,6 @@ def checked(target: Path) -> int:
             ],
             stderr=log,
         )
-        processes.append(server)
         until = time.monotonic() + STARTS_WITHIN
         while subprocess.run(
             ["mariadb-admin", f"--socket={socket}", "ping"],
@@ -484,12 +479,27 @@ def alone() -> Iterator[None]:
 RUNNING: "list[subprocess.Popen[bytes]]" = []
 
 
+def start(command: list[str], **files: Any) -> "subprocess.Popen[bytes]":
+    """In ``ended()``. A stop that comes meanwhile waits until there is something that it can end."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        # No threads run here: those of a transfer end with it.
+        RUNNING.append(subprocess.Popen(command, preexec_fn=heed_stops, **files))  # noqa: PLW1509
+    finally:
+        heed_stops()
+    return RUNNING[-1]
+
+
+def heed_stops() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
 @contextmanager
-def ended() -> Iterator[list["subprocess.Popen[bytes]"]]:
-    """Whatever happens, none of them is left behind."""
+def ended() -> Iterator[None]:
+    """Whatever happens, nothing of what was started is left behind."""
     RUNNING.clear()
     try:
-        yield RUNNING
+        yield
     finally:
         for process in RUNNING:
             process.terminate()
@@ -497,7 +507,7 @@ def ended() -> Iterator[list["subprocess.Popen[bytes]"]]:
             process.wait()
 
 
-def succeeded(processes: list["subprocess.Popen[bytes]"]) -> None:
+def succeeded(*processes: "subprocess.Popen[bytes]") -> None:
     """Waits for them. Raises FailedError if one has failed."""
     failed = [process.args[0] for process in processes if process.wait() != 0]  # type: ignore[index]
     if failed:

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -98,6 +99,15 @@ class Node:
         done = self.run(*words)
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+    def processes(self) -> list[str]:
+        """What a program of this node has started and left behind."""
+        left = []
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with suppress(OSError):  # it ends
+                if f"HOME={self.folder}\0".encode() in path.read_bytes():
+                    left.append((path.parent / "cmdline").read_text().replace("\0", " "))
+        return left
 
     def listed(self) -> list[dict[str, Any]]:
         return list(json.loads(self.succeeds("list")))
@@ -222,17 +232,24 @@ def test_a_backup_that_breaks_off_leaves_nothing_that_looks_like_one(node: Node)
     assert node.objects() == set()
 
 
-def test_a_program_that_is_stopped_stops_what_it_has_started(node: Node) -> None:
+@pytest.mark.parametrize("begun", ["first", "whole"])
+def test_a_program_that_is_stopped_stops_what_it_has_started(node: Node, begun: str) -> None:
+    """At once, and when all that it starts has begun."""
+    at_once = "kill -TERM $PPID" if begun == "first" else ""
     slow = node.folder / "bin/mariadb-backup"
-    slow.write_text(f"#!/bin/sh\necho $$ >{node.folder}/pid\nexec sleep 600\n")
+    slow.write_text(f"#!/bin/sh\n{at_once}\necho $$ >{node.folder}/pid\nexec sleep 600\n")
     slow.chmod(0o755)
+    packing = node.folder / "bin/zstd"
+    packing.write_text(f'#!/bin/sh\necho $$ >{node.folder}/packing\nexec /usr/bin/zstd "$@"\n')
+    packing.chmod(0o755)
     with node.start("run") as program:
-        while not (node.folder / "pid").exists() or not (pid := (node.folder / "pid").read_text()):
-            assert program.poll() is None
-            time.sleep(0.05)
-        program.terminate()
+        if begun == "whole":
+            while not (node.folder / "packing").exists() or not (node.folder / "pid").exists():
+                assert program.poll() is None
+                time.sleep(0.05)
+            program.terminate()
         assert program.wait(30) != 0
-    assert not Path(f"/proc/{int(pid)}").exists()
+    assert not node.processes()
     assert node.objects() == set()
 
 
