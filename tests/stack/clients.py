@@ -177,6 +177,12 @@ def haproxy(region: Region, stack: Stack, command: str) -> str:
     return region.exec(holder, ["python3", "-c", script, command]).stdout
 
 
+def haproxy_says(region: Region, stack: Stack) -> dict[str, list[str]]:
+    """The latest of each balancer about servers that come and go, and sessions that did not end well (manual, 8.5)."""
+    wanted = "grep -v -- ' -- ' /var/log/haproxy.log | tail -n 60"
+    return {one["name"]: shell(region, one["instanceId"], wanted).splitlines() for one in stack.of_role("lb")}
+
+
 def servers(region: Region, stack: Stack, backend: str) -> dict[str, tuple[str, int]]:
     """State and number of sessions so far of each server of a backend, for the balancer that holds the VIP."""
     lines = haproxy(region, stack, "show stat").splitlines()

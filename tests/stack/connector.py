@@ -1,7 +1,7 @@
 """A client that connects to a MySQL server ten times a second and reads, until its standard input ends.
 
-The first line of standard input has PyMySQL's settings as JSON. The output: how many attempts there were, and what went
-wrong when, in seconds since 1970.
+The first line of standard input has PyMySQL's settings as JSON. The output: how many attempts there were, and of each
+that failed when it began and ended (CLOCK_MONOTONIC, seconds) and what went wrong.
 """
 
 import json
@@ -14,14 +14,15 @@ from typing import Any
 import pymysql
 
 
-def attempt(settings: dict[str, Any]) -> str:
-    """Empty if it has read."""
+def attempt(settings: dict[str, Any]) -> tuple[float, float, str]:
+    """When it began, when it ended, and what went wrong; empty if it has read."""
+    began, problem = time.monotonic(), ""
     try:
         with pymysql.connect(connect_timeout=10, read_timeout=10, **settings) as server, server.cursor() as cursor:
             cursor.execute("SELECT 1")
     except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return ""
+        problem = f"{type(error).__name__}: {error}"
+    return began, time.monotonic(), problem
 
 
 def main() -> None:
@@ -36,9 +37,9 @@ def main() -> None:
     with ThreadPoolExecutor(20) as pool:
         attempts = []
         while not ended.wait(0.1):
-            attempts.append((time.time(), pool.submit(attempt, settings)))
-    failed = [(when, problem) for when, future in attempts if (problem := future.result())]
-    print(json.dumps([len(attempts), failed]))
+            attempts.append(pool.submit(attempt, settings))
+    done = [future.result() for future in attempts]
+    print(json.dumps([len(done), [each for each in done if each[-1]]]))
 
 
 if __name__ == "__main__":

