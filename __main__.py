@@ -39,9 +39,12 @@ pulumi.export("vip", str(settings.vip.address))
 pulumi.export("mysqlPort", settings.haproxy.mysql.port)
 if settings.haproxy.mysql.read_port:
     pulumi.export("mysqlReadPort", settings.haproxy.mysql.read_port)
-pulumi.export("statisticsUrl", f"http://{settings.vip.address}:{settings.haproxy.statistics.port}/admin?stats")
+scheme = "https" if settings.haproxy.statistics.tls else "http"
+pulumi.export("statisticsUrl", f"{scheme}://{settings.vip.address}:{settings.haproxy.statistics.port}/admin?stats")
 pulumi.export("statisticsUser", settings.haproxy.statistics.user)
 pulumi.export("statisticsPassword", settings.secret("statistics"))
+if cluster.statistics_authority:
+    pulumi.export("statisticsAuthority", cluster.statistics_authority)
 if not settings.database.external:
     pulumi.export("databaseUser", settings.database.user)
     pulumi.export("databaseSchema", settings.database.schema_)

@@ -1,4 +1,4 @@
-"""What the databases prove to TLS clients, and to each other, who they are.
+"""By what the stack proves to TLS clients, and the databases to each other, who they are.
 
 To clients: a certificate of the stack's own authority, or the user's. To each other: one that all of them share.
 
@@ -20,7 +20,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from settings import Role, Settings
 from settings.certificates import read
-from settings.secret_names import AUTHORITY_KEY, GALERA_KEY, TLS_KEY
+from settings.secret_names import AUTHORITY_KEY, GALERA_KEY, STATISTICS_KEY, TLS_KEY
+from settings.services import Certificate
 
 #: Of the authority's certificate, which clients keep. Fixed: it must never change by itself.
 AUTHORITY_SINCE, AUTHORITY_UNTIL = datetime(2025, 1, 1, tzinfo=UTC), datetime(2049, 12, 31, tzinfo=UTC)
@@ -41,24 +42,42 @@ _KEY_USAGES = (
 class Identity:
     """All of it PEM."""
 
-    #: The certificate that clients verify the databases' by.
+    #: The certificate that clients verify the servers' by.
     authority: str
     #: The servers' key and certificate in one file, so that no moment has one without the other. A secret.
     bundle: str
 
 
+#: A command that refuses the file ``$STAGED`` if the machine's OpenSSL does not take it: what is to use it would not
+#: start with it.
+BUNDLE_LOADS = (
+    "python3 -c 'import ssl, sys; ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(sys.argv[1])' \"$STAGED\""
+)
+
+
 def identity(settings: Settings, stack: str, now: datetime | None = None) -> Identity | None:
     """Of the stack's databases; None without `database.tls`. ``now`` decides the half-year of the certificate."""
-    tls = settings.database.tls
-    if tls is None:
+    return _identity(settings, stack, settings.database.tls, TLS_KEY, Role.MYSQL, now)
+
+
+def of_statistics(settings: Settings, stack: str, now: datetime | None = None) -> Identity | None:
+    """Of the load balancers' statistics pages; None without `haproxy.statistics.tls`."""
+    return _identity(settings, stack, settings.haproxy.statistics.tls, STATISTICS_KEY, Role.LB, now)
+
+
+def _identity(
+    settings: Settings, stack: str, own: Certificate | None, secret: str, role: Role, now: datetime | None
+) -> Identity | None:
+    if own is None:
         return None
-    key = settings.secrets[TLS_KEY].get_secret_value().strip() + "\n"
-    if tls.certificate and tls.authority:
-        return Identity(read(tls.authority), key + read(tls.certificate))
+    key = settings.secrets[secret].get_secret_value().strip() + "\n"
+    if own.certificate and own.authority:
+        return Identity(read(own.authority), key + read(own.certificate))
     authority_key = _rsa(settings.secrets[AUTHORITY_KEY].get_secret_value())
+    # Its name is as old as its first use; with another one it would be another authority.
     authority = _authority(authority_key, f"databases of {stack}", "key_cert_sign", "crl_sign")
-    addresses = [settings.vip.address, *(machine.address for machine in settings.of_role(Role.MYSQL))]
-    certificate = _server(authority, authority_key, _rsa(key).public_key(), addresses, tls.names, now)
+    addresses = [settings.vip.address, *(machine.address for machine in settings.of_role(role))]
+    certificate = _server(authority, authority_key, _rsa(key).public_key(), addresses, own.names, now)
     return Identity(_pem(authority), key + _pem(certificate))
 
 

@@ -44,6 +44,8 @@ class Cluster(pulumi.ComponentResource):
     bastion: Bastion | None = None
     #: The certificate (PEM) that clients verify the databases' by, with `database.tls`.
     database_authority: str | None = None
+    #: And the statistics pages', with `haproxy.statistics.tls`.
+    statistics_authority: str | None = None
     #: What the deployer connects to.
     reached: list[reach.Target]
 
@@ -93,13 +95,16 @@ class Cluster(pulumi.ComponentResource):
         for node in databases:
             if Role.MYCAT not in node.roles:
                 ready = [*ready, self._health(node, after=there).listening]
+        statistics = certificates.of_statistics(settings, pulumi.get_stack())
+        self.statistics_authority = statistics.authority if statistics else None
         before = ready
         for node in settings.of_role(Role.MYCAT):
             mycat = self._mycat(node, after=before)
             before = [self._health(node, after=[mycat.applied], triggers=[mycat.version]).listening]
             ready = [*ready, *before]
         for balancer in balancers:
-            ready = [self._load_balancer(balancer, args.network, virtual_ip, after=ready).running]
+            bundle = pulumi.Output.secret(statistics.bundle) if statistics else None
+            ready = [self._load_balancer(balancer, args.network, virtual_ip, bundle, after=ready).running]
         # ... until none does any more. Not always: what a load balancer passes on without a word is the client's.
         if databases and not proxy_protocol:
             tier.believe([], after=ready)
@@ -283,7 +288,13 @@ class Cluster(pulumi.ComponentResource):
         )
 
     def _load_balancer(
-        self, node: MachineSettings, network: Network, virtual_ip: VirtualIp, *, after: Sequence[pulumi.Resource]
+        self,
+        node: MachineSettings,
+        network: Network,
+        virtual_ip: VirtualIp,
+        statistics_bundle: pulumi.Input[str] | None,
+        *,
+        after: Sequence[pulumi.Resource],
     ) -> LoadBalancer:
         settings, machine = self._settings, self.machines[node.name]
         better = [other for other in settings.of_role(Role.LB) if settings.priority(other) > settings.priority(node)]
@@ -299,6 +310,7 @@ class Cluster(pulumi.ComponentResource):
                 has_ec2_endpoint=settings.network.ec2_endpoint,
                 haproxy=settings.haproxy,
                 haproxy_cfg=self._secret("statistics").apply(lambda password: haproxy_cfg(settings, node, password)),
+                statistics_bundle=statistics_bundle,
                 keepalived=settings.keepalived,
                 keepalived_conf=pulumi.Output.all(machine.device, settings.secret("vrrp")).apply(
                     lambda known: keepalived_conf(settings, node, *known)

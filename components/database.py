@@ -8,6 +8,7 @@ from ipaddress import IPv4Address
 import pulumi
 from pulumi_command import remote
 
+from components.certificates import BUNDLE_LOADS
 from components.config_file import PYTHON_SYNTAX
 from components.machine import Machine
 from components.template import render, verbatim
@@ -21,10 +22,6 @@ TLS_BUNDLE = "/etc/mysql/mycat-ha-tls.pem"
 GROUP_BUNDLE = "/etc/mysql/mycat-ha-galera.pem"
 TRANSFER_CONFIG = "/etc/mysql/mariadb.conf.d/61-galera-transfer.cnf"
 GROUP_TLS = f"{LIBRARY}/group-tls"
-#: What the machine's OpenSSL does not take, mariadbd would not start with.
-TLS_LOADS = (
-    "python3 -c 'import ssl, sys; ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(sys.argv[1])' \"$STAGED\""
-)
 #: New sessions get the new certificate, and those that there are go on. Of this node alone, hence LOCAL.
 TAKE_CERTIFICATE = 'systemctl is-active --quiet mariadb || exit 0; mariadb --execute "FLUSH LOCAL SSL"'
 
@@ -213,7 +210,7 @@ class Database(pulumi.ComponentResource):
             bundle,
             mode="0640",
             owner="root:mysql",
-            validate=TLS_LOADS,
+            validate=BUNDLE_LOADS,
             apply=apply,
             opts=opts,
         )

@@ -9,6 +9,7 @@ from ipaddress import IPv4Address
 
 import pulumi
 
+from components.certificates import BUNDLE_LOADS
 from components.config_file import PYTHON_SYNTAX
 from components.machine import Machine
 from components.source_build import SourceBuild
@@ -28,6 +29,10 @@ from settings.http import Backend, Http
 from settings.mycat import Mycat
 
 RELOAD = f"{LIBRARY}/reload-haproxy"
+#: What makes a HAProxy that runs take what is new, and is content where none does.
+RELOAD_IF_ACTIVE = f"systemctl is-active --quiet haproxy || exit 0; {RELOAD}"
+#: Key and certificate of the statistics pages.
+STATISTICS_BUNDLE = "/etc/haproxy/statistics.pem"
 #: Debian packages that the build needs.
 PACKAGES = ("build-essential", "pkg-config", "libssl-dev", "libpcre2-dev", "liblua5.4-dev", "zlib1g-dev")
 #: Where each machine of role mysql says whether clients may come: is the node synced, is it leaving service?
@@ -78,6 +83,7 @@ def configuration(
         max_connections=haproxy.max_connections or _all_frontends(haproxy, mycat, http),
         own_connections=OWN_CONNECTIONS,
         statistics_password=statistics_password,
+        statistics_tls=f" ssl crt {STATISTICS_BUNDLE} ssl-min-ver TLSv1.2" if haproxy.statistics.tls else "",
         health_port=HAPROXY_HEALTH_PORT,
         balancers=[machine for machine in machines if Role.LB in machine.roles],
         peers_port=HAPROXY_PEERS_PORT,
@@ -140,6 +146,8 @@ class HaproxyArgs:
     build: SourceBuild
     #: haproxy.cfg.
     configuration: pulumi.Input[str]
+    #: Key and certificate (PEM) for `haproxy.statistics.tls`.
+    statistics_bundle: pulumi.Input[str] | None
 
 
 class Haproxy(pulumi.ComponentResource):
@@ -195,15 +203,16 @@ class Haproxy(pulumi.ComponentResource):
             validate=PYTHON_SYNTAX,
             opts=after_system,
         )
+        bundle = [self._bundle(name, args, args.statistics_bundle, after_system)] if args.statistics_bundle else []
         config = machine.file(
             f"{name}-config",
             "/etc/haproxy/haproxy.cfg",
             pulumi.Output.secret(args.configuration),
             mode="0600",
             validate=args.build.prefix.apply(lambda prefix: render("haproxy/validate.sh.j2", prefix=prefix)),
-            apply=f"systemctl is-active --quiet haproxy || exit 0; {RELOAD}",
+            apply=RELOAD_IF_ACTIVE,
             gate=_answers_if_active(),
-            opts=pulumi.ResourceOptions(parent=self, depends_on=[system, unit, reload]),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[system, unit, reload, *bundle]),
         )
         self.running = machine.run(
             f"{name}-start",
@@ -216,6 +225,20 @@ class Haproxy(pulumi.ComponentResource):
             ),
         )
         self.register_outputs({})
+
+    def _bundle(
+        self, name: str, args: HaproxyArgs, bundle: pulumi.Input[str], opts: pulumi.ResourceOptions
+    ) -> pulumi.Resource:
+        """Before the configuration that names it; another one is taken by a reload."""
+        return args.machine.file(
+            f"{name}-statistics-tls",
+            STATISTICS_BUNDLE,
+            bundle,
+            mode="0600",
+            validate=BUNDLE_LOADS,
+            apply=RELOAD_IF_ACTIVE,
+            opts=opts,
+        )
 
 
 def _answers_if_active() -> str:

@@ -30,6 +30,8 @@ class LoadBalancerArgs:
     has_ec2_endpoint: bool
     haproxy: SourceArchive
     haproxy_cfg: pulumi.Input[str]
+    #: Key and certificate (PEM) of the statistics pages; None: no TLS.
+    statistics_bundle: pulumi.Input[str] | None
     keepalived: services.Keepalived
     keepalived_conf: pulumi.Input[str]
     #: What has to work before anything that runs here is changed: the databases, the load balancer before this one.
@@ -54,7 +56,7 @@ class LoadBalancer(pulumi.ComponentResource):
 
         running = Haproxy(
             f"{name}-haproxy",
-            HaproxyArgs(machine, haproxy_build, args.haproxy_cfg),
+            HaproxyArgs(machine, haproxy_build, args.haproxy_cfg, args.statistics_bundle),
             pulumi.ResourceOptions(parent=self, depends_on=list(args.after)),
         )
         claim = Claim(

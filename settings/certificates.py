@@ -1,4 +1,4 @@
-"""The keys of the databases' TLS, and the user's own certificate: is it one that clients can verify?"""
+"""The keys of TLS, and the user's own certificate: is it one that clients can verify?"""
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -10,9 +10,6 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
-
-KEY = "database.tls"
-
 
 def read(path: str) -> str:
     """The text of a PEM file. Raises ValueError or OSError."""
@@ -35,30 +32,38 @@ def is_rsa_key(pem: str) -> bool:
 
 
 def problems(
-    certificate: str, authority: str, key: str, vip: IPv4Address, names: Sequence[str], now: datetime | None = None
+    place: str,
+    certificate: str,
+    authority: str,
+    key: tuple[str, str],
+    vip: IPv4Address,
+    names: Sequence[str],
+    now: datetime | None = None,
 ) -> Iterator[str]:
-    """What is wrong, as ``KEY: reason``. ``certificate`` and ``authority``: paths; ``key``: the private key in PEM."""
+    """What is wrong, as ``KEY: reason``. ``place``: the key of the section; ``certificate`` and ``authority``: paths;
+    ``key``: name of the secret, and the private key in PEM.
+    """
     loaded: list[list[x509.Certificate]] = []
     for name, path in (("certificate", certificate), ("authority", authority)):
         try:
             loaded.append(x509.load_pem_x509_certificates(read(path).encode()))
         except (OSError, ValueError) as error:
-            yield f"{KEY}.{name}: {path}: {error}"
+            yield f"{place}.{name}: {path}: {error}"
     if len(loaded) < 2:
         return
     chain, authorities = loaded
-    own = chain[0]
+    own, (secret, pem) = chain[0], key
     try:
-        if load_pem_private_key(key.encode(), password=None).public_key() != own.public_key():
-            yield f"{KEY}.certificate: {certificate} is not for the key in secrets.databaseTlsKey"
+        if load_pem_private_key(pem.encode(), password=None).public_key() != own.public_key():
+            yield f"{place}.certificate: {certificate} is not for the key in secrets.{secret}"
     except (TypeError, ValueError):
-        yield "secrets.databaseTlsKey: not a private key in PEM without a password"
-    yield from _validity(f"{KEY}.certificate: {certificate}", chain, now or datetime.now(UTC))
-    yield from _coverage(f"{KEY}.certificate: {certificate}", own, vip, names)
+        yield f"secrets.{secret}: not a private key in PEM without a password"
+    yield from _validity(f"{place}.certificate: {certificate}", chain, now or datetime.now(UTC))
+    yield from _coverage(place, certificate, own, vip, names)
     signed = all(_signed(issued, issuer) for issued, issuer in pairwise(chain))
     if not signed or not any(chain[-1] == one or _signed(chain[-1], one) for one in authorities):
         yield (
-            f"{KEY}.authority: {authority} has not signed {certificate}, which has to begin with the servers' own "
+            f"{place}.authority: {authority} has not signed {certificate}, which has to begin with the servers' own "
             "certificate, followed by those between it and the authority, each signed by the next one"
         )
 
@@ -71,18 +76,21 @@ def _validity(place: str, chain: Sequence[x509.Certificate], now: datetime) -> I
             yield f"{place}: {one.subject.rfc4514_string()} is not valid before {one.not_valid_before_utc:%Y-%m-%d}"
 
 
-def _coverage(place: str, own: x509.Certificate, vip: IPv4Address, names: Sequence[str]) -> Iterator[str]:
+def _coverage(
+    place: str, certificate: str, own: x509.Certificate, vip: IPv4Address, names: Sequence[str]
+) -> Iterator[str]:
+    here = f"{place}.certificate: {certificate}"
     try:
         valid_for = own.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
-        yield f"{place} has no subjectAltName, without which no client takes it for the VIP's"
+        yield f"{here} has no subjectAltName, without which no client takes it for the VIP's"
         return
     in_it = [name.lower() for name in valid_for.get_values_for_type(x509.DNSName)]
     for name in names:
         if not {name.lower(), "*." + name.lower().partition(".")[2]} & set(in_it):
-            yield f"{place} is not for {name} of {KEY}.names; it is for {', '.join(in_it) or 'no name'}"
+            yield f"{here} is not for {name} of {place}.names; it is for {', '.join(in_it) or 'no name'}"
     if not names and vip not in valid_for.get_values_for_type(x509.IPAddress):
-        yield f"{place} does not cover vip.address {vip}; if clients connect by a name, put that into {KEY}.names"
+        yield f"{here} does not cover vip.address {vip}; if clients connect by a name, put that into {place}.names"
 
 
 def _signed(issued: x509.Certificate, issuer: x509.Certificate) -> bool:

@@ -12,8 +12,8 @@ from constants import HAPROXY_HEALTH_PORT, HAPROXY_PEERS_PORT
 from settings import backends, certificates, extra, own_files
 from settings.base import NAMESPACE, unprintable
 from settings.mycat import contradictions
-from settings.secret_names import AUTHORITY_KEY, GALERA_KEY, KEYS, TLS_KEY, VRRP, needed_secrets
-from settings.services import MOST_CONNECTIONS, RESERVED_CONNECTIONS, share_problems, user_problems
+from settings.secret_names import AUTHORITY_KEY, GALERA_KEY, KEYS, STATISTICS_KEY, TLS_KEY, VRRP, needed_secrets
+from settings.services import MOST_CONNECTIONS, RESERVED_CONNECTIONS, Certificate, share_problems, user_problems
 from settings.topology import Role
 
 if TYPE_CHECKING:
@@ -103,16 +103,26 @@ def _tls(settings: "Settings") -> Iterator[str]:
     if settings.database.external:
         yield "database.tls: database.external are servers whose TLS is not the stack's; leave one of them out"
         return
-    secrets = {name: secret.get_secret_value() for name, secret in settings.secrets.items()}
-    if tls.certificate and tls.authority and secrets.get(TLS_KEY):
-        key, vip = secrets[TLS_KEY], settings.vip.address
-        yield from certificates.problems(tls.certificate, tls.authority, key, vip, tls.names)
-    elif not tls.certificate:
-        for name in (TLS_KEY, AUTHORITY_KEY):
-            if secrets.get(name) and not certificates.is_rsa_key(secrets[name]):
-                yield f"secrets.{name}: {_NO_RSA_KEY}"
+    yield from _certificate(settings, "database.tls", tls, TLS_KEY)
     if tls.required:
         yield from _mycat_without_tls(settings)
+
+
+def _statistics_tls(settings: "Settings") -> Iterator[str]:
+    if tls := settings.haproxy.statistics.tls:
+        yield from _certificate(settings, "haproxy.statistics.tls", tls, STATISTICS_KEY)
+
+
+def _certificate(settings: "Settings", place: str, own: Certificate, key: str) -> Iterator[str]:
+    secrets = {name: secret.get_secret_value() for name, secret in settings.secrets.items()}
+    if own.certificate and own.authority and secrets.get(key):
+        yield from certificates.problems(
+            place, own.certificate, own.authority, (key, secrets[key]), settings.vip.address, own.names
+        )
+    elif not own.certificate:
+        for name in (key, AUTHORITY_KEY):
+            if secrets.get(name) and not certificates.is_rsa_key(secrets[name]):
+                yield f"secrets.{name}: {_NO_RSA_KEY}"
 
 
 def _galera_tls(settings: "Settings") -> Iterator[str]:
@@ -342,6 +352,7 @@ _CHECKS: tuple[Callable[["Settings"], Iterator[str]], ...] = (
     _access,
     _database,
     _tls,
+    _statistics_tls,
     _galera_tls,
     _external_checks,
     _single_writer,

@@ -11,8 +11,10 @@ SSH_KEY = "sshPrivateKey"
 VRRP = "vrrp"
 #: Private keys in PEM: of the stack's own authority, of the databases for their clients, and for each other.
 AUTHORITY_KEY, TLS_KEY, GALERA_KEY = "databaseAuthorityKey", "databaseTlsKey", "galeraTlsKey"
+#: Of the load balancers for their statistics pages.
+STATISTICS_KEY = "statisticsTlsKey"
 #: Those of certificates that the program makes.
-TLS_KEYS = frozenset({AUTHORITY_KEY, TLS_KEY, GALERA_KEY})
+TLS_KEYS = frozenset({AUTHORITY_KEY, TLS_KEY, GALERA_KEY, STATISTICS_KEY})
 #: What is a text of several lines.
 KEYS = TLS_KEYS | {SSH_KEY}
 
@@ -29,14 +31,12 @@ def needed_secrets(sections: Mapping[str, Any]) -> dict[str, str]:
     has_mycat = any(Role.MYCAT in _list(machine.get("roles")) for machine in machines)
 
     needed = {SSH_KEY: "SSH to the machines", "statistics": "the statistics page"}
+    needed |= _of_tls(_map(_map(sections.get("haproxy")).get("statistics")), STATISTICS_KEY, "the statistics page")
     if has_databases:
         user = database.get("user", Database.model_fields["user"].default)
         needed |= {"database": f"database user {user}", "health": "the database's health check"}
         needed |= _of_users("database user", database.get("users"))
-        if isinstance(tls := database.get("tls"), Mapping):
-            needed[TLS_KEY] = "the databases' TLS"
-            if not tls.get("certificate"):
-                needed[AUTHORITY_KEY] = "the authority that signs the databases' certificate"
+        needed |= _of_tls(database, TLS_KEY, "the databases")
         if _map(database.get("galera")).get("tls"):
             needed[GALERA_KEY] = "TLS between the databases"
     if has_mycat and mycat:
@@ -49,6 +49,14 @@ def needed_secrets(sections: Mapping[str, Any]) -> dict[str, str]:
     if _map(sections.get("keepalived")).get("mode") in (Mode.RECIPE, "seed"):
         needed[VRRP] = "VRRPv2's PASS authentication"
     return needed
+
+
+def _of_tls(section: Mapping[str, Any], key: str, whose: str) -> dict[str, str]:
+    tls = section.get("tls")
+    if not isinstance(tls, Mapping):
+        return {}
+    own = {} if tls.get("certificate") else {AUTHORITY_KEY: "the authority that signs the stack's certificates"}
+    return {key: f"TLS of {whose}", **own}
 
 
 def _of_users(what: str, users: Any) -> dict[str, str]:

@@ -166,6 +166,33 @@ class MycatFrontend(Frontend):
     data node may need another `max_connections`, for which the databases are restarted, one after the other."""
 
 
+#: A label, and several of them with dots between.
+_LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_DNS_NAME = rf"{_LABEL}(\.{_LABEL})*"
+#: A DNS name; its first part may be `*`.
+HostName = Annotated[str, StringConstraints(max_length=253, pattern=rf"^(\*\.)?{_DNS_NAME}$")]
+
+
+class Certificate(Section):
+    """By what a server proves to TLS clients who it is."""
+
+    names: tuple[HostName, ...] = ()
+    """DNS names by which clients connect to it. They are in the certificate, besides the address of the VIP and those
+    of the machines."""
+    certificate: str | None = None
+    """Path of your own certificate (PEM) on the machine that runs `pulumi up`: the server's own first, then those
+    between it and the authority. Its key is a secret, which the section that this one is in names. Default: one of the
+    stack's own authority."""
+    authority: str | None = None
+    """Path of the certificate (PEM) of the authority that has signed yours, by which clients verify it."""
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> Self:
+        if bool(self.certificate) != bool(self.authority):
+            raise ValueError("certificate, authority: set both, or neither for an authority of the stack's own")
+        return self
+
+
 class Statistics(Section):
     """HAProxy's statistics page, for `access.administrators`. Its password is `secrets.statistics`."""
 
@@ -177,6 +204,10 @@ class Statistics(Section):
     """What a browser shows when it asks for the password. The default is the recipe's."""
     refresh: Seconds = 30
     """Seconds after which a browser loads the page again."""
+    tls: Certificate | None = None
+    """HTTPS instead of HTTP (TLS 1.2 and 1.3) for this page, for `/metrics` on its port, and for the page of
+    `http.statistics`; `{}` is enough. The key of a certificate of your own is `secrets.statisticsTlsKey`. Default:
+    none, so that the password crosses the network in the clear. A reload of HAProxy switches it on and off."""
 
 
 class Haproxy(SourceArchive):
@@ -259,10 +290,6 @@ class Keepalived(SourceArchive):
     extra: Sections = Field(default_factory=dict)
     """Lines of your own, by section as in `keepalived.conf`: `global_defs`, `vrrp_instance`. They stand before the
     stack's own lines; what contradicts those is refused (docs/stacks.md)."""
-
-
-_LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
-_DNS_NAME = rf"{_LABEL}(\.{_LABEL})*"
 
 
 class ExternalServer(Section):
@@ -463,29 +490,12 @@ class DatabaseUser(Section):
     """Refuse this user without TLS (`REQUIRE SSL`). Sessions that it has go on until they end. Needs `database.tls`."""
 
 
-#: A DNS name; its first part may be `*`.
-HostName = Annotated[str, StringConstraints(max_length=253, pattern=rf"^(\*\.)?{_DNS_NAME}$")]
+class Tls(Certificate):
+    """TLS between clients and the databases, through the VIP (docs/databases.md). The key of a certificate of your own
+    is `secrets.databaseTlsKey`."""
 
-
-class Tls(Section):
-    """TLS between clients and the databases, through the VIP (docs/databases.md)."""
-
-    names: tuple[HostName, ...] = ()
-    """DNS names by which clients connect to the VIP. They are in the certificate, besides the addresses of the VIP and
-    of the databases."""
     required: bool = False
     """Refuse clients without TLS (`require_secure_transport`). Not with Mycat before these databases: it has none."""
-    certificate: str | None = None
-    """Path of your own certificate (PEM) on the machine that runs `pulumi up`: the databases' own first, then those
-    between it and the authority. Its key is `secrets.databaseTlsKey`. Default: one of the stack's own authority."""
-    authority: str | None = None
-    """Path of the certificate (PEM) of the authority that has signed yours, by which clients verify it."""
-
-    @model_validator(mode="after")
-    def _both_or_neither(self) -> Self:
-        if bool(self.certificate) != bool(self.authority):
-            raise ValueError("certificate, authority: set both, or neither for an authority of the stack's own")
-        return self
 
 
 class Database(Section):

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from settings import certificates
-from settings.secret_names import SSH_KEY, TLS_KEY, TLS_KEYS, VRRP, needed_secrets
+from settings.secret_names import SSH_KEY, STATISTICS_KEY, TLS_KEY, TLS_KEYS, VRRP, needed_secrets
 from stackctl import esc
 from stackctl.project import NAME, Stack, StackError, read_yaml, say, write_private
 from stackctl.pulumi import Pulumi
@@ -168,14 +168,18 @@ def password(length: int) -> str:
 
 def _certificates_key(stack: Stack, settings: Mapping[str, Any], missing: Sequence[str]) -> None:
     """Raise StackError if the key of the user's own certificate is missing, for which none can be generated."""
-    database = settings["config"].get(f"{NAME}:database")
-    tls = database.get("tls") if isinstance(database, dict) else None
-    if TLS_KEY in missing and isinstance(tls, dict) and tls.get("certificate"):
-        raise StackError(
-            f"{NAME}:secrets.{TLS_KEY} of stack '{stack.name}' is missing, but database.tls.certificate is given: set "
-            f"its private key with `pulumi config set --secret --path '{NAME}:secrets.{TLS_KEY}' < FILE`, or leave out "
-            "the certificate and the authority and all is generated"
-        )
+    places = {TLS_KEY: ("database", "tls"), STATISTICS_KEY: ("haproxy", "statistics", "tls")}
+    for name, path in places.items():
+        section, *keys = path
+        tls = settings["config"].get(f"{NAME}:{section}")
+        for key in keys:
+            tls = tls.get(key) if isinstance(tls, dict) else None
+        if name in missing and isinstance(tls, dict) and tls.get("certificate"):
+            raise StackError(
+                f"{NAME}:secrets.{name} of stack '{stack.name}' is missing, but {'.'.join(path)}.certificate is given:"
+                f" set its private key with `pulumi config set --secret --path '{NAME}:secrets.{name}' < FILE`, or leave"
+                " out the certificate and the authority and all is generated"
+            )
 
 
 def _key_pair(stack: Stack, settings: dict[str, Any], missing: list[str]) -> str | None:

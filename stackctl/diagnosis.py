@@ -235,16 +235,19 @@ def _mycat(mycat: Mycat) -> Iterator[str]:
 
 
 def _of_certificates(stack: str, machines: Sequence[Machine], now: datetime) -> Iterator[tuple[Weight, Problem]]:
-    for name, database in _databases(machines):
-        if database.certificate_expires is None:
+    databases = [(name, one.certificate_expires, "TLS", "database.tls") for name, one in _databases(machines)]
+    pages = [
+        (name, one.certificate_expires, "the statistics page", "haproxy.statistics.tls")
+        for name, one in _balancers(machines)
+    ]
+    for name, expires, of, key in (*databases, *pages):
+        if expires is None:
             continue
-        end = datetime.fromisoformat(database.certificate_expires)
+        end = datetime.fromisoformat(expires)
         if end - now < EXPIRY_NOTICE:
             weight, verb = (Weight.LOST, "has expired") if end <= now else (Weight.SOON, "expires")
-            do = (
-                f"`stackctl up {stack}` replaces it; one of your own needs a new file at database.tls.certificate first"
-            )
-            yield weight, Problem(name, f"its certificate for TLS {verb} on {end:%Y-%m-%d}", do, TLS)
+            do = f"`stackctl up {stack}` replaces it; one of your own needs a new file at {key}.certificate first"
+            yield weight, Problem(name, f"its certificate for {of} {verb} on {end:%Y-%m-%d}", do, TLS)
 
 
 def _of_backups(stack: str, machines: Sequence[Machine], now: datetime) -> Iterator[tuple[Weight, Problem]]:

@@ -20,6 +20,7 @@ LIBRARY = Path(os.environ.get("MYCAT_HA_LIBRARY", "/usr/local/lib/mycat-ha"))
 RUN = Path(os.environ.get("MYCAT_HA_RUN", "/run/mycat-ha"))
 UNITS = Path(os.environ.get("MYCAT_HA_UNITS", "/etc/systemd/system"))
 DATA = Path(os.environ.get("MYCAT_HA_DATA", "/var/lib/mysql"))
+HAPROXY = Path(os.environ.get("MYCAT_HA_HAPROXY", "/etc/haproxy"))
 ADMIN_SOCKET = os.environ.get("MYCAT_HA_ADMIN_SOCKET", "/run/haproxy/admin.sock")
 #: Seconds that one step may take: what hangs must not keep the rest from being told.
 PATIENCE = 3.0
@@ -86,7 +87,12 @@ def balancer(question: dict[str, Any]) -> dict[str, Any]:
         "addresses": addresses,
         "statistics": statistics,
         "statisticsProblem": unanswered,
+        "certificate": expiry(HAPROXY / "statistics.pem") if " ssl " in (text(HAPROXY / "haproxy.cfg") or "") else "",
     }
+
+
+def expiry(certificate: Path) -> str:
+    return output("openssl", "x509", "-noout", "-enddate", "-in", str(certificate))[0]
 
 
 def ask_haproxy(command: str) -> str:
@@ -103,9 +109,7 @@ def database(_question: dict[str, Any]) -> dict[str, Any]:
     if "wsrep_flow_control_requested\ttrue" in status:
         time.sleep(SECOND_LOOK)
         later, _ = galera()
-    shown, path = "", dict(line.partition("\t")[::2] for line in status.splitlines()).get("ssl_cert", "")
-    if path.startswith("/"):
-        shown, _ = output("openssl", "x509", "-noout", "-enddate", "-in", path)
+    path = dict(line.partition("\t")[::2] for line in status.splitlines()).get("ssl_cert", "")
     # The distribution's unit gives all that it runs the same identifier.
     waits, _ = output("journalctl", "--unit=mariadb", "_COMM=galera-start", "--lines=1", "--output=cat")
     return {
@@ -113,7 +117,7 @@ def database(_question: dict[str, Any]) -> dict[str, Any]:
         "status": status,
         "statusProblem": problem,
         "statusLater": later,
-        "certificate": shown,
+        "certificate": expiry(Path(path)) if path.startswith("/") else "",
         "grastate": text(DATA / "grastate.dat"),
         "gvwstate": text(DATA / "gvwstate.dat"),
         "waits": waits,

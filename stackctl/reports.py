@@ -54,6 +54,8 @@ class Balancer:
     #: Why its HAProxy could not be asked.
     error: str | None
     servers: tuple[Server, ...]
+    #: When the certificate of its statistics page expires, as in `2027-07-01T00:00:00+00:00`; None without TLS.
+    certificate_expires: str | None
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,7 @@ def balancer(said: Mapping[str, Any]) -> Balancer:
         has_vip=bool(said["addresses"].strip()),
         error=said["statisticsProblem"] or None,
         servers=servers(said["statistics"]),
+        certificate_expires=_expiry(said["certificate"]),
     )
 
 

@@ -166,7 +166,7 @@ def database_users(raw: dict[str, Any]) -> None:
 
 @cache
 def tls_keys() -> dict[str, str]:
-    """The secrets that `database.tls` and `database.galera.tls` need."""
+    """The secrets that TLS needs."""
     return {name: new_key() for name in sorted(TLS_KEYS)}
 
 
@@ -177,6 +177,11 @@ def with_galera_tls(raw: dict[str, Any], tls: str = "required") -> None:
 
 def with_tls(raw: dict[str, Any], **tls: Any) -> None:
     raw["database"]["tls"] = tls
+    raw["secrets"] |= tls_keys()
+
+
+def with_statistics_tls(raw: dict[str, Any], **tls: Any) -> None:
+    raw["haproxy"].setdefault("statistics", {})["tls"] = tls
     raw["secrets"] |= tls_keys()
 
 

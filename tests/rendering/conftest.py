@@ -36,6 +36,11 @@ mkdir -p /etc/haproxy /run/haproxy
 ip link set lo up
 echo 'nameserver 127.0.0.1' >/etc/resolv.conf # nobody answers
 echo 1 >/run/haproxy/servers # nothing is known of any
+openssl req -x509 -newkey rsa:2048 -nodes -batch -config /dev/stdin -keyout /run/key -out /run/certificate \\
+    2>/run/openssl <<<'[req]
+distinguished_name = name
+[name]' || cat /run/openssl
+cat /run/key /run/certificate >/etc/haproxy/statistics.pem
 install -d -m 0755 {LIBRARY}
 install -m 0755 files/keepalived/check-haproxy files/keepalived/vrrp-notify {LIBRARY}
 ip link add ens5 type veth peer name gateway

@@ -174,6 +174,7 @@ HAPROXY = {
     "external web servers": external_web_servers,
     "hostile rules": hostile_rules,
     "other ports": lambda raw: raw["haproxy"].update(mysql={"port": 13306}, statistics={"port": 18888}),
+    "statistics over TLS": lambda raw: [example.static_and_dynamic(raw), example.with_statistics_tls(raw)],
     "Mycat": example.with_mycat,
     "external Mycat": external_mycat,
     "external Mycat without a responder": lambda raw: [

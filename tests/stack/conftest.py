@@ -40,6 +40,7 @@ def _settings() -> dict[str, Any]:
         "keepalived.mode": "seed",
         "keepalived.mail": mail,
         "haproxy.mysql.proxyProtocol": True,
+        "haproxy.statistics": {"tls": {"names": [f"lb.{TIERS}.example"]}},
         "database.tls": {"names": [f"db.{TIERS}.example"]},
         "database.galera.tls": "required",
         "tags.mycat-ha:protected": "true",

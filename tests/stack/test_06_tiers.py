@@ -2,6 +2,7 @@
 
 import json
 import re
+import tempfile
 import time
 from email import message_from_string
 from pathlib import Path
@@ -132,6 +133,21 @@ def test_databases_know_each_other_by_their_key_also_for_a_copy(region: Region, 
     assert make_whole(region, tiers, CLIENT) == []
 
 
+def test_statistics_and_metrics_are_known_by_the_stacks_authority(region: Region, tiers: Stack) -> None:
+    assert tiers.statistics_url.startswith(f"https://{tiers.vip}:8888/")
+    for address in (tiers.vip, *(balancer["address"] for balancer in tiers.of_role("lb"))):
+        metrics = page(region, tiers, f"https://{address}:8888/metrics", "-u", administrator(tiers))
+        assert "haproxy_process_uptime_seconds" in metrics
+        assert curl(region, OFFICE, f"https://{address}:8888/metrics") == ""  # nobody else has signed it
+        assert "Statistics Report" not in curl(region, OFFICE, "-u", administrator(tiers), f"http://{address}:8888/")
+    by_name = ["--resolve", f"lb.{TIERS}.example:8888:{tiers.vip}", "-o", "/dev/null", "-w", "%{http_code}"]
+    assert page(region, tiers, f"https://lb.{TIERS}.example:8888/admin?stats", *by_name) == "401"
+    for version in ("1.0", "1.1"):
+        assert page(region, tiers, tiers.statistics_url, "-i", "--tls-max", version) == ""
+    for balancer in tiers.of_role("lb"):
+        assert shell(region, tiers, balancer["name"], "stat -c '%a %U' /etc/haproxy/statistics.pem") == "600 root"
+
+
 def test_each_database_behind_the_vip_sees_who_asks(region: Region, tiers: Stack) -> None:
     sql = "SELECT @@wsrep_node_name, SUBSTRING_INDEX(USER(), '@', -1), SUBSTRING_INDEX(host, ':', 1)"
     sql += " FROM information_schema.processlist WHERE id = CONNECTION_ID()"
@@ -241,11 +257,11 @@ def test_the_health_check_fails_when_a_backend_does(region: Region, tiers: Stack
 
 def test_the_second_statistics_page_is_for_administrators(region: Region, tiers: Stack, web: None) -> None:
     for address in (tiers.vip, *(balancer["address"] for balancer in tiers.of_role("lb"))):
-        page = f"http://{address}:1080/haproxyadmin?stats"
-        challenge = curl(region, OFFICE, "-i", page)
+        url = f"https://{address}:1080/haproxyadmin?stats"
+        challenge = page(region, tiers, url, "-i")
         assert "401" in challenge.splitlines()[0]
         assert 'realm="Haproxy Statistics"' in challenge
-        assert "web1" in curl(region, OFFICE, "-u", administrator(tiers), page)
+        assert "web1" in page(region, tiers, url, "-u", administrator(tiers))
         assert not connects(region, CLIENT, address, 1080)
         assert not connects(region, CLIENT, address, 1099)
 
@@ -261,10 +277,18 @@ def test_a_web_machine_answers_balancers_only(region: Region, tiers: Stack, web:
 # -- failovers --------------------------------------------------------------------------------------------------
 
 
+def page(region: Region, tiers: Stack, url: str, *words: str) -> str:
+    """Of a statistics page, by the stack's authority."""
+    with tempfile.NamedTemporaryFile("w") as authority:
+        authority.write(outputs(tiers.name)["statisticsAuthority"])
+        authority.flush()
+        return curl(region, OFFICE, "--cacert", authority.name, *words, url)
+
+
 def shown(region: Region, tiers: Stack) -> str:
     """Which balancer has the VIP, as the statistics page says."""
-    page = curl(region, OFFICE, "-u", administrator(tiers), tiers.statistics_url)
-    found = re.search(r"Statistics Report for pid \d+ on ([a-z0-9-]+)", page)
+    text = page(region, tiers, tiers.statistics_url, "-u", administrator(tiers))
+    found = re.search(r"Statistics Report for pid \d+ on ([a-z0-9-]+)", text)
     return found[1] if found else ""
 
 

@@ -210,7 +210,8 @@ def own(tmp_path: Path) -> Callable[..., list[str]]:
         signed = builder.sign(load_pem_private_key(signer.encode(), None), hashes.SHA256())  # type: ignore[arg-type]
         (tmp_path / "own").write_bytes(signed.public_bytes(Encoding.PEM))
         (tmp_path / "ca").write_text(authority)
-        return list(problems(str(tmp_path / "own"), str(tmp_path / "ca"), key, VIP, names, now))
+        paths = str(tmp_path / "own"), str(tmp_path / "ca")
+        return list(problems("database.tls", *paths, ("databaseTlsKey", key), VIP, names, now))
 
     return judge
 

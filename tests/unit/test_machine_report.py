@@ -77,6 +77,7 @@ class Machine:
             "MYCAT_HA_ADMIN_SOCKET": str(self.folder / "admin.sock"),
             "MYCAT_HA_SECOND_LOOK": "0",
             "MYCAT_HA_UNITS": str(self.folder),
+            "MYCAT_HA_HAPROXY": str(self.folder),
         }
         done = subprocess.run(
             [sys.executable, "-I", "-", json.dumps(question)],
@@ -133,10 +134,22 @@ def responder() -> Iterator[Callable[[int, str], int]]:
 def test_a_balancer(machine: Machine, haproxy: Haproxy) -> None:
     balancer = reports.balancer(machine.report("lb")["lb"])
     assert balancer == reports.Balancer(
-        "active", "active", "master", True, True, None, (reports.Server("mysqlservers", "node1", "UP", "UP", None, 3),)
+        "active", "active", "master", True, True, None, (reports.Server("mysqlservers", "node1", "UP", "UP", None, 3),), None
     )
     assert haproxy.asked == ["show stat\n"]
     assert machine.stubs.calls("ip") == ["-4 -oneline address show to 10.0.0.9/32"]
+
+
+def test_a_balancer_whose_statistics_page_has_tls(machine: Machine, haproxy: Haproxy) -> None:
+    """The certificate's own date; one of an earlier `up` that no line names any more does not count."""
+    settings = Settings.parse(example.settings(example.with_statistics_tls))
+    identity = certificates.of_statistics(settings, "test", datetime(2026, 3, 5, tzinfo=UTC))
+    assert identity
+    (machine.folder / "statistics.pem").write_text(identity.bundle)
+    (machine.folder / "haproxy.cfg").write_text("bind *:8888\n")
+    assert reports.balancer(machine.report("lb")["lb"]).certificate_expires is None
+    (machine.folder / "haproxy.cfg").write_text("bind *:8888 ssl crt x\n")
+    assert reports.balancer(machine.report("lb")["lb"]).certificate_expires == "2027-01-01T00:00:00+00:00"
 
 
 def test_a_balancer_without_anything(machine: Machine) -> None:

@@ -96,7 +96,7 @@ class Played:
         balancer = {
             "keepalived": active, "haproxy": active, "vrrp": "backup\n", "vrrpProblem": "",
             "stated": "backup 7 8 9\n", "claimed": None, "addresses": "",
-            "statistics": statistics(*servers), "statisticsProblem": "",
+            "statistics": statistics(*servers), "statisticsProblem": "", "certificate": "",
         }  # fmt: skip
         if name == "node1":
             balancer |= {
@@ -545,6 +545,14 @@ def test_a_certificate_that_nobody_has_replaced(played: Played, days: int, wrong
     assert all("`stackctl up s`" in problem.do for problem in one.problems)
 
 
+def test_a_certificate_of_a_statistics_page_that_nobody_has_replaced(played: Played) -> None:
+    end = datetime.now(UTC) + timedelta(20)
+    played.change("node2", "lb", certificate=f"notAfter={end:%b %d %H:%M:%S %Y} GMT\n")
+    one = found()
+    assert words(one) == [f"node2: its certificate for the statistics page expires on {end:%Y-%m-%d}"]
+    assert "haproxy.statistics.tls.certificate" in one.problems[0].do
+
+
 @pytest.mark.parametrize(
     ("change", "wrong"),
     [
@@ -758,6 +766,7 @@ SHAPE = {
                         "sessions": "int",
                     }
                 ],
+                "certificate_expires": "str|null",
             },
             "database": {
                 "mariadb": "str",
