@@ -11,6 +11,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
+
 def read(path: str) -> str:
     """The text of a PEM file. Raises ValueError or OSError."""
     return Path(path).expanduser().read_text(encoding="ascii")

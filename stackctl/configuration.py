@@ -177,8 +177,8 @@ def _certificates_key(stack: Stack, settings: Mapping[str, Any], missing: Sequen
         if name in missing and isinstance(tls, dict) and tls.get("certificate"):
             raise StackError(
                 f"{NAME}:secrets.{name} of stack '{stack.name}' is missing, but {'.'.join(path)}.certificate is given:"
-                f" set its private key with `pulumi config set --secret --path '{NAME}:secrets.{name}' < FILE`, or leave"
-                " out the certificate and the authority and all is generated"
+                f" set its private key with `pulumi config set --secret --path '{NAME}:secrets.{name}' < FILE`, or"
+                " leave out the certificate and the authority and all is generated"
             )
 
 

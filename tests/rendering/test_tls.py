@@ -239,7 +239,7 @@ def test_a_machine_refuses_what_its_openssl_does_not_load(tmp_path: Path, wrong:
 
     def validate() -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
-            ["bash", "-uo", "pipefail", "-c", database.TLS_LOADS],
+            ["bash", "-uo", "pipefail", "-c", certificates.BUNDLE_LOADS],
             env={"STAGED": str(staged), "PATH": "/usr/bin:/bin"},
             capture_output=True,
             text=True,

@@ -133,9 +133,8 @@ def responder() -> Iterator[Callable[[int, str], int]]:
 
 def test_a_balancer(machine: Machine, haproxy: Haproxy) -> None:
     balancer = reports.balancer(machine.report("lb")["lb"])
-    assert balancer == reports.Balancer(
-        "active", "active", "master", True, True, None, (reports.Server("mysqlservers", "node1", "UP", "UP", None, 3),), None
-    )
+    server = reports.Server("mysqlservers", "node1", "UP", "UP", None, 3)
+    assert balancer == reports.Balancer("active", "active", "master", True, True, None, (server,), None)
     assert haproxy.asked == ["show stat\n"]
     assert machine.stubs.calls("ip") == ["-4 -oneline address show to 10.0.0.9/32"]
 
