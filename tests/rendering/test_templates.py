@@ -136,6 +136,11 @@ def shares(raw: dict[str, Any]) -> None:
     raw["http"]["backends"]["static"] |= {"balance": "uri", "servers": {"web1": {"weight": 3}}}
 
 
+def statistics_over_tls(raw: dict[str, Any]) -> None:
+    example.static_and_dynamic(raw)
+    example.with_statistics_tls(raw)
+
+
 def balanced(by: str) -> Callable[[dict[str, Any]], Any]:
     return lambda raw: raw["haproxy"].update(mysql={"balance": by})
 
@@ -174,7 +179,7 @@ HAPROXY = {
     "external web servers": external_web_servers,
     "hostile rules": hostile_rules,
     "other ports": lambda raw: raw["haproxy"].update(mysql={"port": 13306}, statistics={"port": 18888}),
-    "statistics over TLS": lambda raw: [example.static_and_dynamic(raw), example.with_statistics_tls(raw)],
+    "statistics over TLS": statistics_over_tls,
     "Mycat": example.with_mycat,
     "external Mycat": external_mycat,
     "external Mycat without a responder": lambda raw: [
