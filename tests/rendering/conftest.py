@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 import yaml
 
-from components import haproxy, keepalived
+from components import certificates, haproxy, keepalived
 from components.template import render
 from constants import LIBRARY
+from settings import Settings
+from tests import example
 from toolchain import builds
 from toolchain.progress import ToolchainError
 
@@ -36,11 +38,7 @@ mkdir -p /etc/haproxy /run/haproxy
 ip link set lo up
 echo 'nameserver 127.0.0.1' >/etc/resolv.conf # nobody answers
 echo 1 >/run/haproxy/servers # nothing is known of any
-openssl req -x509 -newkey rsa:2048 -nodes -batch -config /dev/stdin -keyout /run/key -out /run/certificate \\
-    2>/run/openssl <<<'[req]
-distinguished_name = name
-[name]' || cat /run/openssl
-cat /run/key /run/certificate >/etc/haproxy/statistics.pem
+printf '%s' "$STATISTICS" >{haproxy.STATISTICS_BUNDLE}
 install -d -m 0755 {LIBRARY}
 install -m 0755 files/keepalived/check-haproxy files/keepalived/vrrp-notify {LIBRARY}
 ip link add ens5 type veth peer name gateway
@@ -68,11 +66,15 @@ def built(software: str, version: str, packages: tuple[str, ...]) -> Path:
 def judge(validator: str) -> Judge:
     """``validator``: the command that a machine validates a staged file with, as in files/machine/install-file."""
 
+    statistics = certificates.of_statistics(Settings.parse(example.settings(example.with_statistics_tls)), "test")
+    assert statistics
+
     def run(text: str) -> str:
         own = ["unshare", "--mount", "--net", *([] if os.geteuid() == 0 else ["--map-root-user"])]
         done = subprocess.run(
             [*own, "bash", "-euc", MACHINE, "bash", validator],
             cwd=ROOT,
+            env={**os.environ, "STATISTICS": statistics.bundle},
             input=text,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
