@@ -29,6 +29,9 @@ from settings.http import Backend, Http
 from settings.mycat import Mycat
 
 RELOAD = f"{LIBRARY}/reload-haproxy"
+#: Seconds that a new session waits while no server works. By the default checks one that answers again is up within two;
+#: drivers wait longer than three.
+NO_SERVER_PATIENCE = 3.0
 #: What makes a HAProxy that runs take what is new, and is content where none does.
 RELOAD_IF_ACTIVE = f"systemctl is-active --quiet haproxy || exit 0; {RELOAD}"
 #: Key and certificate of the statistics pages.
@@ -94,6 +97,7 @@ def configuration(
         mysql_reader_health=database.external_reader_check,
         mysql_check_user=check_user,
         mysql_check_login=_login(check_user) if check_user else None,
+        no_server_patience=NO_SERVER_PATIENCE,
         mysql_patience=_patience(haproxy) if database.external else 1,
         mycat_servers=mycat.external if mycat and external_mycat else _servers(machines, Role.MYCAT, MYCAT_PORT),
         mycat_check_port=mycat.external_check_port if mycat and external_mycat else SERVICE_HEALTH_PORT,

@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,6 +19,7 @@ import pymysql
 import pytest
 
 from components import cluster
+from components.haproxy import NO_SERVER_PATIENCE
 from constants import MYSQL_PORT, SERVICE_HEALTH_PORT
 from settings import Settings
 from stackctl import reports
@@ -409,6 +411,26 @@ def test_sessions_are_where_an_external_server_says_that_it_may_write(make: Make
     servers["db2"].become("frozen")
     balancer.wait_for("db2", "DOWN")
     assert not alive(second)
+
+
+def test_while_no_server_works_new_sessions_wait_for_one(make: Make, servers: Servers) -> None:
+    """A moment without any, as between two views of Galera, fails nobody. One that never comes ends the waiting."""
+    balancer = make()
+    fail(servers, "db1", balancer)
+    fail(servers, "db2", balancer)
+    fail(servers, "db3", balancer)
+    with ThreadPoolExecutor(8) as pool:
+        opened = [pool.submit(balancer.open, port) for port in (balancer.port, balancer.read_port) for _ in range(4)]
+        time.sleep(0.5)
+        assert not [one for one in opened if one.done()]
+        come_back(servers, "db3", balancer)
+        assert where([one.result() for one in opened]) == {"db3"}
+
+    fail(servers, "db3", balancer)
+    began = time.monotonic()
+    with pytest.raises(pymysql.Error):
+        balancer.open()
+    assert time.monotonic() - began >= NO_SERVER_PATIENCE
 
 
 def test_a_process_that_was_just_started_sends_nobody_to_a_replica(make: Make, servers: Servers) -> None:
