@@ -29,8 +29,8 @@ from settings.http import Backend, Http
 from settings.mycat import Mycat
 
 RELOAD = f"{LIBRARY}/reload-haproxy"
-#: Seconds that a new session waits while no server works. By the default checks one that answers again is up within two;
-#: drivers wait longer than three.
+#: Seconds that a new session waits while no server works. By the default checks one that answers again is up within
+#: two; drivers wait longer than three.
 NO_SERVER_PATIENCE = 3.0
 #: What makes a HAProxy that runs take what is new, and is content where none does.
 RELOAD_IF_ACTIVE = f"systemctl is-active --quiet haproxy || exit 0; {RELOAD}"
