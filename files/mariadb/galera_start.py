@@ -14,6 +14,7 @@ theirs. A cluster is formed by one of three:
   flag is lost as soon as another one joins.
 - All nodes of a last view (``gvwstate.dat``, which a crash leaves behind and a clean stop removes). Galera does this
   itself when they meet. No other can have formed one without a majority of them, and that would have been a later view.
+  A node that joins a cluster that there is forgets its last view before: all of it may be this node.
 - With all configured nodes here, of which none left last and no view is complete: the one with the highest position.
   All positions are known, so nothing that was acknowledged is missing, and no other node can decide otherwise: each
   sees the same. "All here" must be true of one moment, so it is seen twice, from the same run of each peer's program;
@@ -170,6 +171,8 @@ class Form:
 @dataclass(frozen=True)
 class Start:
     reason: str
+    #: There is a cluster: what this node remembers of an earlier one is past.
+    joins: bool = False
 
 
 @dataclass(frozen=True)
@@ -191,7 +194,7 @@ def decide(address: str, me: Facts, peers: Mapping[str, Peer], *, hold: bool = F
             )
     for peer, seen in peers.items():
         if isinstance(seen, Primary):
-            return Start(f"{peer} has a cluster: joining it")
+            return Start(f"{peer} has a cluster: joining it", joins=bool(seen.cluster))
     told = {address: me, **{peer: facts for peer, facts in peers.items() if isinstance(facts, Facts)}}
     carried_out = frozenset(facts.replaced for facts in told.values() if facts.replaced)
     told = {node: since(carried_out, facts) for node, facts in told.items()}
@@ -509,10 +512,22 @@ def before_start() -> None:
         (DATA / "gvwstate.dat").unlink(missing_ok=True)
         (RUN / "attempt").unlink(missing_ok=True)
     else:
+        if decision.joins:
+            mine = forget_the_last_view(mine)
         _write(RUN / "attempt", mine.view.id if mine.view else "")
     new = "--wsrep-new-cluster" if isinstance(decision, Form) else ""
     position = f"--wsrep_start_position={mine.cluster}:{mine.position}" if mine.cluster else ""
     _write(RUN / "start.env", f"_WSREP_NEW_CLUSTER={new}\n_WSREP_START_POSITION={position}\n")
+
+
+def forget_the_last_view(mine: Facts) -> Facts:
+    """Galera forms it again as soon as all of it are there, such as this node alone, if it has not heard of the cluster
+    that there is until then: that would be a second one.
+    """
+    if mine.left_last and (state := saved_state()):
+        save_state(state[0], state[1], left_last=False)
+    (DATA / "gvwstate.dat").unlink(missing_ok=True)
+    return replace(mine, view=None, left_last=False)
 
 
 def _decision(server: Server, address: str, mine: Facts) -> Form | Start:

@@ -197,7 +197,7 @@ def seen(state: State, n: int) -> dict[str, hook.Peer]:
         if peer.mode == HOOK and linked(state, n, m):
             found[str(m)] = facts(state, m)
         elif peer.mode == UP and linked(state, n, m):
-            found[str(m)] = hook.Primary() if peer.primary else hook.Running()
+            found[str(m)] = hook.Primary(peer.cluster) if peer.primary else hook.Running()
         else:
             found[str(m)] = hook.Unreachable()
     return found
@@ -213,7 +213,10 @@ def decided(state: State, n: int, *, hold: bool = False) -> State:
     if isinstance(decision, hook.Form):
         node = node._replace(mode=FORMING, flag=True, saved=None, cluster=decision.becomes or node.cluster)
         return put(state, n, node)
-    return put(state, n, node._replace(mode=STARTING)) if isinstance(decision, hook.Start) else state
+    if isinstance(decision, hook.Start):
+        past: dict[str, Any] = {"saved": None, "flag": False} if decision.joins else {}
+        return put(state, n, node._replace(mode=STARTING, **past))
+    return state
 
 
 def started(state: State, n: int, *, alone: bool = False) -> State:
@@ -229,6 +232,10 @@ def started(state: State, n: int, *, alone: bool = False) -> State:
         position = node.position + 1
         formed = node._replace(mode=UP, position=position, flag=False, primary=True, last=own, saved=own)
         return settle(put(state._replace(acknowledged=position), n, formed))
+    if known and node.saved and node.saved.members == {(n, node.life)}:
+        # All of its last view are here before it has heard of anybody.
+        own = View(next_view(state.nodes), node.saved.members)
+        return settle(put(state, n, node._replace(mode=UP, primary=True, last=own, saved=own, flag=False)))
     return settle(put(state, n, node._replace(mode=UP, last=node.saved if known else None, attempt=True)), alone=alone)
 
 

@@ -389,6 +389,29 @@ def test_who_was_given_up_learns_of_it_when_it_returns(nodes: list[Node]) -> Non
         assert nodes[2].ends() == "_WSREP_NEW_CLUSTER=\n_WSREP_START_POSITION=\n"
 
 
+def test_who_joins_a_cluster_forgets_that_it_was_the_last_of_another(nodes: list[Node]) -> None:
+    """Galera would form its last view again, of this node alone, before it has heard of the cluster that there is."""
+    (nodes[2].data / "grastate.dat").write_text(grastate(position=-1, flag=1))
+    (nodes[2].data / "gvwstate.dat").write_text(gvwstate(2, 2))
+
+    class Responder(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("X-Galera-Cluster", CLUSTER.replace("1", "2"))
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    address = nodes[0].address
+    with socket.create_server((address, hook.GROUP_PORT)), HTTPServer((address, hook.HEALTH_PORT), Responder) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        assert nodes[2].start().ends() == JOIN
+        server.shutdown()
+    assert not (nodes[2].data / "gvwstate.dat").exists()
+    assert "safe_to_bootstrap: 0\n" in (nodes[2].data / "grastate.dat").read_text()
+
+
 def test_an_order_that_may_not_be_is_refused_and_leaves_nothing(nodes: list[Node]) -> None:
     (nodes[0].data / "grastate.dat").write_text(grastate(position=12))
 
