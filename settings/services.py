@@ -367,15 +367,16 @@ RESERVED_CONNECTIONS = 50
 class Galera(Section):
     """MariaDB with Galera: how soon a lost node is noticed (in seconds), and what a server may use.
 
-    The defaults were chosen by measurement: a power cut stalls writes until the group has a new view, about 6 s with
-    Galera's own timeouts and about 2 s with these. A suspect timeout of 0.5 s made living nodes lose each other.
+    The defaults were chosen by measurement (docs/databases.md, "Nodes that pause"): a power cut stalls writes until the
+    group has a new view, about 6 s with Galera's own timeouts and about 2 s with these. A suspect timeout of 0.5 s made
+    living nodes lose each other.
     """
 
     keepalive_period: Seconds = 0.3
     """`evs.keepalive_period`: seconds without traffic after which a node sends a sign of life."""
     inactive_check_period: Seconds = 0.2
     """`evs.inactive_check_period`: seconds between looks for silent nodes."""
-    suspect_timeout: Annotated[float, Field(ge=0.5)] = 1
+    suspect_timeout: Annotated[float, Field(ge=0.5)] = 1.8
     """`evs.suspect_timeout`: seconds of silence after which a node is suspected; if all agree, it is out."""
     inactive_timeout: Seconds = 3
     """`evs.inactive_timeout`: seconds of silence after which a node is out, whether the others agree or not."""

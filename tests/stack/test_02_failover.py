@@ -319,6 +319,19 @@ def test_a_frozen_machine_loses_the_vip(region: Region, stack: Stack, place: int
     stays(region, stack, stays_with["name"])
 
 
+def test_a_database_that_pauses_for_a_second_stays_in_the_cluster(region: Region, stack: Stack) -> None:
+    """Three times: the computer of the tests may pause by itself for as long as is too much."""
+    pausing, other = (stack.of_role("mysql")[place]["instanceId"] for place in (-1, 0))
+    asked = "mariadb --batch --skip-column-names --execute \"SHOW STATUS LIKE 'wsrep_cluster_conf_id'\""
+    kept = []
+    for _ in range(3):
+        before = shell(region, other, asked)
+        shell(region, pausing, "pkill -STOP -x mariadbd; sleep 1.1; pkill -CONT -x mariadbd")
+        assert make_whole(region, stack, CLIENT) == []
+        kept.append(shell(region, other, asked) == before)
+    assert any(kept)
+
+
 def claim_by_peer(region: Region, stack: Stack, during: Callable[[Machine, float], None]) -> list[str]:
     """Stop keepalived on the holder; ``during`` sees the peer and the moment. What the peer's claim has logged."""
     holder, peer = pair(region, stack)
