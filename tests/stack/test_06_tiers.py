@@ -2,7 +2,6 @@
 
 import json
 import re
-import tempfile
 import time
 from email import message_from_string
 from pathlib import Path
@@ -133,17 +132,31 @@ def test_databases_know_each_other_by_their_key_also_for_a_copy(region: Region, 
     assert make_whole(region, tiers, CLIENT) == []
 
 
-def test_statistics_and_metrics_are_known_by_the_stacks_authority(region: Region, tiers: Stack) -> None:
+@pytest.fixture
+def authority(tiers: Stack, tmp_path: Path) -> Path:
+    """Who has signed the statistics pages' certificate."""
+    file = tmp_path / "authority.pem"
+    file.write_text(outputs(tiers.name)["statisticsAuthority"])
+    return file
+
+
+def page(region: Region, authority: Path, url: str, *words: str) -> str:
+    return curl(region, OFFICE, "--cacert", str(authority), *words, url)
+
+
+def test_statistics_and_metrics_are_known_by_the_stacks_authority(
+    region: Region, tiers: Stack, authority: Path
+) -> None:
     assert tiers.statistics_url.startswith(f"https://{tiers.vip}:8888/")
     for address in (tiers.vip, *(balancer["address"] for balancer in tiers.of_role("lb"))):
-        metrics = page(region, tiers, f"https://{address}:8888/metrics", "-u", administrator(tiers))
+        metrics = page(region, authority, f"https://{address}:8888/metrics", "-u", administrator(tiers))
         assert "haproxy_process_uptime_seconds" in metrics
         assert curl(region, OFFICE, f"https://{address}:8888/metrics") == ""  # nobody else has signed it
         assert "Statistics Report" not in curl(region, OFFICE, "-u", administrator(tiers), f"http://{address}:8888/")
     by_name = ["--resolve", f"lb.{TIERS}.example:8888:{tiers.vip}", "-o", "/dev/null", "-w", "%{http_code}"]
-    assert page(region, tiers, f"https://lb.{TIERS}.example:8888/admin?stats", *by_name) == "401"
+    assert page(region, authority, f"https://lb.{TIERS}.example:8888/admin?stats", *by_name) == "401"
     for version in ("1.0", "1.1"):
-        assert page(region, tiers, tiers.statistics_url, "-i", "--tls-max", version) == ""
+        assert page(region, authority, tiers.statistics_url, "-i", "--tls-max", version) == ""
     for balancer in tiers.of_role("lb"):
         assert shell(region, tiers, balancer["name"], "stat -c '%a %U' /etc/haproxy/statistics.pem") == "600 root"
 
@@ -255,13 +268,15 @@ def test_the_health_check_fails_when_a_backend_does(region: Region, tiers: Stack
     assert get(region, tiers, "/static/logo")["server"] == "web1"
 
 
-def test_the_second_statistics_page_is_for_administrators(region: Region, tiers: Stack, web: None) -> None:
+def test_the_second_statistics_page_is_for_administrators(
+    region: Region, tiers: Stack, web: None, authority: Path
+) -> None:
     for address in (tiers.vip, *(balancer["address"] for balancer in tiers.of_role("lb"))):
         url = f"https://{address}:1080/haproxyadmin?stats"
-        challenge = page(region, tiers, url, "-i")
+        challenge = page(region, authority, url, "-i")
         assert "401" in challenge.splitlines()[0]
         assert 'realm="Haproxy Statistics"' in challenge
-        assert "web1" in page(region, tiers, url, "-u", administrator(tiers))
+        assert "web1" in page(region, authority, url, "-u", administrator(tiers))
         assert not connects(region, CLIENT, address, 1080)
         assert not connects(region, CLIENT, address, 1099)
 
@@ -277,25 +292,17 @@ def test_a_web_machine_answers_balancers_only(region: Region, tiers: Stack, web:
 # -- failovers --------------------------------------------------------------------------------------------------
 
 
-def page(region: Region, tiers: Stack, url: str, *words: str) -> str:
-    """Of a statistics page, by the stack's authority."""
-    with tempfile.NamedTemporaryFile("w") as authority:
-        authority.write(outputs(tiers.name)["statisticsAuthority"])
-        authority.flush()
-        return curl(region, OFFICE, "--cacert", authority.name, *words, url)
-
-
-def shown(region: Region, tiers: Stack) -> str:
+def shown(region: Region, tiers: Stack, authority: Path) -> str:
     """Which balancer has the VIP, as the statistics page says."""
-    text = page(region, tiers, tiers.statistics_url, "-u", administrator(tiers))
+    text = page(region, authority, tiers.statistics_url, "-u", administrator(tiers))
     found = re.search(r"Statistics Report for pid \d+ on ([a-z0-9-]+)", text)
     return found[1] if found else ""
 
 
-def test_the_recipes_own_test(region: Region, tiers: Stack) -> None:
+def test_the_recipes_own_test(region: Region, tiers: Stack, authority: Path) -> None:
     """6.4: HAProxy and keepalived stopped on the holder, then started again; `mysql -P3307` all the time."""
     holder = tiers.holder(region)
-    assert shown(region, tiers) == holder
+    assert shown(region, tiers, authority) == holder
     client = Repeated(region, CLIENT, login(tiers, "mycat"))
     try:
         time.sleep(2)
@@ -303,7 +310,7 @@ def test_the_recipes_own_test(region: Region, tiers: Stack) -> None:
         shell(region, tiers, holder, "systemctl stop haproxy keepalived")
         wait_until(lambda: tiers.holder(region) != holder, "the VIP to move", 20)
         taken_by = tiers.holder(region)
-        wait_until(lambda: shown(region, tiers) == taken_by, "the statistics page on the VIP", 10)
+        wait_until(lambda: shown(region, tiers, authority) == taken_by, "the statistics page on the VIP", 10)
         shell(region, tiers, holder, "systemctl start haproxy keepalived")
         make_whole(region, tiers, CLIENT)
         # It takes part again, and would be master 3.4 s later if it heard nothing; the rest is for the client to go on.
@@ -311,7 +318,7 @@ def test_the_recipes_own_test(region: Region, tiers: Stack) -> None:
     finally:
         attempts = client.stop()
     assert tiers.holder(region) == taken_by
-    assert shown(region, tiers) == taken_by
+    assert shown(region, tiers, authority) == taken_by
     assert [at for at, worked in attempts if worked and at < stopped], "no client was there before"
     late = [at - stopped for at, worked in attempts if not worked and not 0 <= at - stopped < 8]
     assert not late

@@ -46,8 +46,11 @@ def test_another_instance_type_fails_no_new_connection(
     assert before != types() == {"t3.large"}
     assert attempts > 100
     # One that is under way when the VIP moves reaches a balancer that does not know it: between the answer to the call
-    # and the moment at which the region has finished.
+    # and the moment at which the region has finished. Ten begin in a second, and each lasts some tenths of it.
     moves = [(move["answered"], move["in_force"]) for move in region.moves(since) if move["address"] == stack.vip]
-    failed = [each for each in failed if not any(each[0] < done and called < each[1] for called, done in moves)]
-    assert not failed, {"failed": failed, "moves": moves, "HAProxy": haproxy_says(region, stack)}
+    under_way = [[each for each in failed if each[0] < done and called < each[1]] for called, done in moves]
+    others = [each for each in failed if not any(each in excused for excused in under_way)]
+    seen = {"failed": failed, "moves": moves, "HAProxy": haproxy_says(region, stack)}
+    assert not others, seen
+    assert all(len(each) <= 3 for each in under_way), seen
     assert " unchanged" in stackctl("preview", stack.name)

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -295,6 +296,29 @@ class Node:
         assert self.process.poll() is None
 
 
+@contextmanager
+def runs(node: Node, cluster: str, status: int = 200, words: str = "ok") -> Iterator[None]:
+    """mariadbd on this node, as the others see it: its group communication, and its health responder."""
+
+    class Responder(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status if self.path == "/mysql" else 404)
+            self.send_header("X-Galera-Cluster", cluster)
+            self.end_headers()
+            self.wfile.write(words.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    health = (node.address, hook.HEALTH_PORT)
+    with socket.create_server((node.address, hook.GROUP_PORT)), HTTPServer(health, Responder) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+
+
 POSITION = f"_WSREP_START_POSITION=--wsrep_start_position={CLUSTER}:12\n"
 FORM = f"_WSREP_NEW_CLUSTER=--wsrep-new-cluster\n{POSITION}"
 JOIN = f"_WSREP_NEW_CLUSTER=\n{POSITION}"
@@ -393,21 +417,8 @@ def test_who_joins_a_cluster_forgets_that_it_was_the_last_of_another(nodes: list
     """Galera would form its last view again, of this node alone, before it has heard of the cluster that there is."""
     (nodes[2].data / "grastate.dat").write_text(grastate(position=-1, flag=1))
     (nodes[2].data / "gvwstate.dat").write_text(gvwstate(2, 2))
-
-    class Responder(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("X-Galera-Cluster", CLUSTER.replace("1", "2"))
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    address = nodes[0].address
-    with socket.create_server((address, hook.GROUP_PORT)), HTTPServer((address, hook.HEALTH_PORT), Responder) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with runs(nodes[0], OTHER):
         assert nodes[2].start().ends() == JOIN
-        server.shutdown()
     assert not (nodes[2].data / "gvwstate.dat").exists()
     assert "safe_to_bootstrap: 0\n" in (nodes[2].data / "grastate.dat").read_text()
 
@@ -551,18 +562,9 @@ def test_a_peer_that_says_nothing_is_not_down(nodes: list[Node]) -> None:
     ],
 )
 def test_a_peer_that_runs_is_asked_for_its_cluster(nodes: list[Node], status: int, words: str, seen: type) -> None:
-    class Responder(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(status if self.path == "/mysql" else 404)
-            self.send_header("X-Galera-Cluster", OTHER)
-            self.end_headers()
-            self.wfile.write(words.encode())
-
     assert words.partition(":")[0] in f"ok {(FILES / 'health/health.py').read_text()}"
-    address = nodes[0].address
-    with socket.create_server((address, hook.GROUP_PORT)), HTTPServer((address, hook.HEALTH_PORT), Responder) as server:
-        threading.Thread(target=server.handle_request).start()
-        found: Any = hook.look(address)
+    with runs(nodes[0], OTHER, status, words):
+        found: Any = hook.look(nodes[0].address)
     assert type(found) is seen
     assert getattr(found, "cluster", OTHER) == OTHER
 
