@@ -44,6 +44,8 @@ FIGURES: Mapping[str, tuple[str, Callable[[Outage], float]]] = {
     "downtime": ("both: downtime", lambda outage: outage.downtime),
     "gap": ("longest gap", lambda outage: outage.gap),
 }
+#: Of connections begun after the fault.
+AFTER = ("first", "back")
 #: In tables with a row for each fault: the figure and the kind of client.
 SHORT: Mapping[tuple[str, str], str] = {
     ("back", "connect"): "new connections: back",
@@ -307,15 +309,16 @@ def _of_fault(name: str, outcomes: Sequence[Outcome], directory: Path) -> dict[s
             },
             "parts": {part: asdict(found) for part, found in parts.items()},
             "floor": median(floors) if floors else None,
-            "floor_ratio": _floor_ratio(results),
+            "floor_ratio": {figure: _floor_ratio(results, figure) for figure in AFTER},
         },
     }
 
 
-def _floor_ratio(results: Sequence[Result]) -> float | None:
-    """Of the runs that were a failover: new connections back, to the floor of the same run; the median."""
+def _floor_ratio(results: Sequence[Result], figure: str) -> float | None:
+    """Of the runs that were a failover: this figure of new connections, to the floor of the same run; the median."""
+    of = FIGURES[figure][1]
     found = [
-        result.outages["connect"].back / result.floor.total(result.parts.call)
+        of(result.outages["connect"]) / result.floor.total(result.parts.call)
         for result in results
         if result.parts and result.floor and "connect" in result.outages
     ]

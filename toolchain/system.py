@@ -19,8 +19,14 @@ NEEDED = {
     "systemd-nspawn": "systemd-container",
 }
 JDK = {"javac": "openjdk-17-jdk-headless"}
-# What the tests without a region need besides: databases on this machine.
-NEEDED_BY_CHECK = {**JDK, "git": "git", "mariadbd": "mariadb-server-core"}
+# What the tests without a region need besides: databases on this machine, and copies of them.
+NEEDED_BY_CHECK = {
+    **JDK,
+    "git": "git",
+    "mariadb-backup": "mariadb-backup",
+    "mariadbd": "mariadb-server-core",
+    "zstd": "zstd",
+}
 # What the other tests need: a browser for the statistics page, a Java client for the databases.
 NEEDED_BY_TESTS = {**NEEDED_BY_CHECK, "chromium": "chromium", "mvn": "maven"}
 # Packages without a command of their own.

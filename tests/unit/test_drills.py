@@ -244,8 +244,9 @@ def test_a_report_is_a_page_that_needs_nothing_else_and_the_same_as_json(tmp_pat
     # The call counts as it was measured.
     assert found["faults"]["power-cut"]["floor"] == pytest.approx(0.6 + 0.1 + 0.05 + 0.5)
     # One noticed nothing, the other one waited twice the floor.
-    assert found["faults"]["power-cut"]["floor_ratio"] == pytest.approx((0 + 2) / 2)
-    assert found["faults"]["freeze"]["floor_ratio"] is None
+    assert found["faults"]["power-cut"]["floor_ratio"]["back"] == pytest.approx((0 + 2) / 2)
+    assert found["faults"]["power-cut"]["floor_ratio"]["first"] == pytest.approx((1 + 2) / 2)
+    assert found["faults"]["freeze"]["floor_ratio"] == {"first": None, "back": None}
     assert "against" not in found
     assert "calls" not in found
     assert found["faults"]["freeze"]["broken"] == 1
