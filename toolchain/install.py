@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from toolchain import actionlint, golang, jdbc, mycat, plugins, pulumi_cli, sources, store, system, venv
+from toolchain import golang, jdbc, mycat, plugins, pulumi_cli, sources, store, system, venv
 from toolchain.environment import environment as variables
 from toolchain.progress import ToolchainError, run, say
 
@@ -66,7 +66,6 @@ def install(only: Sequence[str] = (), meanwhile: str | None = None) -> None:
             pool.submit(lambda: plugins.install_command(the_cli.result(), the_venv.result())),
             pool.submit(sources.install),
             pool.submit(mycat.install),
-            pool.submit(actionlint.install, find_go),
         ]
         if meanwhile:
             steps.append(pool.submit(lambda: _run_beside(meanwhile, the_venv)))
