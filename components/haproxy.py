@@ -29,6 +29,7 @@ from settings.http import Backend, Http
 from settings.mycat import Mycat
 
 RELOAD = f"{LIBRARY}/reload-haproxy"
+WAIT_FOR_SERVER = f"{LIBRARY}/wait-for-server.lua"
 #: Seconds that a new session waits while no server works. By the default checks one that answers again is up within
 #: two; drivers wait longer than three.
 NO_SERVER_PATIENCE = 3.0
@@ -98,6 +99,7 @@ def configuration(
         mysql_check_user=check_user,
         mysql_check_login=_login(check_user) if check_user else None,
         no_server_patience=NO_SERVER_PATIENCE,
+        wait_for_server=WAIT_FOR_SERVER,
         mysql_patience=_patience(haproxy) if database.external else 1,
         mycat_servers=mycat.external if mycat and external_mycat else _servers(machines, Role.MYCAT, MYCAT_PORT),
         mycat_check_port=mycat.external_check_port if mycat and external_mycat else SERVICE_HEALTH_PORT,
@@ -207,6 +209,13 @@ class Haproxy(pulumi.ComponentResource):
             validate=PYTHON_SYNTAX,
             opts=after_system,
         )
+        wait = machine.file(
+            f"{name}-wait-for-server",
+            WAIT_FOR_SERVER,
+            verbatim("haproxy/wait-for-server.lua"),
+            apply=RELOAD_IF_ACTIVE,
+            opts=after_system,
+        )
         bundle = [self._bundle(name, args, args.statistics_bundle, after_system)] if args.statistics_bundle else []
         config = machine.file(
             f"{name}-config",
@@ -216,7 +225,7 @@ class Haproxy(pulumi.ComponentResource):
             validate=args.build.prefix.apply(lambda prefix: render("haproxy/validate.sh.j2", prefix=prefix)),
             apply=RELOAD_IF_ACTIVE,
             gate=_answers_if_active(),
-            opts=pulumi.ResourceOptions(parent=self, depends_on=[system, unit, reload, *bundle]),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[system, unit, reload, wait, *bundle]),
         )
         self.running = machine.run(
             f"{name}-start",

@@ -40,7 +40,7 @@ echo 'nameserver 127.0.0.1' >/etc/resolv.conf # nobody answers
 echo 1 >/run/haproxy/servers # nothing is known of any
 printf '%s' "$STATISTICS" >{haproxy.STATISTICS_BUNDLE}
 install -d -m 0755 {LIBRARY}
-install -m 0755 files/keepalived/check-haproxy files/keepalived/vrrp-notify {LIBRARY}
+install -m 0755 files/keepalived/check-haproxy files/keepalived/vrrp-notify files/haproxy/wait-for-server.lua {LIBRARY}
 ip link add ens5 type veth peer name gateway
 ip link set ens5 up
 export STAGED=/run/staged

@@ -23,7 +23,7 @@ from localregion.client import wait_until
 from settings import Settings
 from stackctl import machine_report
 from tests import example
-from tests.rendering.test_writer import MACHINE
+from tests.rendering.loopback import off_machine
 from tests.servers import BOUND, LOOPBACK, Database, ask, end, free_port, install_database
 
 #: The database's machine.
@@ -134,10 +134,8 @@ def one_database(raw: dict[str, Any]) -> None:
 def stand(haproxy_prefix: Path, database: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stand]:
     monkeypatch.setattr(machine_report, "ADMIN_SOCKET", str(tmp_path / "admin.sock"))
     settings = Settings.parse(example.settings(one_database))
-    text = MACHINE.sub("", cluster.haproxy_cfg(settings, settings.machines[0], "secret"))
-    text = text.replace("/run/haproxy/", f"{tmp_path}/")
-    text = text.replace("/etc/haproxy/errorfiles", f"{haproxy_prefix}/errorfiles")
-    (tmp_path / "haproxy.cfg").write_text(text)
+    text = cluster.haproxy_cfg(settings, settings.machines[0], "secret")
+    (tmp_path / "haproxy.cfg").write_text(off_machine(text, haproxy_prefix, tmp_path))
     stand = Stand(database)
     handler = runpy.run_path(str(RESPONDER))["Handler"]
     handler.services = {"/mysql": SimpleNamespace(problem=stand.say, cluster="some-uuid")}

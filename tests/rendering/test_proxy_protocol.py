@@ -23,8 +23,8 @@ from localregion.client import wait_until
 from settings import Settings
 from stackctl import machine_report
 from tests import example
+from tests.rendering.loopback import off_machine
 from tests.rendering.test_database_check import ADDRESS, RESPONDER, Server, make_users, one_database
-from tests.rendering.test_writer import MACHINE
 from tests.servers import BOUND, LOOPBACK, ask, end, install_database
 
 VIP, PORT, READ_PORT = "127.8.9.249", 3306, 3308
@@ -104,10 +104,9 @@ class Balancer:
             }
 
         settings = Settings.parse(example.settings(change))
-        text = MACHINE.sub("", cluster.haproxy_cfg(settings, settings.machines[0], "secret"))
+        text = off_machine(cluster.haproxy_cfg(settings, settings.machines[0], "secret"), self.prefix, self.folder)
         # No port of all addresses, of which one may be the port of a client's connection.
-        text = re.sub(r"bind \*:\d+", f"bind {VIP}:8888", text).replace("/run/haproxy/", f"{self.folder}/")
-        text = text.replace("/etc/haproxy/errorfiles", f"{self.prefix}/errorfiles")
+        text = re.sub(r"bind \*:\d+", f"bind {VIP}:8888", text)
         (self.folder / "haproxy.cfg").write_text(text)
 
     def reload(self) -> None:

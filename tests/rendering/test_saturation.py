@@ -27,7 +27,7 @@ from components.template import render
 from settings import Settings
 from tests import example
 from tests.rendering.conftest import pinned
-from tests.rendering.test_writer import MACHINE
+from tests.rendering.loopback import off_machine
 from tests.servers import BOUND, DATABASES, LOOPBACK, Database, Mycat, ask, end, free_port, install_database, unpack
 from toolchain import mycat as toolchain_mycat
 
@@ -143,14 +143,13 @@ def _mycat(settings: Settings, folder: Path) -> RealStart:
 
 def _haproxy_cfg(settings: Settings, mycat: int, health: int, port: int, prefix: Path) -> str:
     """The load balancer's, with all that it has elsewhere on loopback, and one of the two Mycats."""
-    text = MACHINE.sub("", cluster.haproxy_cfg(settings, settings.machines[0], "secret"))
+    text = off_machine(cluster.haproxy_cfg(settings, settings.machines[0], "secret"), prefix)
     own = str(settings.machines[0].address)
     text = text.replace(f"{own}:8066 port 48700", f"{LOOPBACK}:{mycat} port {health}")
     text = text.replace("connect port 8066", f"connect port {mycat}")
     text = re.sub(r"^    server \S+ \S+:(8066|3306) .*\n", "", text, flags=re.MULTILINE)
     text = text.replace(f"bind {settings.vip.address}:3307", f"bind {LOOPBACK}:{port}")
-    text = re.sub(r"bind (\*|[\d.]+):(3306|8888)", lambda _: f"bind {LOOPBACK}:{free_port()}", text)
-    return text.replace("/etc/haproxy/errorfiles", str(prefix / "errorfiles"))
+    return re.sub(r"bind (\*|[\d.]+):(3306|8888)", lambda _: f"bind {LOOPBACK}:{free_port()}", text)
 
 
 def _greets(tier: Tier) -> bool:

@@ -130,13 +130,17 @@ def test_a_first_boot_makes_nothing_of_the_vip(region: Region, stack: Stack, pla
     holder, peer = pair(region, stack)
     machine = (holder, peer)[place]
     since = time.monotonic()
-    shell(region, machine["instanceId"], "cloud-init clean --logs")
+    # Its host keys are what the stack knows it by; cloud-init would make new ones.
+    keep, key = "/etc/cloud/cloud.cfg.d/99-keep-host-keys.cfg", "cat /etc/ssh/ssh_host_ed25519_key.pub"
+    known = shell(region, machine["instanceId"], key)
+    shell(region, machine["instanceId"], f"echo 'ssh_deletekeys: false' >{keep} && cloud-init clean --logs")
     unclaimed(region)
     try:
         reboot(region, machine)
         assert sees_the_vip(region, stack, machine) is (machine is holder)
     finally:
         region.clear_faults()
+    assert shell(region, machine["instanceId"], f"rm {keep} && {key}") == known
     assert make_whole(region, stack, CLIENT) == []
     is_only_at(region, stack, (peer, holder)[place]["name"])
     assert moves(region, stack, since) == [[peer["eniId"]], []][place]
