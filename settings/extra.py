@@ -156,6 +156,7 @@ _GLOBAL: Owned = {
     "hard-stop-after": "set haproxy.hardStopAfter",
     "node": "it is the machine's name",
     "description": "it is the machine's name",
+    "tune.lua.bool-sample-conversion": "it has to come before the stack's own lua-load",
     "localpeer": "the load balancers tell each other under their names who is the writer",
     "daemon": _SYSTEMD,
     "master-worker": _SYSTEMD,

@@ -433,8 +433,8 @@ def test_reads_go_to_all_databases_by_the_checks_of_the_others() -> None:
         "bind 192.168.106.249:3308",
         "timeout client 7200000ms",
         "option tcpka",
-        "tcp-request inspect-delay 3000ms",
-        "tcp-request content accept if { nbsrv(mysqlreaders) gt 0 } or WAIT_END",
+        "tcp-request inspect-delay 4000ms",
+        "tcp-request content lua.wait_for_server mysqlreaders 3000 unless { nbsrv(mysqlreaders) gt 0 }",
         "default_backend mysqlreaders",
     ]
     assert section(text, "backend mysqlreaders") == [
@@ -472,7 +472,7 @@ def test_the_writer_is_the_last_resort_of_reads(failback: bool) -> None:
     text = haproxy_cfg(reads(singleWriter=True, singleWriterFailback=failback))
     first = ["use_backend mysqlreaders-node1 if { srv_is_up(mysqlservers/node1) }"] if failback else []
     assert section(text, "frontend mysqlread")[4:] == [
-        "tcp-request content accept if { nbsrv(mysqlreaders-node1) gt 0 } or WAIT_END",
+        "tcp-request content lua.wait_for_server mysqlreaders-node1 3000 unless { nbsrv(mysqlreaders-node1) gt 0 }",
         *first,
         *(
             f"use_backend mysqlreaders-node{i} if {{ int(1),table_server_id(mysqlservers) -m int {i} }}"

@@ -15,7 +15,9 @@ from tests import example
 from tests.unit.test_http import section
 
 #: Of the stack's own lines in haproxy.cfg, what a user may have more of.
-FURTHER = ("log ", "acl ", "http-request ", "tcp-request ", "capture ", "use_backend ")
+FURTHER = ("log ", "acl ", "http-request ", "tcp-request ", "capture ", "use_backend ", "lua-load ")
+#: Around lines of the stack's; nobody can add these.
+CONDITIONS = (".if ", ".endif")
 PREFIXES = ("", "loose-", "skip_", "enable-", "disable_", "maximum-", "autoset-", "loose_skip-", "skip-loose-")
 
 
@@ -85,7 +87,7 @@ def stacks_lines() -> Iterator[tuple[str, str]]:
             place = words[keys[words[0]]].partition("-node")[0]
         elif words[0] in ("userlist", "peers", "defaults"):
             place = "defaults" if line == "defaults common" else ""
-        elif place not in ("", "health") and not line.startswith(FURTHER):
+        elif place not in ("", "health") and not line.startswith((*FURTHER, *CONDITIONS)):
             yield f"haproxy.extra.{place}", line
     for change in (recipe, example.mail):
         text = keepalived_conf(Settings.parse(example.settings(change)))
