@@ -22,11 +22,11 @@ up: install ## Local region, stack, and a failover to watch
 	$(in_env) python -m drills demo
 
 .PHONY: drill
-drill: install ## The quick set of drills on the local stack, with a report (ten minutes)
+drill: install ## The quick set of drills on the local stack, with a report (three minutes)
 	$(in_env) python -m drills suite --report .local/report
 
 .PHONY: drills
-drills: install ## Every drill three times, with a report (an hour and a half)
+drills: install ## Every drill three times, with a report (forty minutes)
 	$(in_env) python -m drills suite --set all --runs 3 --report .local/report
 
 .PHONY: preview
