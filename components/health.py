@@ -15,6 +15,7 @@ from settings import Role
 from settings.mycat import HEALTH_USER
 
 _UNIT = "mycat-ha-health"
+_SYSCTL = "/etc/sysctl.d/93-mycat-ha-health.conf"
 #: Request targets of the checks.
 PATHS = {Role.MYSQL: "/mysql", Role.MYCAT: "/mycat"}
 
@@ -77,6 +78,15 @@ class Health(pulumi.ComponentResource):
                 f"{name}-leave",
                 "/etc/mycat-ha/leave-service.env",
                 f"NOTICE_SECONDS={args.notice}\n",
+                opts=after_install,
+            ),
+            machine.file(
+                f"{name}-sysctl",
+                _SYSCTL,
+                # The port is one of those that connections of the machine's own get; one had it at a boot, and the
+                # socket failed for good.
+                f"net.ipv4.ip_local_reserved_ports = {SERVICE_HEALTH_PORT}\n",
+                apply=f"sysctl --quiet --load={_SYSCTL}",
                 opts=after_install,
             ),
             machine.file(

@@ -117,11 +117,14 @@ def test_a_change_of_the_network_leaves_the_vip_where_it_is(region: Region, stac
 @ROLES
 def test_a_reboot_moves_the_vip_away_once_or_not_at_all(region: Region, stack: Stack, place: int) -> None:
     holder, peer = pair(region, stack)
+    machine = (holder, peer)[place]
     since = time.monotonic()
-    reboot(region, (holder, peer)[place])
+    reboot(region, machine)
     assert make_whole(region, stack, CLIENT) == []
     is_only_at(region, stack, (peer, holder)[place]["name"])
     assert moves(region, stack, since) == [[peer["eniId"]], []][place]
+    # No connection that is made at a boot gets the port of the health responder.
+    assert shell(region, machine["instanceId"], "cat /proc/sys/net/ipv4/ip_local_reserved_ports") == "48700"
 
 
 @ROLES
